@@ -1,0 +1,70 @@
+"""What ranks are told: one frozen dataclass, written as JSON beside the plan.
+
+Options come in two kinds. Those in ``ALTERS_CAPTIONS`` decide what the captions say; an unfinished
+run refuses to continue with others. The rest only decide how the work is done and may change from
+one attempt to the next.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+FAMILIES = ("llava", "pllava", "qwen2vl")
+DEFAULT_QUESTION = "Describe the video in detail"
+
+ALTERS_CAPTIONS = (
+    "family",
+    "model",
+    "model_fingerprint",
+    "question",
+    "max_new_tokens",
+    "num_frames",
+    "height",
+    "width",
+    "fps",
+    "resize",
+    "dtype",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionConfig:
+    """Everything a rank needs to know besides its rows.
+
+    ``model`` is an absolute folder and ``model_fingerprint`` a digest of what it holds.
+    ``num_frames`` belongs to LLaVA and PLLaVA; ``fps`` (frames sampled per second), ``height``,
+    ``width`` (pixels) and ``resize`` to Qwen2-VL. ``slots`` rows are decoded together on a rank.
+    """
+
+    family: str
+    model: str
+    model_fingerprint: str = ""
+    question: str = DEFAULT_QUESTION
+    max_new_tokens: int = 200
+    num_frames: int = 4
+    height: int = 448
+    width: int = 672
+    fps: float = 4.0
+    resize: str = "area"
+    dtype: str = "auto"
+    engine: str = "mindnlp"
+    device_target: str = "auto"
+    slots: int = 1
+    decoders: int = 2
+    decode_timeout: float = 60.0
+    flush_seconds: float = 30.0
+    part_format: str = "parquet"
+
+    def to_json(self) -> str:
+        """The configuration as JSON, fields in order."""
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "CaptionConfig":
+        """The inverse of ``to_json``; keys that this version does not know are ignored."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in json.loads(text).items() if key in known})
+
+    def caption_options(self) -> dict[str, Any]:
+        """The options that decide what the captions say."""
+        return {name: getattr(self, name) for name in ALTERS_CAPTIONS}

@@ -1,0 +1,150 @@
+"""Events: what ranks report, one JSON object a line, appended to a file of their own.
+
+The file serves two readers. The live view folds it into what the user sees; and ``Began`` lines
+without their ``Done`` are the journal of rows in flight when a rank died. Lines are flushed to
+the operating system as they are written, so the death of the process loses none.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events; ``time`` is seconds since the epoch."""
+
+    kind: ClassVar[str]
+    time: float = field(default_factory=time.time, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Started(Event):
+    """The rank's process runs."""
+
+    kind: ClassVar[str] = "started"
+    pid: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class State(Event):
+    """What the rank is doing now: "loading model", "waiting for frames", "captioning"..."""
+
+    kind: ClassVar[str] = "state"
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Began(Event):
+    """These rows are in the model from now on; written before the model sees them."""
+
+    kind: ClassVar[str] = "began"
+    rows: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Event):
+    """A row has its result. ``busy_s`` and ``wait_s`` are the rank's running totals of seconds
+    spent captioning and waiting for frames since its model was loaded.
+    """
+
+    kind: ClassVar[str] = "done"
+    row: int
+    path: str
+    status: str
+    text: str | None
+    error: str | None
+    new_tokens: int
+    busy_s: float
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Committed(Event):
+    """A part file with this many rows is on the disk."""
+
+    kind: ClassVar[str] = "committed"
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(Event):
+    """Something the user should read once."""
+
+    kind: ClassVar[str] = "notice"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(Event):
+    """The rank leaves in good order: "finished" (no rows left to claim) or "stopped"."""
+
+    kind: ClassVar[str] = "ended"
+    reason: str
+
+
+_KINDS: dict[str, type[Event]] = {
+    event.kind: event for event in (Started, State, Began, Done, Committed, Notice, Ended)
+}
+
+
+def encode(event: Event) -> str:
+    """One line of JSON with a final newline."""
+    return json.dumps({"kind": event.kind, **asdict(event)}, ensure_ascii=False) + "\n"
+
+
+def decode(line: str) -> Event | None:
+    """The event on a line; None for a kind that this version does not know."""
+    fields = json.loads(line)
+    event = _KINDS.get(fields.pop("kind"))
+    return event(**fields) if event else None
+
+
+class EventWriter:
+    """Appends events to a file, each line in one write."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def write(self, event: Event) -> None:
+        """Append one event."""
+        self._file.write(encode(event).encode())
+
+
+class EventReader:
+    """Reads an events file as it grows; a half-written last line waits for its end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def read(self) -> Iterator[Event]:
+        """Yield the events added since the last call; none when the file is not there yet."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            event = decode(line.decode())
+            if event is not None:
+                yield event

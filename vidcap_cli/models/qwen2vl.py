@@ -1,0 +1,157 @@
+"""Qwen2-VL: which frames, at what size, in what patch order, with what prompt.
+
+Sources: qwen-vl-utils 0.0.14 ``vision_process.py`` (frames and sizes), transformers
+``Qwen2VLImageProcessor`` (patches) and the chat template of Qwen/Qwen2-VL-*-Instruct.
+Everything is numpy; the engines only ever see patches, grids and token ids.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidcap_cli.models.resize import bicubic
+
+PATCH = 14
+MERGE = 2
+TEMPORAL = 2
+FACTOR = PATCH * MERGE  # sides are multiples of this: one language token covers 28 x 28 pixels
+MIN_PIXELS = 128 * FACTOR**2  # per frame; qwen-vl-utils VIDEO_MIN_PIXELS
+MAX_PIXELS = 768 * FACTOR**2  # per frame; qwen-vl-utils VIDEO_MAX_PIXELS
+MIN_FRAMES, MAX_FRAMES = 4, 768
+MAX_ASPECT = 200
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+VIDEO_TOKEN = "<|video_pad|>"  # noqa: S105 - a token of the vocabulary, not a secret
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRule:
+    """Chooses frames and their size, as the reference preprocessing does.
+
+    ``fps`` is frames sampled per second of video. ``height`` x ``width`` is a cap on the area of
+    a frame (``resize="area"``, aspect kept) or the very size, rounded to multiples of 28
+    (``resize="exact"``). ``min_pixels`` and ``max_pixels`` bound the area of a frame.
+    """
+
+    fps: float = 4.0
+    height: int = 448
+    width: int = 672
+    resize: str = "area"
+    min_pixels: int = MIN_PIXELS
+    max_pixels: int = MAX_PIXELS
+
+    def indices(self, total: int, fps: float) -> NDArray[np.int64]:
+        """Indices of the frames to read from ``total`` frames played at ``fps`` a second.
+
+        Always an even number of at least two; a file of one frame repeats it (the reference
+        raises there).
+        """
+        if total < TEMPORAL:
+            return np.zeros(TEMPORAL, np.int64)
+        most = min(MAX_FRAMES, total) // TEMPORAL * TEMPORAL
+        wanted = min(max(total / fps * self.fps, MIN_FRAMES), most)
+        count = int(wanted // TEMPORAL) * TEMPORAL
+        # float32, as torch.linspace computes it: the rounding of halves depends on it.
+        return np.rint(_linspace(total - 1, count)).astype(np.int64)
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels that a frame of ``height`` x ``width`` is resized to.
+
+        Raises ValueError for a frame more than 200 times as long as it is wide.
+        """
+        if self.resize == "exact":
+            return _round_to_factor(self.height), _round_to_factor(self.width)
+        most = max(min(self.max_pixels, self.height * self.width), FACTOR**2)
+        return smart_resize(height, width, min(self.min_pixels, most), most)
+
+    def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize frames ``[T, H, W, 3]`` to the size this rule gives them."""
+        return bicubic(frames, *self.size(frames.shape[1], frames.shape[2]))
+
+    def tokens(self, frames: int, height: int, width: int) -> int:
+        """Language tokens that ``frames`` frames of ``height`` x ``width`` pixels become."""
+        tall, wide = self.size(height, width)
+        return math.ceil(frames / TEMPORAL) * (tall // FACTOR) * (wide // FACTOR)
+
+
+def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """The reference's ``smart_resize``: sides in multiples of 28, area within the bounds."""
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise ValueError(f"a frame of {width}x{height} pixels is more than {MAX_ASPECT}:1 narrow")
+    tall, wide = _round_to_factor(height), _round_to_factor(width)
+    if tall * wide > max_pixels:
+        beta = math.sqrt(height * width / max_pixels)
+        # At least one patch: the reference gives 0 for very narrow frames and fails later.
+        tall = max(FACTOR, math.floor(height / beta / FACTOR) * FACTOR)
+        wide = max(FACTOR, math.floor(width / beta / FACTOR) * FACTOR)
+    elif tall * wide < min_pixels:
+        beta = math.sqrt(min_pixels / (height * width))
+        tall = math.ceil(height * beta / FACTOR) * FACTOR
+        wide = math.ceil(width * beta / FACTOR) * FACTOR
+    return tall, wide
+
+
+def read_bounds(model: Path) -> tuple[int, int]:
+    """Smallest and largest area of a frame in pixels, from the checkpoint's video processor.
+
+    ``video_preprocessor_config.json`` holds them as ``size.shortest_edge`` and
+    ``size.longest_edge``; without that file the bounds of qwen-vl-utils apply.
+    """
+    file = model / "video_preprocessor_config.json"
+    if not file.is_file():
+        return MIN_PIXELS, MAX_PIXELS
+    size = json.loads(file.read_text(encoding="utf-8")).get("size") or {}
+    return int(size.get("shortest_edge", MIN_PIXELS)), int(size.get("longest_edge", MAX_PIXELS))
+
+
+def patchify(
+    frames: NDArray[np.uint8],
+    mean: tuple[float, ...] = CLIP_MEAN,
+    std: tuple[float, ...] = CLIP_STD,
+) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
+    """Normalise frames ``[T, H, W, 3]`` and cut them into the patches of the vision tower.
+
+    Returns patches ``[t*h*w, 3*2*14*14]`` (float32) and the grid ``(t, h, w)`` in patches. An odd
+    number of frames repeats the last. Patches come in 2 x 2 groups, the four that merge into
+    one language token side by side.
+    """
+    if len(frames) % TEMPORAL:
+        frames = np.concatenate([frames, frames[-1:]])
+    count, height, width, channels = frames.shape
+    grid = (count // TEMPORAL, height // PATCH, width // PATCH)
+    # One table of 256 values a channel instead of arithmetic on every pixel.
+    levels = (np.arange(256, dtype=np.float64) / 255).astype(np.float32)[:, None]
+    table = (levels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    pixels = np.stack([table[:, c][frames[..., c]] for c in range(channels)], axis=1)
+    tiles = pixels.reshape(
+        grid[0], TEMPORAL, channels,
+        grid[1] // MERGE, MERGE, PATCH,
+        grid[2] // MERGE, MERGE, PATCH,
+    ).transpose(0, 3, 6, 4, 7, 2, 1, 5, 8)  # fmt: skip
+    return np.ascontiguousarray(tiles.reshape(math.prod(grid), -1)), grid
+
+
+def prompt(question: str, tokens: int) -> str:
+    """The chat prompt with ``tokens`` placeholders where the video's tokens go."""
+    return (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        f"<|im_start|>user\n<|vision_start|>{VIDEO_TOKEN * tokens}<|vision_end|>"
+        f"{question}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def _round_to_factor(side: int) -> int:
+    return max(FACTOR, round(side / FACTOR) * FACTOR)
+
+
+def _linspace(last: int, count: int) -> NDArray[np.float32]:
+    """``torch.linspace(0, last, count)``: float32, filled from both ends."""
+    step = np.float32(last) / np.float32(count - 1)
+    index = np.arange(count, dtype=np.float32)
+    from_end = np.float32(last) - step * (np.float32(count - 1) - index)
+    return np.where(index < count // 2, step * index, from_end).astype(np.float32)
