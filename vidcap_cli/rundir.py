@@ -13,6 +13,7 @@
         events-0000.jsonl          what rank 0 reports, and its journal of rows in flight
         error-0000.json            the exception that ended rank 0
         exit-0000.json             how rank 0 ended, written by the process that launched it
+        stop, over                 marks: ranks are to leave; the launch has ended
       msrun_log/                   output of msrun and the ranks
 
 A file counts when its name fits its pattern exactly: temporary files never do.
@@ -130,6 +131,16 @@ class AttemptDir:
     def exit(self, rank: int) -> Path:
         """How ``rank`` ended."""
         return self.path / f"exit-{rank:04d}.json"
+
+    @property
+    def stop(self) -> Path:
+        """Exists once the ranks of all nodes are to commit and leave."""
+        return self.path / "stop"
+
+    @property
+    def over(self) -> Path:
+        """Exists once the leading process counts on nothing more from this launch."""
+        return self.path / "over"
 
     def exits(self) -> Iterator[Path]:
         """The exit records written so far."""

@@ -2,3 +2,57 @@
 
 Nothing here imports MindSpore, so decoder processes and tests can use it at no cost.
 """
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is given for one row.
+
+    ``ids`` are the token ids ``[n]`` (int64), placeholders of the video included; ``vision`` holds
+    the arrays the vision tower takes, under the names that transformers' ``forward`` gives them.
+    """
+
+    ids: NDArray[np.int64]
+    vision: dict[str, NDArray[Any]]
+
+
+class FrameRule(Protocol):
+    """Which frames of a video a model sees, and at what size. Travels to decoder processes."""
+
+    def indices(self, total: int, fps: float) -> NDArray[np.int64]:
+        """Indices to read from ``total`` frames played at ``fps`` a second."""
+
+    def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize frames ``[T, H, W, 3]`` for the model."""
+
+
+class Captioner(Protocol):
+    """One model family, bound to a checkpoint folder and the user's options."""
+
+    @property
+    def rule(self) -> FrameRule:
+        """Which frames of a video the model sees."""
+
+    def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
+        """Model inputs for resized frames ``[T, h, w, 3]``."""
+
+    def text(self, ids: list[int]) -> str:
+        """The caption that generated token ids spell, special tokens left out."""
+
+
+def load_captioner(config: CaptionConfig) -> Captioner:
+    """The captioner of ``config.family``; raises ModelError when the checkpoint lacks a file."""
+    if config.family == "qwen2vl":
+        from vidcap_cli.models.qwen2vl import Qwen2VL  # noqa: PLC0415 - only the family in use
+
+        return Qwen2VL(config)
+    raise ModelError(f"the {config.family} captioner is not part of this release; use qwen2vl")

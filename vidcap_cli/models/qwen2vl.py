@@ -9,10 +9,15 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.models import Prompt
+from vidcap_cli.models.checkpoint import read_tokenizer
 from vidcap_cli.models.resize import bicubic
 
 PATCH = 14
@@ -77,6 +82,37 @@ class FrameRule:
         """Language tokens that ``frames`` frames of ``height`` x ``width`` pixels become."""
         tall, wide = self.size(height, width)
         return math.ceil(frames / TEMPORAL) * (tall // FACTOR) * (wide // FACTOR)
+
+
+class Qwen2VL:
+    """The captioner of a Qwen2-VL checkpoint folder."""
+
+    def __init__(self, config: CaptionConfig) -> None:
+        model = Path(config.model)
+        self._tokenizer: Tokenizer = read_tokenizer(model)
+        self._question = config.question
+        self.rule = frame_rule(config)
+
+    def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
+        """Model inputs for resized frames ``[T, h, w, 3]``."""
+        patches, grid = patchify(frames)
+        text = prompt(self._question, math.prod(grid) // MERGE**2)
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        vision: dict[str, NDArray[Any]] = {
+            "pixel_values_videos": patches,
+            "video_grid_thw": np.array([grid], np.int64),
+        }
+        return Prompt(np.array(ids, np.int64), vision)
+
+    def text(self, ids: list[int]) -> str:
+        """The caption that generated token ids spell, special tokens left out."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+def frame_rule(config: CaptionConfig) -> FrameRule:
+    """The frame rule of ``config``, within the bounds that its checkpoint sets."""
+    low, high = read_bounds(Path(config.model))
+    return FrameRule(config.fps, config.height, config.width, config.resize, low, high)
 
 
 def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:

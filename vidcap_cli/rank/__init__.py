@@ -1,0 +1,1 @@
+"""What runs inside a rank: claiming, decoding, captioning, committing."""

@@ -1,0 +1,214 @@
+"""The caption command: from what the user typed to an output table and an exit code.
+
+It settles which model, which run directory and which output are meant, has ``run`` do the work
+and ``merge`` write the table, and says how it went. Captions of a single video and of the demo go
+to stdout and leave nothing behind unless an output is named.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import FAILED, INCOMPLETE, OK, UsageError, VidcapError
+from vidcap_cli.launch import Cluster
+from vidcap_cli.merge import Reconciliation, merge
+from vidcap_cli.models.checkpoint import check_model, fingerprint
+from vidcap_cli.plan import VIDEO, kind_of
+from vidcap_cli.progress import Outcome, captions_table, make_view, summary
+from vidcap_cli.run import Job, Leader, leading
+
+NANO = "nano"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The options of a caption command, defaults not yet filled in.
+
+    ``meta`` None goes with ``demo``. ``worker_num`` None is the number of devices found. ``form``
+    is the format of the output, by default that of META.
+    """
+
+    meta: Path | None
+    model: str
+    config: CaptionConfig
+    output: Path | None = None
+    form: str | None = None
+    run_dir: Path | None = None
+    fresh: bool = False
+    limit: int | None = None
+    dry_run: bool = False
+    skip_if_existing: bool = False
+    all_columns: bool = False
+    demo: bool = False
+    retries: int = 3
+    log_dir: Path | None = None
+    worker_num: int | None = None
+    local_worker_num: int | None = None
+    master_addr: str = "127.0.0.1"
+    master_port: int | None = None
+    node_rank: int = 0
+    command_line: str = ""
+
+
+def caption(request: Request) -> int:
+    """Carry out the command; the exit code is 0 when every row has a caption, else 3."""
+    if request.demo:
+        request = replace(request, meta=bundled("clips") / "clips.csv", model=NANO)
+    if request.meta is None:
+        raise UsageError("name the table, video or folder to caption, or try --demo.")
+    meta = request.meta
+    model = model_folder(request.model, request.config.family)
+    check_model(model, request.config.family)
+    config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
+    shown = request.output is None and (request.demo or kind_of(meta) == VIDEO)
+    output = request.output or default_output(meta, config.family, request.form)
+    if request.dry_run:
+        from vidcap_cli.estimate import dry_run  # noqa: PLC0415 - opens videos
+
+        return dry_run(request, config, output)
+    if request.skip_if_existing and not shown and output.exists():
+        notice(f"{output} exists; nothing to do (--skip-if-existing).")
+        return OK
+    with _working_place(request, output, temporary=shown) as (run_dir, target):
+        job = Job(
+            meta=meta,
+            run_dir=run_dir,
+            config=config,
+            cluster=_cluster(request),
+            retries=request.retries,
+            fresh=request.fresh,
+            limit=request.limit,
+            log_dir=request.log_dir,
+        )
+        with leading(job) as leader:
+            account = _lead(leader, request, target, shown=shown)
+        if shown:
+            _print_captions(target)
+    return OK if account.complete else INCOMPLETE
+
+
+def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> Reconciliation:
+    began = time.monotonic()
+    family = request.config.family
+    title = f"vidcap {family}"
+    with make_view(title=title, total=leader.rows, finished=leader.finished_before) as view:
+        leader.work(view)
+        state = view.state
+    run = leader.run.path
+    account = merge(
+        [run],
+        target,
+        limit=request.limit,
+        all_columns=request.all_columns,
+        form=None if shown else request.form,
+    )
+    failed = account.rows - account.ok
+    settled = leader.settle(failed=failed)
+    outcome = Outcome(
+        rows=account.rows,
+        ok=account.ok,
+        failures=state.failures,
+        captioned=state.ok + state.failed,
+        seconds=time.monotonic() - began,
+        output=None if shown else str(target),
+        next_command=_next_command(request, settled.path, failed=failed, shown=shown),
+    )
+    if not shown or failed:
+        summary(outcome)
+    return account
+
+
+def _next_command(request: Request, run: Path, *, failed: int, shown: bool) -> str | None:
+    if shown:
+        return None
+    if failed:
+        return f"{request.command_line}  (tries the {failed:,} failed again)"
+    return f"vidcap inspect {run}"
+
+
+def model_folder(name: str, family: str) -> Path:
+    """The checkpoint folder that a ``--model`` value names."""
+    return bundled(family) if name == NANO else Path(name).absolute()
+
+
+def bundled(name: str) -> Path:
+    """A folder that comes with the package: the nano checkpoint of a family, or ``clips``."""
+    folder = Path(str(resources.files("vidcap_cli") / "nano" / name))
+    if not folder.is_dir():
+        raise UsageError(f"this installation has no bundled {name}; reinstall vidcap.")
+    return folder
+
+
+def default_output(meta: Path, family: str, form: str | None) -> Path:
+    """``{meta}_caption_{family}{ext}``: Parquet for Parquet, else CSV, unless ``form`` says so."""
+    form = form or ("parquet" if meta.suffix.lower() == ".parquet" else "csv")
+    meta = meta.absolute()
+    return meta.with_name(f"{meta.name if meta.is_dir() else meta.stem}_caption_{family}.{form}")
+
+
+def default_run_dir(output: Path) -> Path:
+    """Where a run lives unless ``--run-dir`` says otherwise: beside its output."""
+    return output.with_suffix(".vidcap")
+
+
+@contextmanager
+def _working_place(
+    request: Request, output: Path, *, temporary: bool
+) -> Iterator[tuple[Path, Path]]:
+    """The run directory and the table to write; in a temporary folder for captions on stdout."""
+    if not temporary:
+        yield request.run_dir or default_run_dir(output), output
+        return
+    place = Path(tempfile.mkdtemp(prefix="vidcap-"))
+    try:
+        yield request.run_dir or place / "run", place / "captions.parquet"
+    except VidcapError:
+        # The logs are what explains the failure: say where they are instead of removing them.
+        notice(f"the run directory is kept in {place}")
+        raise
+    shutil.rmtree(place)
+
+
+def _print_captions(table: Path) -> None:
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    rows = pq.read_table(table, columns=["path", "text"]).to_pylist()
+    captions_table((row["path"], row["text"]) for row in rows)
+
+
+def _cluster(request: Request) -> Cluster:
+    workers = request.worker_num or device_count(request.config.device_target)
+    local = request.local_worker_num or workers
+    if local > workers:
+        raise UsageError(f"--local-worker-num {local} is more than --worker-num {workers}.")
+    return Cluster(
+        worker_num=workers,
+        local_worker_num=local,
+        master_addr=request.master_addr,
+        master_port=request.master_port,
+        node_rank=request.node_rank,
+    )
+
+
+def device_count(target: str) -> int:
+    """Ascend devices of this machine, or 1 for the CPU."""
+    found = 0 if target == "CPU" else len(list(Path("/dev").glob("davinci[0-9]*")))
+    if target == "Ascend" and not found:
+        raise UsageError("no Ascend device was found (/dev/davinci0); try --device-target CPU.")
+    return found or 1
+
+
+def notice(text: str) -> None:
+    """Say something to the user that is not data."""
+    import sys  # noqa: PLC0415
+
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+__all__ = ["FAILED", "Request", "caption"]

@@ -1,0 +1,140 @@
+"""The commands: names, options and help. What they do is imported when they run.
+
+Neither ``--help`` nor a TAB press may import MindSpore, pandas or pyarrow.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vidcap_cli import __version__, options
+from vidcap_cli.config import DEFAULT_QUESTION, CaptionConfig
+
+app = typer.Typer(
+    name="vidcap",
+    help="Caption the videos of a table on MindSpore: every row gets a caption or a reason.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # The original scripts spell their options with underscores.
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
+)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Caption the videos of a table on MindSpore: every row gets a caption or a reason."""
+    if show:
+        print(f"vidcap {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.command()
+def qwen2vl(  # noqa: PLR0913
+    meta: options.Meta = None,
+    *,
+    model: options.Model = "./pretrained_models/Qwen2-VL-7B-Instruct",
+    question: options.Question = DEFAULT_QUESTION,
+    max_new_tokens: options.MaxNewTokens = 200,
+    bs: options.Slots = 1,
+    demo: options.Demo = False,
+    fps: Annotated[
+        float,
+        typer.Option(min=0.01, help="Frames per second of video.", rich_help_panel=options.FRAMES),
+    ] = 4.0,
+    height: Annotated[
+        int,
+        typer.Option(min=28, help="Frame height in pixels.", rich_help_panel=options.FRAMES),
+    ] = 448,
+    width: Annotated[
+        int,
+        typer.Option(min=28, help="Frame width in pixels.", rich_help_panel=options.FRAMES),
+    ] = 672,
+    resize: Annotated[
+        options.Resize,
+        typer.Option(
+            help="area: height x width caps the area and the aspect is kept; exact: frames "
+            "become that size.",
+            rich_help_panel=options.FRAMES,
+        ),
+    ] = options.Resize.area,
+    decoders: options.Decoders = 2,
+    decode_timeout: options.DecodeTimeout = 60.0,
+    output: options.Output = None,
+    form: options.FormOption = None,
+    all_columns: options.AllColumns = False,
+    skip_if_existing: options.SkipIfExisting = False,
+    run_dir: options.RunDirectory = None,
+    fresh: options.Fresh = False,
+    limit: options.Limit = None,
+    dry_run: options.DryRun = False,
+    flush_seconds: options.FlushSeconds = 30.0,
+    engine: options.Engine = options.EngineName.mindnlp,
+    dtype: options.DType = options.NumberType.auto,
+    device_target: options.DeviceTarget = options.Device.auto,
+    worker_num: options.WorkerNum = None,
+    local_worker_num: options.LocalWorkerNum = None,
+    master_addr: options.MasterAddr = "127.0.0.1",
+    master_port: options.MasterPort = None,
+    node_rank: options.NodeRank = 0,
+    log_dir: options.LogDir = None,
+    retries: options.Retries = 3,
+) -> None:
+    """Caption videos with Qwen2-VL, the recommended model.
+
+    vidcap qwen2vl meta.csv --fps 4 writes meta_caption_qwen2vl.csv. The same command continues a
+    run that was cut off.
+    """
+    from vidcap_cli.caption import Request, caption  # noqa: PLC0415
+
+    config = CaptionConfig(
+        family="qwen2vl",
+        model=model,
+        question=question,
+        max_new_tokens=max_new_tokens,
+        height=height,
+        width=width,
+        fps=fps,
+        resize=resize.value,
+        dtype=dtype.value,
+        engine=engine.value,
+        device_target=device_target.value,
+        slots=bs,
+        decoders=decoders,
+        decode_timeout=decode_timeout,
+        flush_seconds=flush_seconds,
+        part_format=form.value if form else "parquet",
+    )
+    request = Request(
+        meta=meta,
+        model=model,
+        config=config,
+        output=output,
+        form=form.value if form else None,
+        run_dir=run_dir,
+        fresh=fresh,
+        limit=limit,
+        dry_run=dry_run,
+        skip_if_existing=skip_if_existing,
+        all_columns=all_columns,
+        demo=demo,
+        retries=retries,
+        log_dir=log_dir,
+        worker_num=worker_num,
+        local_worker_num=local_worker_num,
+        master_addr=master_addr,
+        master_port=master_port,
+        node_rank=node_rank,
+        command_line=shlex.join(["vidcap", *sys.argv[1:]]),
+    )
+    raise typer.Exit(caption(request))

@@ -1,0 +1,50 @@
+"""Everything that depends on the device: choosing it, its number types, its error texts."""
+
+import os
+from pathlib import Path
+
+import mindspore as ms
+
+from vidcap_cli.engine import OutOfMemoryError
+
+# Substrings of what MindSpore says when an allocation fails. Those of Ascend come from its
+# documentation; they were not provoked on a device.
+_MEMORY_WORDS = ("out of memory", "Memory not enough", "memory isn't enough", "bad_alloc")
+
+
+def select_device(target: str) -> str:
+    """Bind this process to its device and return the device's name, "Ascend" or "CPU".
+
+    msrun numbers the devices of a machine in ``DEVICE_ID``.
+    """
+    if target == "auto":
+        target = "Ascend" if ascend_present() else "CPU"
+    if target == "Ascend":
+        ms.set_device(target, int(os.environ.get("DEVICE_ID", "0")))
+    else:
+        ms.set_device(target)
+        # Dispatching operators to another thread costs twenty times what they take on few cores.
+        ms.runtime.launch_blocking()
+    return target
+
+
+def ascend_present() -> bool:
+    """Whether this machine has an Ascend device."""
+    return any(Path("/dev").glob("davinci[0-9]*"))
+
+
+def number_type(requested: str, stored: str, device: str) -> str:
+    """The type to compute in: as asked, or the checkpoint's own, but float32 on CPU.
+
+    MindSpore multiplies no bfloat16 matrices on CPU, and float16 ones several times slower.
+    """
+    if requested != "auto":
+        return requested
+    return "float32" if device == "CPU" else stored
+
+
+def as_out_of_memory(error: Exception) -> OutOfMemoryError | None:
+    """``error`` as OutOfMemoryError when it is the device's way of saying so."""
+    if isinstance(error, MemoryError) or any(word in str(error) for word in _MEMORY_WORDS):
+        return OutOfMemoryError(str(error).strip().splitlines()[0] if str(error) else "no memory")
+    return None

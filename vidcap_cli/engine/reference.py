@@ -1,0 +1,130 @@
+"""The reference engine: the Hugging Face models through mindnlp, eagerly.
+
+Slow, and the truth that other engines are tested against. mindnlp serves ``import torch`` and
+``transformers`` from MindSpore once it is imported, so this module reads like PyTorch.
+Rows of a batch are padded on the left and masked.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# mindnlp points HF_ENDPOINT to a mirror unless it is set; where to download from is the user's.
+os.environ.setdefault("HF_ENDPOINT", "https://huggingface.co")
+
+import mindnlp  # noqa: F401 - must come before torch and transformers, which it replaces
+import numpy as np
+import torch
+import transformers
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.engine import Generated
+from vidcap_cli.engine.device import as_out_of_memory, number_type, select_device
+from vidcap_cli.errors import ModelError
+from vidcap_cli.models import Prompt
+from vidcap_cli.models.checkpoint import read_generation, read_json
+
+_CLASSES = {"qwen2vl": "Qwen2VLForConditionalGeneration"}
+
+
+class ReferenceEngine:
+    """One checkpoint, loaded by transformers under mindnlp."""
+
+    def __init__(self, config: CaptionConfig) -> None:
+        folder = Path(config.model)
+        device = select_device(config.device_target)
+        stored = read_json(folder / "config.json").get("torch_dtype") or "float32"
+        number = number_type(config.dtype, stored, device)
+        self.slots = config.slots
+        self._max_new_tokens = config.max_new_tokens
+        self._generation = read_generation(folder)
+        self._model: Any = _load(folder, _CLASSES[config.family], getattr(torch, number))
+        if device == "Ascend":
+            self._model.to("npu")
+
+    def generate(
+        self, prompts: Sequence[Prompt], stop: Callable[[], bool]
+    ) -> list[Generated] | None:
+        """Decode ``prompts`` greedily, results in their order; None when ``stop()`` turned true."""
+        ids, mask = _pad_left([prompt.ids for prompt in prompts])
+        vision = {
+            name: self._tensor(np.concatenate([prompt.vision[name] for prompt in prompts]))
+            for name in prompts[0].vision
+        }
+        stopping = _Stop(stop)
+        try:
+            output = self._model.generate(
+                input_ids=self._tensor(ids),
+                attention_mask=self._tensor(mask),
+                **vision,
+                do_sample=False,
+                # Checkpoints ask for sampling with a vanishing temperature; greedy ignores these.
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                max_new_tokens=self._max_new_tokens,
+                repetition_penalty=self._generation.repetition_penalty,
+                eos_token_id=list(self._generation.eos),
+                pad_token_id=self._generation.eos[0],
+                stopping_criteria=transformers.StoppingCriteriaList([stopping]),
+            )
+        except Exception as error:
+            memory = as_out_of_memory(error)
+            if memory is None:
+                raise
+            raise memory from error
+        if stopping.stopped:
+            return None
+        new = output[:, ids.shape[1] :].tolist()
+        return [self._until_end(row) for row in new]
+
+    def _tensor(self, array: np.ndarray[Any, Any]) -> Any:
+        return torch.tensor(array).to(self._model.device)
+
+    def _until_end(self, ids: list[int]) -> Generated:
+        for index, token in enumerate(ids):
+            if token in self._generation.eos:
+                return Generated(ids[:index], "stop")
+        return Generated(ids, "length")
+
+
+class _Stop(transformers.StoppingCriteria):
+    """Ends generation between two tokens when the rank is asked to leave."""
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self._stop = stop
+        self.stopped = False
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        self.stopped = self.stopped or self._stop()
+        return torch.full((input_ids.shape[0],), self.stopped, dtype=torch.bool)
+
+
+def _load(folder: Path, name: str, number: Any) -> Any:
+    """Load the model strictly: a key that is missing or left over is an error, not a guess."""
+    model, report = getattr(transformers, name).from_pretrained(
+        folder,
+        dtype=number,
+        attn_implementation="eager",
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
+    if wrong:
+        lines = [f"{kind}: {', '.join(keys[:5])}" for kind, keys in wrong.items()]
+        raise ModelError(f"the weights in {folder} do not fit its config.json. {'; '.join(lines)}")
+    return model.eval()
+
+
+def _pad_left(rows: Sequence[np.ndarray[Any, Any]]) -> tuple[Any, Any]:
+    """Token ids ``[n, longest]`` and their mask.
+
+    Padded with each row's own first token: a repetition penalty, which counts every id of the
+    row, then changes nothing that the row does alone.
+    """
+    longest = max(len(row) for row in rows)
+    ids = np.stack([np.pad(row, (longest - len(row), 0), constant_values=row[0]) for row in rows])
+    mask = np.stack([np.arange(longest) >= longest - len(row) for row in rows])
+    return ids, mask.astype(np.int64)

@@ -1,0 +1,81 @@
+"""The other nodes of a run: they launch their ranks whenever node 0 starts an attempt.
+
+Node 0 plans, decides about launches and merges; the nodes share nothing but the run directory,
+on a folder that all of them see. Whether node 0 is there is told by its lock.
+"""
+
+import fcntl
+import json
+import time
+from pathlib import Path
+
+from vidcap_cli.errors import INCOMPLETE, OK, Interrupted, RunError
+from vidcap_cli.launch import Cluster
+from vidcap_cli.progress import make_view
+from vidcap_cli.rundir import AttemptDir, RunDir
+from vidcap_cli.supervise import Interrupts, supervise
+
+_WAIT_SECONDS = 600.0
+_POLL_SECONDS = 0.5
+
+
+def join(run_dir: Path, cluster: Cluster, log_dir: Path | None) -> int:
+    """Serve node 0's run until it has finished; the exit code is that of the run.
+
+    Raises RunError when node 0 does not appear within ten minutes or leaves before the end.
+    """
+    candidates = [RunDir(Path(f"{run_dir}.next")), RunDir(run_dir)]
+    launched: set[Path] = set()
+    deadline = time.monotonic() + _WAIT_SECONDS
+    led: RunDir | None = None
+    with Interrupts() as interrupts:
+        while not interrupts.count:
+            now = next((run for run in candidates if _is_led(run)), None)
+            if now is None and led is not None:
+                return _verdict(RunDir(run_dir))
+            if now is None and time.monotonic() > deadline:
+                raise RunError(f"node 0 has not started a run in {run_dir} for ten minutes.")
+            led = now or led
+            attempt = _open_attempt(now, launched) if now else None
+            if now is None or attempt is None:
+                time.sleep(_POLL_SECONDS)
+                continue
+            launched.add(attempt.path)
+            _launch(now, attempt, cluster, log_dir, interrupts)
+    raise Interrupted("stopped; every finished row is on disk")
+
+
+def _launch(
+    run: RunDir, attempt: AttemptDir, cluster: Cluster, log_dir: Path | None, stop: Interrupts
+) -> None:
+    logs = (log_dir or run.logs).absolute() / f"{attempt.number:04d}"
+    rows = json.loads(attempt.config.read_bytes())["rows"]
+    title = f"vidcap node {cluster.node_rank}"
+    with make_view(title=title, total=rows) as view:
+        supervise(run, attempt, cluster, logs, view, stop)
+
+
+def _is_led(run: RunDir) -> bool:
+    """Whether a process holds the lock of ``run``."""
+    try:
+        with run.lock.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _open_attempt(run: RunDir, launched: set[Path]) -> AttemptDir | None:
+    """The newest attempt, if it goes on and this node has not served it yet."""
+    newest = next(reversed(run.attempts()), None)
+    if newest is None or newest.path in launched or newest.over.exists():
+        return None
+    return newest
+
+
+def _verdict(run: RunDir) -> int:
+    if not run.finished.is_file():
+        raise RunError("node 0 has left; start the same commands again to continue the run.")
+    return INCOMPLETE if json.loads(run.finished.read_bytes())["failed"] else OK

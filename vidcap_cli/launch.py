@@ -1,0 +1,231 @@
+"""Everything known about msrun: starting ranks with it, and learning how they ended.
+
+msrun runs with ``--join=False``: it starts the ranks and leaves. Joining, it would burn a core,
+kill all ranks when one fails and report success after an interrupt (MindSpore 2.7.0). Instead
+this process adopts the ranks and reads their exit statuses itself. It assumes that it has no
+other children meanwhile.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from vidcap_cli.errors import RunError
+from vidcap_cli.processes import adopt_orphans
+from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """How many ranks there are (``worker_num``), how many of them here, and which node this is.
+
+    ``master_addr`` and ``master_port`` name the scheduler; port None is any free one.
+    """
+
+    worker_num: int = 1
+    local_worker_num: int = 1
+    master_addr: str = "127.0.0.1"
+    master_port: int | None = None
+    node_rank: int = 0
+
+    @property
+    def local_ranks(self) -> range:
+        """The numbers that msrun gives the ranks of this node."""
+        first = self.node_rank * self.local_worker_num
+        return range(first, first + self.local_worker_num)
+
+
+@dataclass(frozen=True, slots=True)
+class RankExit:
+    """How a rank ended: an exit code, or a negative signal number, and the rows it then had.
+
+    ``rows`` were in the model at that moment.
+    """
+
+    rank: int
+    code: int
+    rows: tuple[int, ...] = ()
+
+    def write(self, folder: AttemptDir) -> None:
+        """Record it in the run directory."""
+        atomic_write(folder.exit(self.rank), json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> "RankExit":
+        """The record in ``path``."""
+        fields = json.loads(path.read_bytes())
+        return cls(fields["rank"], fields["code"], tuple(fields["rows"]))
+
+    @property
+    def words(self) -> str:
+        """How it ended, for people."""
+        if self.code >= 0:
+            return f"left with exit code {self.code}"
+        try:
+            name = signal.Signals(-self.code).name
+        except ValueError:
+            name = f"signal {-self.code}"
+        hint = " (out of memory?)" if -self.code == signal.SIGKILL else ""
+        return f"was killed by {name}{hint}"
+
+
+class Ranks:
+    """The ranks of one attempt on this node, started through msrun."""
+
+    def __init__(self, run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> None:
+        self._cluster = cluster
+        self._logs = logs
+        self._numbers: dict[int, int] = {}
+        self._unclaimed: list[tuple[int, int]] = []
+        self._terminated: set[int] = set()
+        self._stopping = False
+        self._childless = False
+        adopt_orphans()
+        logs.mkdir(parents=True, exist_ok=True)
+        command = _command(run, folder, cluster, logs)
+        with (logs / "msrun.log").open("wb") as log:
+            # A session of its own: Ctrl-C at the terminal is for this process to answer.
+            self._msrun = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=_environment(folder),
+                start_new_session=True,
+            )
+
+    def announce(self, rank: int, pid: int) -> None:
+        """Take note that process ``pid`` is ``rank``."""
+        self._numbers[pid] = rank
+
+    def poll(self) -> list[tuple[int, int]]:
+        """The (rank, exit code or negative signal) of ranks that ended since the last call.
+
+        Raises RunError when msrun itself failed.
+        """
+        code = self._msrun.poll()
+        if code is None:
+            return []
+        if code != 0 and not self._stopping:
+            self.kill()
+            raise RunError(f"msrun ended with {code}: {_last_line(self._logs / 'msrun.log')}")
+        if self._stopping:
+            self._terminate_children()
+        self._reap()
+        if self._childless and not self._stopping:
+            self._check_all_announced()
+        ended = [
+            (self._numbers[pid], code) for pid, code in self._unclaimed if pid in self._numbers
+        ]
+        self._unclaimed = [pair for pair in self._unclaimed if pair[0] not in self._numbers]
+        return ended
+
+    @property
+    def alive(self) -> bool:
+        """Whether msrun or any process that it started is still there."""
+        return self._msrun.poll() is None or not self._childless
+
+    def stop(self) -> None:
+        """Ask the ranks to commit and leave; those that do not run yet will not start."""
+        self._stopping = True
+        if self._msrun.poll() is None:
+            self._msrun.kill()
+            self._msrun.wait()
+        self._terminate_children()
+
+    def kill(self) -> None:
+        """End every process of this attempt at once."""
+        self._stopping = True
+        if self._msrun.poll() is None:
+            self._msrun.kill()
+            self._msrun.wait()
+        while children := psutil.Process().children(recursive=True):
+            for child in children:
+                _signal(child.pid, signal.SIGKILL)
+            psutil.wait_procs(children, timeout=0.2)
+
+    def _check_all_announced(self) -> None:
+        """A rank that failed before it could say which it is has no events: show its log."""
+        failed = [code for pid, code in self._unclaimed if code and pid not in self._numbers]
+        if failed:
+            logs = sorted(self._logs.glob("worker_*.log"))
+            words = next(filter(None, map(_last_line, logs)), "its log is empty")
+            raise RunError(f"a rank ended with {failed[0]} while starting ({self._logs}): {words}")
+
+    def _reap(self) -> None:
+        """Collect the (pid, exit code or negative signal) of children that ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self._childless = True
+                return
+            if pid == 0:
+                return
+            self._unclaimed.append((pid, os.waitstatus_to_exitcode(status)))
+
+    def _terminate_children(self) -> None:
+        for child in psutil.Process().children():
+            if child.pid not in self._terminated:
+                self._terminated.add(child.pid)
+                _signal(child.pid, signal.SIGTERM)
+
+
+def _command(run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> list[str]:
+    port = cluster.master_port or _free_port()
+    options = {
+        "worker_num": cluster.worker_num,
+        "local_worker_num": cluster.local_worker_num,
+        "master_addr": cluster.master_addr,
+        "master_port": port,
+        "node_rank": cluster.node_rank,
+        "log_dir": logs,
+        "join": False,
+    }
+    msrun = [sys.executable, "-m", "mindspore.parallel.cluster.run"]
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    worker = ["python", "-m", "vidcap_cli.rank.worker", str(run.path.absolute())]
+    return [*msrun, *flags, *worker, str(folder.number)]
+
+
+def _environment(folder: AttemptDir) -> dict[str, str]:
+    """The ranks' environment. msrun starts ``python`` from PATH: make that this interpreter."""
+    programs = folder.path / "bin"
+    programs.mkdir(exist_ok=True)
+    wrapper = programs / "python"
+    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+    wrapper.chmod(0o755)
+    path = f"{programs.absolute()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {
+        **os.environ,
+        "PATH": path,
+        "VIDCAP_PARENT": str(os.getpid()),
+        "PYTHONUNBUFFERED": "1",
+        # The tokenizer's threads gain nothing on single prompts and warn when decoders start.
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it ended by itself meanwhile
+        os.kill(pid, number)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,235 @@
+"""The options that several commands share, each with its help, once.
+
+Names and defaults are those of the original captioning scripts; a name may be written with
+hyphens or underscores.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FRAMES = "Frames"
+LAUNCHING = "Launching"
+OUTPUT = "Output"
+ENGINE = "Engine"
+
+
+class Form(StrEnum):
+    """Formats of an output table."""
+
+    csv = "csv"
+    parquet = "parquet"
+
+
+class Resize(StrEnum):
+    """What height and width mean."""
+
+    area = "area"
+    exact = "exact"
+
+
+class Device(StrEnum):
+    """Where the ranks compute."""
+
+    auto = "auto"
+    ascend = "Ascend"
+    cpu = "CPU"
+
+
+class EngineName(StrEnum):
+    """Which engine captions."""
+
+    mindnlp = "mindnlp"
+
+
+class NumberType(StrEnum):
+    """What the weights are computed in."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+Meta = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="META",
+        help="A table (csv, tsv, parquet, jsonl) with a column path, one video, or a folder of "
+        "videos.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "--pretrained-model-name-or-path",
+        metavar="FOLDER",
+        help="Checkpoint folder in the Hugging Face layout; nano is the bundled one.",
+        rich_help_panel=ENGINE,
+    ),
+]
+Question = Annotated[str, typer.Option(help="What the model is asked about each video.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest caption, in tokens.")]
+Slots = Annotated[int, typer.Option("--bs", min=1, help="Videos decoded together on a rank.")]
+SkipIfExisting = Annotated[
+    bool,
+    typer.Option(
+        "--skip-if-existing", help="Do nothing when the output exists.", rich_help_panel=OUTPUT
+    ),
+]
+Demo = Annotated[
+    bool,
+    typer.Option("--demo", help="Caption the bundled clips with the bundled nano checkpoint."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The table to write.  [default: {META}_caption_{command} beside META]",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
+FormOption = Annotated[
+    Form | None,
+    typer.Option(
+        "--format",
+        help="Format of the output and its parts.  [default: Parquet for Parquet, else CSV]",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
+AllColumns = Annotated[
+    bool,
+    typer.Option(
+        "--all-columns",
+        help="Add everything known about a caption as columns caption_*.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+RunDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where the run keeps its files.  [default: beside the output, ending in .vidcap]",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh",
+        help="Start over; the old run is replaced when the new one has finished.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Only the first N rows.", rich_help_panel=OUTPUT),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Show what would be done (rows, frames, tokens, output) and stop.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+FlushSeconds = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        help="A finished row is on disk after at most this many seconds.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Engine = Annotated[
+    EngineName,
+    typer.Option(
+        help="mindnlp runs the Hugging Face definitions, the reference.", rich_help_panel=ENGINE
+    ),
+]
+DType = Annotated[
+    NumberType,
+    typer.Option(
+        "--dtype",
+        help="Number type; auto is the checkpoint's own, float32 on CPU.",
+        rich_help_panel=ENGINE,
+    ),
+]
+DeviceTarget = Annotated[
+    Device, typer.Option(help="auto takes Ascend when there is one.", rich_help_panel=ENGINE)
+]
+WorkerNum = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Ranks in all.  [default: Ascend devices found, 1 on CPU]",
+        rich_help_panel=LAUNCHING,
+        show_default=False,
+    ),
+]
+LocalWorkerNum = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Ranks on this node.  [default: all]",
+        rich_help_panel=LAUNCHING,
+        show_default=False,
+    ),
+]
+MasterAddr = Annotated[
+    str, typer.Option(help="Address of the first node.", rich_help_panel=LAUNCHING)
+]
+MasterPort = Annotated[
+    int | None,
+    typer.Option(
+        min=1024,
+        max=65535,
+        metavar="PORT",
+        help="Port of msrun's scheduler.  [default: a free one]",
+        rich_help_panel=LAUNCHING,
+        show_default=False,
+    ),
+]
+NodeRank = Annotated[
+    int, typer.Option(min=0, help="Number of this node.", rich_help_panel=LAUNCHING)
+]
+LogDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Logs of msrun and the ranks.  [default: msrun_log in the run directory]",
+        rich_help_panel=LAUNCHING,
+        show_default=False,
+    ),
+]
+Retries = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Launches in a row without any result before the run fails.",
+        rich_help_panel=LAUNCHING,
+    ),
+]
+Decoders = Annotated[
+    int,
+    typer.Option(min=1, help="Processes per rank that read frames ahead.", rich_help_panel=FRAMES),
+]
+DecodeTimeout = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        help="Seconds after which a video that cannot be read is given up.",
+        rich_help_panel=FRAMES,
+    ),
+]

@@ -1,0 +1,56 @@
+"""Linux process facts: who dies with whom, and who inherits orphans (prctl(2)).
+
+Without these a rank or decoder could outlive a parent that was killed with SIGKILL. On other
+systems the functions do nothing.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_ADOPTION_SECONDS = 60.0
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process as soon as the process ``parent`` dies.
+
+    The signal follows the parent a process has at that moment. msrun starts the ranks and
+    leaves, so a rank first waits until ``parent``, a subreaper, has adopted it. When ``parent``
+    is gone already, this process ends here.
+    """
+    if sys.platform != "linux":
+        return
+    deadline = time.monotonic() + _ADOPTION_SECONDS
+    while os.getppid() != parent:
+        if not _alive(parent) or time.monotonic() > deadline:
+            os._exit(1)
+        time.sleep(0.02)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died between the two calls
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of its descendants whose own parent has left."""
+    if sys.platform == "linux":
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -1,0 +1,86 @@
+"""The part writer: commits finished rows soon, from a thread of its own.
+
+A caption can take minutes, and a row that finished before it must not wait: so the thread, not
+the rank's loop, watches the clock. A failed commit (a full disk) surfaces at the next ``add``.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vidcap_cli.errors import RunError
+from vidcap_cli.parts import Result, write_part
+
+
+class PartWriter:
+    """Collects results and commits each at most ``flush_seconds`` after it was added.
+
+    ``name(sequence)`` gives the path of the next part file; ``committed(rows)`` is called once
+    they are on the disk.
+    """
+
+    def __init__(
+        self, name: Callable[[int], Path], flush_seconds: float, committed: Callable[[int], None]
+    ) -> None:
+        self._name = name
+        self._flush_seconds = flush_seconds
+        self._committed = committed
+        self._sequence = 0
+        self._waiting: list[Result] = []
+        self._due = 0.0
+        self._error: Exception | None = None
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._watch, name="part-writer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        if kind is None:
+            self._raise_failure()
+
+    def add(self, result: Result) -> None:
+        """Take a finished row; raises RunError when an earlier commit failed."""
+        self._raise_failure()
+        with self._changed:
+            if not self._waiting:
+                self._due = time.monotonic() + self._flush_seconds
+            self._waiting.append(result)
+            self._changed.notify()
+
+    def _watch(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closing and not (self._waiting and time.monotonic() >= self._due):
+                    rest = max(self._due - time.monotonic(), 0) if self._waiting else None
+                    self._changed.wait(rest)
+                batch, self._waiting = self._waiting, []
+                last = self._closing
+            if batch:
+                try:
+                    write_part(self._name(self._sequence), batch)
+                    self._committed(len(batch))
+                except Exception as error:  # noqa: BLE001 - raised again in the rank's loop
+                    self._error = error
+                    return
+                self._sequence += 1
+            if last:
+                return
+
+    def _raise_failure(self) -> None:
+        if self._error is not None:
+            raise RunError(f"cannot write captions: {self._error}") from self._error

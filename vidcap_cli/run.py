@@ -1,0 +1,277 @@
+"""Leading a run: plan, launch ranks, follow them, launch again what died, merge.
+
+The leading process owns the run directory's lock. What it knows lies in files: a command that is
+cut off anywhere is continued by the same command. Success means that every planned row has a
+result on disk, whatever the exit codes of the ranks say.
+"""
+
+import fcntl
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vidcap_cli.attempt import Attempt, chunk_size
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import Interrupted, RunError, UsageError
+from vidcap_cli.events import Done
+from vidcap_cli.launch import Cluster, RankExit
+from vidcap_cli.parts import Result, write_part
+from vidcap_cli.plan import Plan, check_unchanged, done_mask, make_plan, read_plan, write_todo
+from vidcap_cli.progress import View
+from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write
+from vidcap_cli.supervise import Interrupts, supervise
+
+# How often to look whether other nodes have finished: it reads every part file.
+_OTHER_NODES_SECONDS = 2.0
+# A row in the model at this many deaths of a rank is left out.
+_DEATHS_TO_GIVE_UP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a command is asked to do. Nothing here alters captions but ``config``.
+
+    ``retries`` bounds the launches in a row that bring no result; ``limit`` takes only the first
+    rows of the table.
+    """
+
+    meta: Path
+    run_dir: Path
+    config: CaptionConfig
+    cluster: Cluster = field(default_factory=Cluster)
+    retries: int = 3
+    fresh: bool = False
+    limit: int | None = None
+    log_dir: Path | None = None
+
+
+@contextmanager
+def leading(job: Job) -> Iterator["Leader"]:
+    """Open the run of ``job``, a new one or the one to continue, and hold its lock.
+
+    Raises RunChangedError when an unfinished run was made otherwise, RunError when another
+    process leads it, TableError when the table cannot be planned.
+    """
+    run = choose_run(job)
+    if run.path.exists() and not run.path.is_dir():
+        raise UsageError(f"{run.path} is a file; give another --run-dir.")
+    run.path.mkdir(parents=True, exist_ok=True)
+    with run.lock.open("a+b") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another vidcap is working on {run.path}; wait for it or stop it."
+            ) from None
+        if run.is_run:
+            plan = read_plan(run)
+            check_unchanged(plan, job.meta, job.config)
+        else:
+            try:
+                plan = make_plan(job.meta, run, job.config)
+            except BaseException:
+                shutil.rmtree(run.path)
+                raise
+        run.parts.mkdir(exist_ok=True)
+        yield Leader(job, run, plan)
+
+
+def choose_run(job: Job) -> RunDir:
+    """The run directory to work in.
+
+    A run that starts over does so in ``RUN_DIR.next`` and takes the place of the old one when
+    it has finished, so the old one's captions stay until there are new ones. A finished run
+    starts over too; one with failed rows is continued, to try them again.
+    """
+    settled, coming = RunDir(job.run_dir), RunDir(Path(f"{job.run_dir}.next"))
+    if not settled.path.exists() and coming.finished.is_file():
+        coming.path.rename(settled.path)  # cut off between the two renames of ``settle``
+    if job.fresh and coming.path.exists():
+        shutil.rmtree(coming.path)
+    if not settled.is_run:
+        return settled
+    over = job.fresh or coming.is_run or complete(settled, job.limit)
+    return coming if over else settled
+
+
+def complete(run: RunDir, limit: int | None) -> bool:
+    """Whether a command with ``limit`` finished this run with a caption in every row."""
+    if not run.finished.is_file():
+        return False
+    done = json.loads(run.finished.read_bytes())
+    wanted = done["planned"] if limit is None else min(limit, done["planned"])
+    return bool(done["rows"] >= wanted and not done["failed"])
+
+
+class Leader:
+    """Leads one run from what is on the disk to the last row's result."""
+
+    def __init__(self, job: Job, run: RunDir, plan: Plan) -> None:
+        self.run = run
+        self.plan = plan
+        self._job = job
+        self.rows = plan.rows if job.limit is None else min(job.limit, plan.rows)
+        done = done_mask(run, plan)
+        self._attempts = done.attempts
+        # Rows that failed in an earlier command are tried again; a caption is kept.
+        self._skip = done.ok.copy()
+        self._first = max((attempt.number for attempt in run.attempts()), default=0) + 1
+        # A run that is continued is not finished, and launches that were cut off are over.
+        run.finished.unlink(missing_ok=True)
+        for attempt in run.attempts():
+            attempt.over.touch()
+        self.finished_before = int(done.ok[: self.rows].sum())
+        self._interrupts = Interrupts()
+
+    def work(self, view: View) -> None:
+        """Launch ranks until every row has a result.
+
+        Raises Interrupted after SIGINT or SIGTERM, and RunError when a rank failed for good or
+        ``retries`` launches in a row brought nothing.
+        """
+        with self._interrupts:
+            number, fruitless = self._first, 0
+            left = self._left()
+            while left:
+                folder = self._prepare(number, left)
+                exits = self._launch(folder, view)
+                for crash in self._give_up_on(exits, folder):
+                    view.event(None, crash)
+                if self._interrupts.count:
+                    raise Interrupted("stopped; every finished row is on disk")
+                before, left = left, self._left()
+                if not left:
+                    break
+                fruitless = 0 if left < before else fruitless + 1
+                if fruitless > self._job.retries:
+                    raise RunError(
+                        f"{fruitless} launches in a row brought no caption; the last words of "
+                        f"the ranks are in {self._logs(folder)}"
+                    )
+                view.notice(f"starting the ranks again for the {left:,} rows left")
+                number += 1
+
+    def settle(self, *, failed: int) -> RunDir:
+        """Note that the merged table exists and, after a fresh start, replace the old run."""
+        note = {"planned": self.plan.rows, "rows": self.rows, "failed": failed}
+        atomic_write(self.run.finished, json.dumps(note).encode())
+        settled = RunDir(self._job.run_dir)
+        if self.run.path != settled.path:
+            replaced = Path(f"{settled.path}.old")
+            shutil.rmtree(replaced, ignore_errors=True)
+            settled.path.rename(replaced)
+            self.run.path.rename(settled.path)
+            shutil.rmtree(replaced)
+        return settled
+
+    def _left(self) -> int:
+        """How many rows have no result yet, as far as this command is concerned."""
+        done = done_mask(self.run, self.plan, since=self._first)
+        self._skip |= done.any
+        self._attempts = np.maximum(self._attempts, done.attempts)
+        return int((~self._skip[: self.rows]).sum())
+
+    def _prepare(self, number: int, left: int) -> AttemptDir:
+        folder = self.run.attempt(number)
+        folder.claims.mkdir(parents=True, exist_ok=True)
+        write_todo(
+            self.run,
+            self.plan,
+            folder,
+            skip=self._skip,
+            limit=self.rows,
+            attempts_before=self._attempts,
+        )
+        ranks = self._job.cluster.worker_num
+        Attempt(
+            config=self._job.config,
+            rows=left,
+            chunk=chunk_size(left, ranks),
+            ranks=ranks,
+            bases=self.plan.bases,
+        ).write(folder)
+        return folder
+
+    def _launch(self, folder: AttemptDir, view: View) -> list[RankExit]:
+        """Run the ranks to their end, and say how each of this node's ended."""
+        cluster = self._job.cluster
+        exits = supervise(
+            self.run, folder, cluster, self._logs(folder), view, self._interrupts,
+            over=lambda: self._over(folder),
+        )  # fmt: skip
+        folder.over.touch()
+        if not self._interrupts.count:
+            self._raise_root_cause(folder)
+        return exits
+
+    def _over(self, folder: AttemptDir) -> bool:
+        """Whether the other nodes have nothing left to do in this launch.
+
+        Either all their ranks have ended, or nothing is left: a node that never came is not
+        waited for.
+        """
+        elsewhere = self._job.cluster.worker_num - self._job.cluster.local_worker_num
+        if not elsewhere or self._interrupts.count:
+            return True
+        ended = sum(1 for _ in folder.exits())
+        if ended >= elsewhere:
+            return True
+        time.sleep(_OTHER_NODES_SECONDS)
+        return self._left() == 0
+
+    def _raise_root_cause(self, folder: AttemptDir) -> None:
+        """An exception in a rank would come again in every launch: raise the earliest of all."""
+        errors = [json.loads(path.read_bytes()) for path in folder.path.glob("error-*.json")]
+        if errors:
+            first = min(errors, key=lambda error: float(error["time"]))
+            if first["expected"]:
+                raise RunError(first["message"])
+            raise RunError(f"rank {first['rank']} failed:\n\n{first['traceback'].rstrip()}")
+
+    def _give_up_on(self, exits: list[RankExit], folder: AttemptDir) -> list[Done]:
+        """Give the status crashed to rows that were in the model at their second death."""
+        suspects = {row for end in exits for row in end.rows}
+        if not suspects:
+            return []
+        deaths: Counter[int] = Counter()
+        for attempt in self.run.attempts():
+            for path in attempt.exits():
+                deaths.update(RankExit.read(path).rows)
+        lost = sorted(row for row in suspects if deaths[row] >= _DEATHS_TO_GIVE_UP)
+        if not lost:
+            return []
+        paths = read_paths(self.run, lost)
+        results = [
+            Result(
+                row,
+                paths[row],
+                status="crashed",
+                error=f"in the model at {deaths[row]} deaths of a rank, so it was left out",
+                attempts=int(self._attempts[row]) + deaths[row],
+                model=self._job.config.model,
+                prompt=self._job.config.question,
+            )
+            for row in lost
+        ]
+        write_part(self.run.part(folder.number, None, 0, self._job.config.part_format), results)
+        return [
+            Done(row.row_id, row.path, row.status, None, row.error, 0, 0.0, 0.0) for row in results
+        ]
+
+    def _logs(self, folder: AttemptDir) -> Path:
+        return (self._job.log_dir or self.run.logs).absolute() / f"{folder.number:04d}"
+
+
+def read_paths(run: RunDir, rows: list[int]) -> dict[int, str]:
+    """The paths of a few planned rows, as META writes them."""
+    import pyarrow.parquet as pq  # noqa: PLC0415 - for this rare case only
+
+    table = pq.read_table(run.rows, filters=[("row_id", "in", rows)])
+    return dict(zip(table["row_id"].to_pylist(), table["path"].to_pylist(), strict=True))

@@ -1,0 +1,129 @@
+"""Supervising the ranks of one launch on this node, from their start to the last one's end."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from vidcap_cli.events import Began, Done, EventReader, Started
+from vidcap_cli.launch import Cluster, RankExit, Ranks
+from vidcap_cli.progress import View
+from vidcap_cli.rundir import AttemptDir, RunDir
+
+_POLL_SECONDS = 0.1
+
+
+class Interrupts:
+    """Counts SIGINT, SIGTERM and SIGHUP instead of dying of them: one to stop, two to kill."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._before: dict[signal.Signals, signal._HANDLER] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup: stay so
+                self._before[number] = signal.signal(number, self._add)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _add(self, _signal: int, _frame: FrameType | None) -> None:
+        self.count += 1
+
+
+def supervise(
+    run: RunDir,
+    folder: AttemptDir,
+    cluster: Cluster,
+    logs: Path,
+    view: View,
+    interrupts: Interrupts,
+    over: Callable[[], bool] = lambda: True,
+) -> list[RankExit]:
+    """Start this node's ranks, follow them, record and return how each ended.
+
+    A rank that dies by itself stops its siblings here. The first interrupt asks ranks to commit
+    and leave, the second kills them. Once they have ended, the other nodes' ranks are watched
+    until ``over()``. Raises RunError when msrun fails; no process is left in any case.
+    """
+    ranks = Ranks(run, folder, cluster, logs)
+    watch = _Watch(folder, cluster, ranks, view)
+    handled = 0
+    try:
+        while ranks.alive or not over():
+            watch.look()
+            if interrupts.count > handled:
+                handled = interrupts.count
+                if handled == 1:
+                    view.notice("stopping: ranks commit what is finished (again: kill them)")
+                    folder.stop.touch()
+                else:
+                    ranks.kill()
+            if folder.stop.exists() and not watch.stopped:
+                watch.stop()
+            view.tick()
+            time.sleep(_POLL_SECONDS)
+        watch.look()
+    finally:
+        ranks.kill()
+    exits = watch.exits()
+    for end in exits:
+        end.write(folder)
+    return exits
+
+
+class _Watch:
+    """Reads what all ranks of a launch report, and notes who died here with which rows."""
+
+    def __init__(self, folder: AttemptDir, cluster: Cluster, ranks: Ranks, view: View) -> None:
+        self._ranks = ranks
+        self._view = view
+        self._local = cluster.local_ranks
+        self._readers = {n: EventReader(folder.events(n)) for n in range(cluster.worker_num)}
+        self._in_model: dict[int, set[int]] = {number: set() for number in self._readers}
+        self._exits: dict[int, int] = {}
+        self._died: set[int] = set()
+        self.stopped = False
+
+    def look(self) -> None:
+        """Take in new events and ranks that ended; one that died stops its siblings."""
+        for number, reader in self._readers.items():
+            for event in reader.read():
+                self._view.event(number, event)
+                if isinstance(event, Started) and number in self._local:
+                    self._ranks.announce(number, event.pid)
+                elif isinstance(event, Began):
+                    self._in_model[number].update(event.rows)
+                elif isinstance(event, Done):
+                    self._in_model[number].discard(event.row)
+        for number, code in self._ranks.poll():
+            self._exits[number] = code
+            if code != 0 and not self.stopped:
+                self._died.add(number)
+        if self._died and not self.stopped:
+            for number in sorted(self._died):
+                end = RankExit(number, self._exits[number])
+                self._view.notice(f"rank {number} {end.words}")
+            self.stop()
+
+    def stop(self) -> None:
+        """Ask this node's ranks to commit and leave."""
+        self.stopped = True
+        self._ranks.stop()
+
+    def exits(self) -> list[RankExit]:
+        """How each rank ended; only one that died by itself is charged with its rows."""
+        return [
+            RankExit(n, code, tuple(sorted(self._in_model[n])) if n in self._died else ())
+            for n, code in sorted(self._exits.items())
+        ]

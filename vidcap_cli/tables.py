@@ -1,0 +1,450 @@
+r"""Tables: CSV, TSV, Parquet and JSON Lines in; CSV, TSV and Parquet out; always batch by batch.
+
+What is read is what was written: CSV and TSV values are the exact strings ("001" stays "001", an
+empty field stays empty), Parquet and JSON Lines keep their types. Blank lines are no rows. A
+table is written with minimal quoting and "\n" line ends, and appears under its name only when
+it is whole and on the disk. Every fault of a table is a ``TableError`` that names the file, the
+place (a line counted from 1, or a data row counted from 1 without the header) and the remedy.
+"""
+
+import codecs
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from vidcap_cli.errors import TableError
+from vidcap_cli.rundir import commit
+
+READABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl"}
+WRITABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+PATH = "path"
+ADDED = ("text", "caption_status", "caption_error", "caption_flags")
+
+ROWS = 65_536
+_JSON_ROWS = 8_192
+_BLOCK = 4 << 20  # bytes of CSV parsed at once; a single row must fit in
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+_LOOKS_LIKE_PATH = (
+    "path",
+    "video_path",
+    "video",
+    "videos",
+    "file_path",
+    "filepath",
+    "file",
+    "filename",
+    "file_name",
+    "video_file",
+    "relpath",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table on the disk; its header has been read, its rows not yet."""
+
+    path: Path
+    form: str
+    schema: pa.Schema
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in order, all columns or those named, in batches of any length."""
+        names = list(columns) if columns is not None else self.schema.names
+        if self.form == "parquet":
+            batches = _parquet_batches(self.path, names)
+        elif self.form == "jsonl":
+            batches = _json_batches(self.path, self.schema)
+        else:
+            batches = _csv_batches(self.path, self.schema, _DELIMITERS[self.form], names)
+        for batch in batches:
+            yield batch.select(names)
+
+
+def open_table(path: Path) -> Table:
+    """Read what the header or footer of the table at ``path`` says."""
+    form = READABLE.get(path.suffix.lower())
+    if form is None:
+        raise TableError(
+            f"{path}: unknown kind of table {path.suffix!r}; "
+            f"vidcap reads {', '.join(READABLE)}: convert or rename it"
+        )
+    if not path.is_file():
+        raise TableError(f"{path}: there is no such file; check the spelling and the folder")
+    with _readable(path):
+        if form == "parquet":
+            with pq.ParquetFile(path) as file:
+                schema = file.schema_arrow
+        elif form == "jsonl":
+            schema = _json_schema(path)
+        else:
+            header = _csv_header(path, _DELIMITERS[form])
+            schema = pa.schema([(name, pa.string()) for name in header])
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise TableError(
+            f"{path}: the column {_quoted(twice)} is there more than once; rename or drop one"
+        )
+    return Table(path, form, schema)
+
+
+def open_meta(path: Path) -> Table:
+    """Open a table of videos: it has a ``path`` column and none that the captions would take.
+
+    A table that already has captions is refused, also one that vidcap wrote itself: captioning
+    it again would have to overwrite them, and nobody asked for that.
+    """
+    table = open_table(path)
+    names = table.schema.names
+    if PATH not in names:
+        raise TableError(f"{path}: no column is called `path`. {_path_hint(names)}")
+    kind = table.schema.field(PATH).type
+    if not _is_text(kind) and kind != pa.null():
+        raise TableError(f"{path}: the column `path` holds {kind}, not text; convert it")
+    taken = [name for name in names if name in ADDED]
+    if taken:
+        raise TableError(
+            f"{path}: the column {_quoted(taken)} is already there, where the captions would go. "
+            "Rename it (such as `text` to `text_before`) or drop it; for the rows that an "
+            "earlier run left without a caption, use what `vidcap merge --missing` writes"
+        )
+    return table
+
+
+def paths(table: Table) -> Iterator[pa.Array]:
+    """Yield the ``path`` column as strings; a table without rows or a row without path raises."""
+    row = 0
+    for batch in table.batches([PATH]):
+        column = batch.column(0).cast(pa.string())
+        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
+        first = pc.index(blank, True).as_py()
+        if first >= 0:
+            raise TableError(
+                f"{table.path}: data row {row + first + 1} has an empty `path`; "
+                "fill it in or delete the row"
+            )
+        row += len(column)
+        yield column
+    if row == 0:
+        raise TableError(f"{table.path}: the table has a header but no rows; add the videos")
+
+
+def regroup(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """Yield the same rows in tables of exactly ``rows`` rows; the last may be shorter."""
+    pending: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        rest = batch
+        while count + rest.num_rows >= rows:
+            pending.append(rest.slice(0, rows - count))
+            yield pa.Table.from_batches(pending)
+            rest = rest.slice(rows - count)
+            pending, count = [], 0
+        if rest.num_rows:
+            pending.append(rest)
+            count += rest.num_rows
+    if pending:
+        yield pa.Table.from_batches(pending)
+
+
+def output_form(path: Path, form: str | None = None) -> str:
+    """The format to write ``path`` in: ``form``, or else what the suffix says."""
+    found = form or WRITABLE.get(path.suffix.lower())
+    if found is None or found not in WRITABLE.values():
+        raise TableError(
+            f"{path}: vidcap writes {', '.join(WRITABLE)}, not {form or path.suffix!r}; "
+            "choose one of them or name the format with --format"
+        )
+    return found
+
+
+@contextmanager
+def committing(path: Path) -> Iterator[Path]:
+    """Hand out a temporary name beside ``path``; the file written there becomes ``path``.
+
+    The file is flushed to the disk before the rename. When the block raises, the temporary file
+    is removed and ``path`` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        commit(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing(path: Path, schema: pa.Schema, form: str) -> Iterator[Callable[[pa.Table], None]]:
+    """Hand out a function that appends a table to ``path``, which appears when the block ends."""
+    with committing(path) as temporary:
+        if form == "parquet":
+            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                yield writer.write_table
+        else:
+            delimiter = _DELIMITERS[form]
+            with temporary.open("wb") as file:
+                header = [pa.chunked_array([[name]], pa.large_string()) for name in schema.names]
+                file.write(_csv_lines(header, delimiter))
+
+                def append(table: pa.Table) -> None:
+                    if table.num_rows:
+                        file.write(_csv_lines([_text(c) for c in table.columns], delimiter))
+
+                yield append
+
+
+def _csv_lines(columns: Sequence[pa.ChunkedArray], delimiter: str) -> bytes:
+    """The rows of large_string columns as CSV, quoted where a reader needs it."""
+    special = f'["\r\n{delimiter}]'
+    fields = []
+    for column in columns:
+        needs = pc.match_substring_regex(column, special)
+        if len(columns) == 1:
+            # Without quotes a row with a single empty field would be a blank line.
+            needs = pc.or_(needs, pc.equal(column, ""))
+        if pc.any(needs).as_py():
+            inner = pc.replace_substring(column, '"', '""')
+            fields.append(pc.if_else(needs, _join(['"', inner, '"'], ""), column))
+        else:
+            fields.append(column)
+    lines = _join([_join(fields, delimiter), ""], "\n").combine_chunks()
+    # The values of a string array lie one after the other: that buffer is the text of the file.
+    return bytes(lines.buffers()[2])
+
+
+def _join(fields: Sequence[pa.ChunkedArray | str], separator: str) -> pa.ChunkedArray:
+    # The kernel does not mix the widths of string types, and a bare str is a narrow one.
+    wide = [pa.scalar(f, pa.large_string()) if isinstance(f, str) else f for f in fields]
+    return pc.binary_join_element_wise(*wide, pa.scalar(separator, pa.large_string()))
+
+
+def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column as the strings a CSV file holds; null is the empty string."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _text(column.cast(kind.value_type))
+    if _is_text(kind) and not _is_binary(kind):
+        text = column.cast(pa.large_string())
+    elif pa.types.is_floating(kind):
+        # Arrow writes 30.0 as "30"; a reader that infers types should find a float again.
+        digits = column.cast(pa.large_string())
+        text = pc.replace_substring_regex(digits, r"^(-?\d+)$", r"\1.0")
+    elif pa.types.is_nested(kind) or _is_binary(kind):
+        text = pa.chunked_array([[_spell(v) for v in column.to_pylist()]], pa.large_string())
+    else:
+        try:
+            text = column.cast(pa.large_string())
+        except pa.ArrowNotImplementedError:
+            text = pa.chunked_array([[_spell(v) for v in column.to_pylist()]], pa.large_string())
+    return pc.fill_null(text, "")
+
+
+def _spell(value: Any) -> str | None:
+    """A value without a CSV form of its own: JSON for lists and structs, else its text."""
+    if value is None:
+        return None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    # Some writers of Parquet leave strings unmarked: they come as binary.
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or _is_binary(kind)
+    )
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what the readers raise on a damaged file into a ``TableError``."""
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        detail = str(error).splitlines()[0]
+        raise TableError(
+            f"{path}: cannot be read, the file looks damaged or is not what its name says: {detail}"
+        ) from error
+
+
+def _parquet_batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
+    with _readable(path), pq.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=ROWS, columns=names)
+
+
+# CSV: Arrow parses; when it stumbles, Python's csv module reads the file again to say where.
+
+
+def _csv_batches(
+    path: Path, schema: pa.Schema, delimiter: str, names: list[str]
+) -> Iterator[pa.RecordBatch]:
+    # A file that ends inside quotes is taken by Arrow as it is, the rest of the table in one
+    # field: an odd number of quotes is the sign to look closely.
+    if odd_quotes(path):
+        _find_fault(path, delimiter, schema.names)
+    try:
+        yield from pacsv.open_csv(
+            path,
+            read_options=pacsv.ReadOptions(block_size=_BLOCK),
+            parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=pacsv.ConvertOptions(
+                column_types=schema, include_columns=names, strings_can_be_null=False
+            ),
+        )
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        # Arrow calls a file that ends with its header, without a newline, empty.
+        if not _find_fault(path, delimiter, schema.names):
+            return
+        raise TableError(f"{path}: cannot be read as a table: {error}") from error
+
+
+def odd_quotes(path: Path) -> bool:
+    """Whether a CSV file has an odd number of quotes: it may end inside a quoted field."""
+    count = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            count += block.count(b'"')
+    return count % 2 == 1
+
+
+def _csv_header(path: Path, delimiter: str) -> list[str]:
+    try:
+        header = next((row for row in csv.reader(_lines(path), delimiter=delimiter) if row), None)
+    except csv.Error as error:
+        raise TableError(f"{path}: line 1: cannot be read as a table: {error}") from error
+    if header is None:
+        raise TableError(f"{path}: the file is empty; the first line must name the columns")
+    return header
+
+
+def _find_fault(path: Path, delimiter: str, header: list[str]) -> int:
+    """Raise the first fault of a CSV file with its line; the number of data rows if none."""
+    reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
+    count = 0
+    start = 1
+    try:
+        for row in reader:
+            if row and len(row) != len(header):
+                raise TableError(
+                    f"{path}: line {start} (data row {count}) has {len(row)} fields where the "
+                    f"header has {len(header)}; quote values that contain {delimiter!r}"
+                )
+            count += bool(row)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise TableError(
+            f"{path}: the row that begins on line {start} cannot be read ({error}); a quote that "
+            "is never closed does this, and so does a file that was cut short"
+        ) from error
+    return count - 1
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        for number, line in enumerate(file, 1):
+            if not line.isascii() and any("\udc80" <= char <= "\udcff" for char in line):
+                raise TableError(
+                    f"{path}: line {number} is not UTF-8. Convert the table from the encoding it "
+                    f"has (UTF-16, GB18030, LATIN1...), such as: iconv -f {_encoding(path)} "
+                    f"-t UTF-8 {path.name} > utf8-{path.name}"
+                )
+            yield line
+
+
+def _encoding(path: Path) -> str:
+    with path.open("rb") as file:
+        return "UTF-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "GB18030"
+
+
+# JSON Lines: Arrow's own reader turns strings that look like dates into dates, so Python reads.
+_JSON_FAULTS = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Yield the objects in lists, each with the line it begins on."""
+    numbered = ((number, line) for number, line in enumerate(_lines(path), 1) if line.strip())
+    while block := list(islice(numbered, _JSON_ROWS)):
+        rows = []
+        for number, line in block:
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise TableError(f"{path}: line {number} is not JSON: {error}; mend it") from error
+            if not isinstance(row, dict):
+                raise TableError(f"{path}: line {number} is not a JSON object {{...}}; mend it")
+            rows.append(row)
+        yield block[0][0], rows
+
+
+def _json_schema(path: Path) -> pa.Schema:
+    """The columns in order of first appearance, in the types that hold every row's value."""
+    schema = pa.schema([])
+    for line, rows in _json_rows(path):
+        names = dict.fromkeys(name for row in rows for name in row)
+        for name in names:
+            try:
+                kind = pa.infer_type([row.get(name) for row in rows])
+                field = pa.schema([(name, kind)])
+                schema = pa.unify_schemas([schema, field], promote_options="permissive")
+            except _JSON_FAULTS as error:
+                raise TableError(_mixed(path, name, line, len(rows), error)) from error
+    if not schema.names:
+        raise TableError(f"{path}: the file is empty; write one JSON object a line")
+    return schema
+
+
+def _json_batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for line, rows in _json_rows(path):
+        arrays = []
+        for field in schema:
+            try:
+                arrays.append(pa.array([row.get(field.name) for row in rows], field.type))
+            except _JSON_FAULTS as error:
+                raise TableError(_mixed(path, field.name, line, len(rows), error)) from error
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _mixed(path: Path, name: str, line: int, rows: int, error: Exception) -> str:
+    where = f"between line {line} and the {rows}th row after it"
+    return f"{path}: the column `{name}` is not of one type, {where}: {error}; make it one"
+
+
+def _path_hint(names: Sequence[str]) -> str:
+    if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
+        mark = ";" if ";" in names[0] else "tabulator"
+        return f"Its columns seem to be separated by {mark!r}: write it with commas, or as .tsv"
+    plain = {name.strip().lower(): name for name in names}
+    likely = next((plain[word] for word in _LOOKS_LIKE_PATH if word in plain), None)
+    found = _quoted(names) if names else "none"
+    if likely is not None:
+        return f"Columns found: {found}; rename `{likely}` to `path` if it names the videos"
+    return f"Columns found: {found}; rename the one that names the videos to `path`"
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

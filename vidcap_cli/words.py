@@ -1,0 +1,54 @@
+"""How numbers, times and text from outside are written for people."""
+
+from collections.abc import Sequence
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line; what a terminal might obey is replaced."""
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters and what is not Unicode (odd file names) replaced."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def figure(value: float) -> str:
+    """A speed with three digits or more: 8.3, 412, 1,204."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def count(number: int, thing: str) -> str:
+    """How many of a thing whose plural takes an s: 1 video, 2,000 videos."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: 245 seconds are 0:04:05."""
+    whole = max(0, int(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: 8 s, 4 min 12 s, 1 h 56 min, 2 d 3 h."""
+    whole = max(0, round(seconds))
+    for size, unit, small, name in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            rest = whole % size // small
+            return f"{whole // size} {unit}" + (f" {rest} {name}" if rest else "")
+    return f"{whole} s"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers in few words: 0, 1, 2, 3, 5 are 0-3, 5."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
