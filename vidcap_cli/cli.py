@@ -12,6 +12,7 @@ import typer
 
 from vidcap_cli import __version__, options
 from vidcap_cli.config import DEFAULT_QUESTION, CaptionConfig
+from vidcap_cli.errors import FAILED, INCOMPLETE, OK
 
 app = typer.Typer(
     name="vidcap",
@@ -29,6 +30,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def version(
+    *,
     show: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
     ] = False,
@@ -40,7 +42,7 @@ def version(
 
 
 @app.command()
-def qwen2vl(  # noqa: PLR0913
+def qwen2vl(
     meta: options.Meta = None,
     *,
     model: options.Model = "./pretrained_models/Qwen2-VL-7B-Instruct",
@@ -138,3 +140,79 @@ def qwen2vl(  # noqa: PLR0913
         command_line=shlex.join(["vidcap", *sys.argv[1:]]),
     )
     raise typer.Exit(caption(request))
+
+
+@app.command()
+def merge(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run directories, part files, or tables with captions, in any mix.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="The table to write."),
+    ],
+    meta: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TABLE",
+            help="The planned table.  [default: the one the runs were planned from]",
+            show_default=False,
+        ),
+    ] = None,
+    prefer: Annotated[
+        options.Prefer,
+        typer.Option(help="Which of several captions of a row to take."),
+    ] = options.Prefer.newest,
+    missing: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the rows still to do as a table.", show_default=False
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option("--allow-missing", help="Exit with 0 although rows have no caption."),
+    ] = False,
+    form: options.FormOption = None,
+    all_columns: options.AllColumns = False,
+    as_json: options.Json = False,
+) -> None:
+    """Reconcile runs, parts and captioned tables into one table. Inputs are never touched."""
+    from vidcap_cli import merge as merging, report  # noqa: PLC0415
+
+    account = merging.merge(
+        inputs,
+        output,
+        meta=meta,
+        prefer=prefer.value,
+        all_columns=all_columns,
+        missing=missing,
+        form=form.value if form else None,
+    )
+    report.show_merge(account, as_json=as_json)
+    raise typer.Exit(OK if account.complete or allow_missing else INCOMPLETE)
+
+
+@app.command()
+def inspect(
+    target: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="TARGET",
+            help="A table, a video, a model folder or a run directory; nothing: this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show what vidcap knows about a table, a video, a model, a run, or this machine."""
+    from vidcap_cli.inspect import inspect as look, render  # noqa: PLC0415
+
+    report = look(target)
+    render(report, as_json=as_json)
+    raise typer.Exit(OK if report.ok else FAILED)

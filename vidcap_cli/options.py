@@ -44,6 +44,15 @@ class EngineName(StrEnum):
     mindnlp = "mindnlp"
 
 
+class Prefer(StrEnum):
+    """Which of several results a merge takes."""
+
+    newest = "newest"
+    oldest = "oldest"
+    first = "first"
+    longest = "longest"
+
+
 class NumberType(StrEnum):
     """What the weights are computed in."""
 
@@ -233,3 +242,4 @@ DecodeTimeout = Annotated[
         rich_help_panel=FRAMES,
     ),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]

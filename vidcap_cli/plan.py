@@ -275,7 +275,7 @@ def done_mask(run: RunDir, plan: Plan, since: int = 1) -> Done:
     for part in run.part_files():
         try:
             table = read_part(part, ["row_id", "status", "attempts"])
-        except (ValueError, OSError, KeyError) as error:  # ArrowInvalid is a ValueError
+        except (pa.ArrowException, ValueError, OSError) as error:
             raise RunError(
                 f"{part}: this part is damaged ({error}); delete it and its rows are done again"
             ) from error

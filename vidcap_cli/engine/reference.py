@@ -6,12 +6,17 @@ Rows of a batch are padded on the left and masked.
 """
 
 import os
+import sys
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 # mindnlp points HF_ENDPOINT to a mirror unless it is set; where to download from is the user's.
 os.environ.setdefault("HF_ENDPOINT", "https://huggingface.co")
+
+# mindnlp imports all of diffusers, which no captioner uses: nearly half of a rank's start.
+sys.modules.setdefault("mindnlp.diffusers", types.ModuleType("mindnlp.diffusers"))
 
 import mindnlp  # noqa: F401 - must come before torch and transformers, which it replaces
 import numpy as np

@@ -1,0 +1,48 @@
+"""Captions the checkpoints of the goldens with the reference engine; prints token ids as JSON.
+
+A program of its own: importing mindnlp changes what ``import torch`` means for good.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "goldens")]
+
+import tiny
+from cases import QWEN2VL, frames_of, noise
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.engine import load_engine
+from vidcap_cli.models import load_captioner
+
+
+def main() -> None:
+    """One object a checkpoint: each video alone, and both in one batch."""
+    done = []
+    for spec in QWEN2VL:
+        with TemporaryDirectory() as place:
+            folder = tiny.write_qwen2vl(Path(place), spec)
+            config = CaptionConfig(
+                "qwen2vl", str(folder), question="What is this?", max_new_tokens=24, slots=2
+            )
+            captioner = load_captioner(config)
+            engine = load_engine(config)
+            prompts = [captioner.prompt(noise(*video)) for video in frames_of(spec)]
+            alone = [engine.generate([prompt], lambda: False)[0] for prompt in prompts]
+            together = engine.generate(prompts, lambda: False)
+        done.append(
+            {
+                "prompt_tokens": [len(prompt.ids) for prompt in prompts],
+                "alone": [asdict(row) for row in alone],
+                "together": [asdict(row) for row in together],
+            }
+        )
+    print(json.dumps(done))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Deaths of every kind in the middle of a run: nothing committed is lost or done twice.
+
+Real msrun, real ranks, real signals. After each death the same command finishes the run, and the
+table equals that of an undisturbed run byte for byte.
+"""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from commands import Command, committed, events, rows_of, vidcap, write_nano_table
+
+ROWS = 14
+RUN = "meta_caption_qwen2vl.vidcap"
+OUTPUT = "meta_caption_qwen2vl.csv"
+
+
+def caption(workers: int) -> list[str]:
+    return [
+        *("qwen2vl", "meta.csv", "--model", "nano", "--flush-seconds", "0.2"),
+        *("--worker-num", str(workers)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_nano_table(folder, ROWS, seed=11)
+    code, out, err = vidcap(*caption(2), cwd=folder)
+    assert code == 0, err
+    assert out == ""
+    rows = rows_of(folder / OUTPUT)
+    assert [row["id"] for row in rows] == [f"{index:04d}" for index in range(ROWS)]
+    assert [row["note"] for row in rows] == [f'ünï "q", {i}\nline' for i in range(ROWS)]
+    assert all(row["text"] and row["caption_status"] == "ok" for row in rows)
+    return folder
+
+
+@pytest.fixture
+def folder(undisturbed: Path, tmp_path: Path) -> Path:
+    """The same table and clips, nothing captioned yet."""
+    copy = tmp_path / "work"
+    shutil.copytree(undisturbed, copy, ignore=shutil.ignore_patterns("meta_caption*"))
+    return copy
+
+
+def pids(folder: Path, kind: str = "started") -> dict[int, int]:
+    return {
+        int(event["rank"]): int(event["pid"])
+        for event in events(folder / RUN)
+        if event["kind"] == kind
+    }
+
+
+def start_and_wait_for_parts(folder: Path, workers: int = 2) -> Command:
+    command = Command(caption(workers), folder)
+    command.wait_until(lambda: len(committed(folder / RUN)) >= 3)
+    return command
+
+
+def assert_equal_and_nothing_twice(folder: Path, undisturbed: Path) -> None:
+    assert (folder / OUTPUT).read_bytes() == (undisturbed / OUTPUT).read_bytes()
+    done = [row for row, _ in committed(folder / RUN)]
+    assert sorted(done) == list(range(ROWS))
+
+
+def test_one_rank_is_killed(folder, undisturbed):
+    command = start_and_wait_for_parts(folder)
+    os.kill(pids(folder)[1], signal.SIGKILL)
+    code, _, err = command.finish()
+    assert code == 0, err
+    assert "rank 1 was killed by SIGKILL" in err
+    command.assert_gone()
+    assert_equal_and_nothing_twice(folder, undisturbed)
+
+
+def test_all_ranks_are_killed(folder, undisturbed):
+    command = start_and_wait_for_parts(folder)
+    for pid in pids(folder).values():
+        os.kill(pid, signal.SIGKILL)
+    code, _, err = command.finish()
+    assert code == 0, err
+    command.assert_gone()
+    assert_equal_and_nothing_twice(folder, undisturbed)
+
+
+def test_msrun_is_killed_while_it_starts_the_ranks(folder, undisturbed):
+    command = Command(caption(2), folder)
+    msrun = command.wait_until(
+        lambda: [p for p in command.processes() if "mindspore.parallel.cluster.run" in p.cmdline()]
+    )
+    msrun[0].kill()
+    code, _, err = command.finish()
+    assert code == 1
+    assert "msrun ended with -9" in err
+    command.assert_gone()
+    code, _, err = vidcap(*caption(1), cwd=folder)
+    assert code == 0, err
+    assert_equal_and_nothing_twice(folder, undisturbed)
+
+
+def test_the_parent_is_killed(folder, undisturbed):
+    command = start_and_wait_for_parts(folder)
+    command.process.kill()
+    command.process.communicate()
+    command.assert_gone()
+    before = committed(folder / RUN)
+    code, _, err = vidcap(*caption(1), cwd=folder)
+    assert code == 0, err
+    assert set(before) <= set(committed(folder / RUN))
+    assert_equal_and_nothing_twice(folder, undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_user_stops_the_run(folder, undisturbed, number):
+    command = start_and_wait_for_parts(folder)
+    command.process.send_signal(number)
+    code, _, err = command.finish(timeout=60)
+    assert code == 130, err
+    assert "on disk" in err
+    command.assert_gone()
+    # What was reported as done is on the disk: leaving in order loses nothing.
+    reported = {event["row"] for event in events(folder / RUN) if event["kind"] == "done"}
+    assert reported == {row for row, _ in committed(folder / RUN)}
+    assert not (folder / OUTPUT).exists()
+    code, _, err = vidcap(*caption(3), cwd=folder)
+    assert code == 0, err
+    assert_equal_and_nothing_twice(folder, undisturbed)
+
+
+def test_a_row_in_the_model_at_two_deaths_is_left_out(folder, undisturbed):
+    victim = 5
+    command = Command(caption(1), folder)
+    for attempt in (1, 2):
+        command.wait_until(lambda attempt=attempt: is_in_model(folder, victim, attempt))
+        os.kill(pids(folder)[0], signal.SIGKILL)
+    code, _, err = command.finish()
+    assert code == 3, err
+    rows = rows_of(folder / OUTPUT)
+    assert [row["caption_status"] for row in rows] == [
+        "crashed" if index == victim else "ok" for index in range(ROWS)
+    ]
+    assert rows[victim]["text"] == ""
+    # The same command tries it again, and only it.
+    code, _, err = vidcap(*caption(1), cwd=folder)
+    assert code == 0, err
+    assert (folder / OUTPUT).read_bytes() == (undisturbed / OUTPUT).read_bytes()
+    again = [event["row"] for event in events(folder / RUN) if event["kind"] == "done"]
+    assert again.count(victim) == 1
+
+
+def is_in_model(folder: Path, row: int, attempt: int) -> bool:
+    mine = [event for event in events(folder / RUN) if event["attempt"] == attempt]
+    began = any(event["kind"] == "began" and row in event["rows"] for event in mine)
+    return began and not any(event["kind"] == "done" and event["row"] == row for event in mine)
