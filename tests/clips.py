@@ -93,7 +93,7 @@ def _codecs(folder: Path, scene: NDArray[np.uint8]) -> None:
         ("h264_bare.h264", "libx264", {}),
         ("hevc.mkv", "libx265", {"x265-params": quiet}),
         ("hevc_open_gop.mp4", "libx265", {"x265-params": f"{quiet}:keyint=20:open-gop=1"}),
-        ("vp8_hidden.webm", "libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16", "b": "200k"}),
+        ("vp8.webm", "libvpx", {"deadline": "realtime", "b": "200k"}),
         ("vp9.webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}),
         ("av1.mp4", "libsvtav1", {"preset": "12"}),
         ("mpeg4.mov", "mpeg4", {}),
@@ -159,6 +159,8 @@ def _broken(folder: Path) -> None:
     for place in np.random.default_rng(1).integers(int(size * 0.4), int(size * 0.6), 200):
         flipped[place] ^= 0xFF
     (folder / "flipped.mp4").write_bytes(flipped)
+    unknown = (folder / "frames3.mp4").read_bytes().replace(b"avc1", b"zzzz")
+    (folder / "codec.mp4").write_bytes(unknown)
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "text.mp4").write_text("This is not a video.\n" * 40)
     (folder / "folder.mp4").mkdir(exist_ok=True)

@@ -159,7 +159,9 @@ def merge(
         )
         start = 0
         for block in regroup(target.table.batches(), ROWS):
-            rows = block.slice(0, max(matches.rows - start, 0))
+            if start == matches.rows:  # of a limit
+                break
+            rows = block.slice(0, matches.rows - start)
             columns = _columns(results, best[start : start + rows.num_rows], extra)
             write(pa.Table.from_arrays([*rows.columns, *columns], schema=schema))
             if write_missing:

@@ -4,6 +4,7 @@ Names and defaults are those of the original captioning scripts; a name may be w
 hyphens or underscores.
 """
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -62,6 +63,19 @@ class NumberType(StrEnum):
     bfloat16 = "bfloat16"
 
 
+def models(incomplete: str) -> list[str]:
+    """What TAB offers for a model: nano and the folders here, or nothing.
+
+    For nothing every shell completes names of files itself, quotes them, and lets one descend
+    into folders; so it does for all arguments that are paths. Only where nano is still possible
+    has the choice to be ours, and then a name that a shell would quote is left out.
+    """
+    if not "nano".startswith(incomplete):
+        return []
+    names = [path.name for path in Path().glob(f"{incomplete}*") if path.is_dir()]
+    return ["nano", *(f"{name}/" for name in sorted(names) if re.fullmatch(r"\w[\w.-]*", name))]
+
+
 Meta = Annotated[
     Path | None,
     typer.Argument(
@@ -78,6 +92,7 @@ Model = Annotated[
         "--pretrained-model-name-or-path",
         metavar="FOLDER",
         help="Checkpoint folder in the Hugging Face layout; nano is the bundled one.",
+        autocompletion=models,
         rich_help_panel=ENGINE,
     ),
 ]
@@ -100,18 +115,18 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="The table to write.  [default: {META}_caption_{command} beside META]",
+        help="The table to write.",
         rich_help_panel=OUTPUT,
-        show_default=False,
+        show_default="{META}_caption_{command} beside META",
     ),
 ]
 FormOption = Annotated[
     Form | None,
     typer.Option(
         "--format",
-        help="Format of the output and its parts.  [default: Parquet for Parquet, else CSV]",
+        help="Format of the output and its parts.",
         rich_help_panel=OUTPUT,
-        show_default=False,
+        show_default="Parquet for Parquet, else CSV",
     ),
 ]
 AllColumns = Annotated[
@@ -126,9 +141,9 @@ RunDirectory = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Where the run keeps its files.  [default: beside the output, ending in .vidcap]",
+        help="Where the run keeps its files.",
         rich_help_panel=OUTPUT,
-        show_default=False,
+        show_default="beside the output, ending in .vidcap",
     ),
 ]
 Fresh = Annotated[
@@ -181,9 +196,9 @@ WorkerNum = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Ranks in all.  [default: Ascend devices found, 1 on CPU]",
+        help="Ranks in all.",
         rich_help_panel=LAUNCHING,
-        show_default=False,
+        show_default="Ascend devices found, 1 on CPU",
     ),
 ]
 LocalWorkerNum = Annotated[
@@ -191,9 +206,9 @@ LocalWorkerNum = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Ranks on this node.  [default: all]",
+        help="Ranks on this node.",
         rich_help_panel=LAUNCHING,
-        show_default=False,
+        show_default="all",
     ),
 ]
 MasterAddr = Annotated[
@@ -205,9 +220,9 @@ MasterPort = Annotated[
         min=1024,
         max=65535,
         metavar="PORT",
-        help="Port of msrun's scheduler.  [default: a free one]",
+        help="Port of msrun's scheduler.",
         rich_help_panel=LAUNCHING,
-        show_default=False,
+        show_default="a free one",
     ),
 ]
 NodeRank = Annotated[
@@ -217,9 +232,9 @@ LogDir = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Logs of msrun and the ranks.  [default: msrun_log in the run directory]",
+        help="Logs of msrun and the ranks.",
         rich_help_panel=LAUNCHING,
-        show_default=False,
+        show_default="msrun_log in the run directory",
     ),
 ]
 Retries = Annotated[

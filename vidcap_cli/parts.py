@@ -104,10 +104,13 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     Raises pyarrow.ArrowInvalid when the file is not a part file.
     """
     if path.suffix == ".parquet":
-        table = pq.read_table(path, columns=list(columns) if columns else None)
+        # Not read_table, which takes a folder named like rank=3 for a column.
+        table = pq.ParquetFile(path).read(columns=list(columns) if columns else None)
     else:
         table = pacsv.read_csv(
             path,
+            # A row must fit into a block; errors and captions are far shorter than this.
+            read_options=pacsv.ReadOptions(block_size=1 << 24),
             parse_options=pacsv.ParseOptions(newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(
                 column_types=SCHEMA,

@@ -43,7 +43,7 @@ class RunDir:
 
     @property
     def rows(self) -> Path:
-        """The planned rows: ``row_id, path, source``."""
+        """The planned rows: ``row_id, path``."""
         return self.path / "rows.parquet"
 
     @property

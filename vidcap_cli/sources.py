@@ -130,7 +130,7 @@ def _part_results(file: Path, columns: Sequence[str]) -> pa.Table:
             if odd_quotes(file):
                 raise TableError(_cut_short(file))
         return read_part(file, columns)
-    except (ValueError, OSError, KeyError) as error:  # ArrowInvalid is a ValueError
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise TableError(
             f"{file}: damaged, or not a part file ({error}); restore it or leave it out "
             "(rows without another result are then missing)"

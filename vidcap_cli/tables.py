@@ -67,7 +67,7 @@ class Table:
         elif self.form == "jsonl":
             batches = _json_batches(self.path, self.schema)
         else:
-            batches = _csv_batches(self.path, self.schema, _DELIMITERS[self.form], names)
+            batches = _csv_batches(self.path, self.schema, _DELIMITERS[self.form])
         for batch in batches:
             yield batch.select(names)
 
@@ -123,10 +123,14 @@ def open_meta(path: Path) -> Table:
 
 
 def paths(table: Table) -> Iterator[pa.Array]:
-    """Yield the ``path`` column as strings; a table without rows or a row without path raises."""
+    """Yield the ``path`` column as strings; a table without rows or a row without path raises.
+
+    All columns are read: a fault in one that only the final table needs should show at once, not
+    when the captions are done.
+    """
     row = 0
-    for batch in table.batches([PATH]):
-        column = batch.column(0).cast(pa.string())
+    for batch in table.batches():
+        column = batch.column(PATH).cast(pa.string())
         blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
         first = pc.index(blank, True).as_py()
         if first >= 0:
@@ -192,8 +196,13 @@ def writing(path: Path, schema: pa.Schema, form: str) -> Iterator[Callable[[pa.T
     """Hand out a function that appends a table to ``path``, which appears when the block ends."""
     with committing(path) as temporary:
         if form == "parquet":
-            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-                yield writer.write_table
+            try:
+                with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                    yield writer.write_table
+            except pa.ArrowNotImplementedError as error:  # an empty struct, for one
+                raise TableError(
+                    f"{path}: Parquet has no such type ({error}); write CSV"
+                ) from error
         else:
             delimiter = _DELIMITERS[form]
             with temporary.open("wb") as file:
@@ -300,9 +309,7 @@ def _parquet_batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
 # CSV: Arrow parses; when it stumbles, Python's csv module reads the file again to say where.
 
 
-def _csv_batches(
-    path: Path, schema: pa.Schema, delimiter: str, names: list[str]
-) -> Iterator[pa.RecordBatch]:
+def _csv_batches(path: Path, schema: pa.Schema, delimiter: str) -> Iterator[pa.RecordBatch]:
     # A file that ends inside quotes is taken by Arrow as it is, the rest of the table in one
     # field: an odd number of quotes is the sign to look closely.
     if odd_quotes(path):
@@ -312,9 +319,7 @@ def _csv_batches(
             path,
             read_options=pacsv.ReadOptions(block_size=_BLOCK),
             parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=pacsv.ConvertOptions(
-                column_types=schema, include_columns=names, strings_can_be_null=False
-            ),
+            convert_options=pacsv.ConvertOptions(column_types=schema, strings_can_be_null=False),
         )
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         # Arrow calls a file that ends with its header, without a newline, empty.
@@ -430,8 +435,8 @@ def _json_batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 
 def _mixed(path: Path, name: str, line: int, rows: int, error: Exception) -> str:
-    where = f"between line {line} and the {rows}th row after it"
-    return f"{path}: the column `{name}` is not of one type, {where}: {error}; make it one"
+    where = f"in one of the {rows} rows from line {line} on"
+    return f"{path}: the column `{name}` has a value of another type {where}: {error}; mend it"
 
 
 def _path_hint(names: Sequence[str]) -> str:

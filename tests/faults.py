@@ -1,0 +1,61 @@
+"""Readers for decoder processes that fail on cue: the path says how."""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+from vidcap_cli.video import Clip, Rule, VideoError
+
+
+def read(path: str, rule: Rule) -> Clip:
+    kind, _, rest = path.partition(":")
+    if kind in _KINDS:
+        _KINDS[kind](rest)
+    if kind == "large":
+        return clip(np.full((240, 392, 728, 3), 7, np.uint8))
+    return clip(np.full((2, 4, 6, 3), len(path), np.uint8))
+
+
+def _bug(rest: str) -> None:
+    raise KeyError(rest)
+
+
+def _loaded(rest: str) -> None:
+    raise VideoError("decode_error", " ".join({*rest.split()} & {*sys.modules}))
+
+
+_KINDS = {
+    "hang": lambda _: time.sleep(1000),
+    "slow": lambda rest: time.sleep(float(rest)),
+    "abort": lambda _: os.abort(),
+    "signal": lambda rest: os.kill(os.getpid(), int(rest)),
+    "exit": lambda rest: os._exit(int(rest)),
+    "print": lambda _: print("a library talks"),
+    "bug": _bug,
+    "loaded": _loaded,
+}
+
+
+def clip(frames: np.ndarray) -> Clip:
+    count = len(frames)
+    return Clip(frames, np.arange(count), "none", count, 1.0, *frames.shape[1:3], ())
+
+
+def cannot_start() -> None:
+    raise SystemExit
+
+
+class Unloadable:
+    """Pickles well, and ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[object, tuple[()]]:
+        return cannot_start, ()
+
+
+def ignores_interrupt(path: str, rule: Rule) -> Clip:
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    os.kill(os.getpid(), signal.SIGINT)
+    return clip(np.zeros((1, 2, 2, 3), np.uint8))

@@ -1,0 +1,229 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import faults
+import numpy as np
+import psutil
+import pytest
+
+from vidcap_cli.errors import RunError
+from vidcap_cli.models.qwen2vl import FrameRule
+from vidcap_cli.rank.decode import Decoded, DecodePool
+from vidcap_cli.video import read_frames
+
+LONG = 60.0
+TESTS = Path(__file__).parents[1]
+
+
+def pool(*, workers: int = 2, timeout: float = LONG, read: Callable = faults.read) -> DecodePool:
+    return DecodePool(FrameRule(), workers=workers, timeout=timeout, read=read)
+
+
+def run(pool: DecodePool, paths: list[str]) -> list[Decoded]:
+    """Submit all and return what comes, in row order; every row exactly once."""
+    for row_id, path in enumerate(paths):
+        pool.submit(row_id, path)
+    finished = []
+    while pool.pending:
+        decoded = pool.next(LONG)
+        assert decoded is not None
+        finished.append(decoded)
+    finished.sort(key=lambda decoded: decoded.row_id)
+    assert [(d.row_id, d.path) for d in finished] == [*enumerate(paths)]
+    return finished
+
+
+def children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_real_videos_come_back_as_read_here(clips):
+    names = ["h264", "portrait144", "hevc_open_gop", "turned90", "text", "folder"]
+    with pool(read=read_frames) as decoders:
+        finished = run(decoders, [str(clips[name]) for name in names])
+    for decoded, name in zip(finished[:4], names, strict=False):
+        here = read_frames(clips[name], FrameRule())
+        assert (decoded.status, decoded.error) == ("ok", None)
+        assert decoded.clip is not None
+        np.testing.assert_array_equal(decoded.clip.frames, here.frames)
+        np.testing.assert_array_equal(decoded.clip.indices, here.indices)
+        assert decoded.clip.source_height == here.source_height
+        assert decoded.clip.flags == here.flags
+    assert [decoded.status for decoded in finished[4:]] == ["decode_error"] * 2
+    assert finished[5].error == "this is a folder, not a video file"
+
+
+def test_rows_come_in_order_of_completion():
+    with pool() as decoders:
+        for row_id, path in enumerate(["slow:1.5", "quick", "quick", "quick"]):
+            decoders.submit(row_id, path)
+        order = [decoders.next(LONG).row_id for _ in range(4)]
+        assert order == [1, 2, 3, 0]
+        assert decoders.pending == 0
+        assert decoders.next() is None
+
+
+def test_next_gives_up_after_its_timeout():
+    with pool() as decoders:
+        decoders.submit(0, "slow:0.5")
+        assert decoders.next(0.05) is None
+        assert decoders.pending == 1
+        assert decoders.next(LONG).status == "ok"
+
+
+def test_a_hanging_decoder_costs_one_row_and_is_gone():
+    with pool(timeout=1.0) as decoders:
+        finished = run(decoders, ["a", "hang", "b", "hang", "c", "d"])
+        assert [d.status for d in finished] == [
+            "ok", "decode_timeout", "ok", "decode_timeout", "ok", "ok",
+        ]  # fmt: skip
+        assert finished[1].error == "decoding took longer than 1 seconds and was stopped"
+        assert finished[1].clip is None
+        wait_until(lambda: len(children()) == 2)
+
+
+def test_a_pipe_in_place_of_a_file_hangs_only_its_own_row(clips, tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pool(timeout=4.0, read=read_frames) as decoders:
+        finished = run(decoders, [str(tmp_path / "pipe.mp4"), str(clips["h264"])])
+    assert [d.status for d in finished] == ["decode_timeout", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("abort", "the decoder process crashed on it (SIGABRT)"),
+        (f"signal:{signal.SIGSEGV}", "the decoder process crashed on it (SIGSEGV)"),
+        (f"signal:{signal.SIGRTMIN + 3}", "the decoder process crashed on it (signal 37)"),
+        (f"signal:{signal.SIGKILL}", "the decoder process was killed (SIGKILL), perhaps for lack"),
+        ("exit:3", "the decoder process left with exit code 3"),
+        ("exit:0", "the decoder process left with exit code 0"),
+        ("bug:here", "KeyError: 'here'"),
+    ],
+)
+def test_a_crash_costs_one_row(path, error, capfd):
+    with pool() as decoders:
+        finished = run(decoders, ["a", path, "b", "c"])
+    assert [d.status for d in finished] == ["ok", "decode_error", "ok", "ok"]
+    assert finished[1].error.startswith(error)
+
+
+def test_a_crash_after_every_row_is_still_one_row_each():
+    with pool() as decoders:
+        finished = run(decoders, ["abort", "ok"] * 6)
+    assert [d.status for d in finished] == ["decode_error", "ok"] * 6
+
+
+def test_decoders_killed_while_idle_cost_nothing():
+    with pool() as decoders:
+        run(decoders, ["a", "b"])
+        for process in children():
+            process.kill()
+        assert {d.status for d in run(decoders, ["c", "d", "e"])} == {"ok"}
+
+
+def test_the_timeout_does_not_count_the_time_in_the_queue():
+    with pool(workers=1, timeout=3.0) as decoders:
+        finished = run(decoders, ["slow:0.9"] * 4)
+    assert {d.status for d in finished} == {"ok"}
+    assert max(d.seconds for d in finished) < 3.0
+
+
+def test_large_clips_arrive_whole_and_need_no_caller_to_make_room():
+    with pool() as decoders:
+        for row_id in range(3):
+            decoders.submit(row_id, "large")
+        wait_until(lambda: decoders._finished.qsize() == 3)  # nobody has called next() so far
+        for _ in range(3):
+            clip = decoders.next(LONG).clip
+            assert clip.frames.shape == (240, 392, 728, 3)
+            assert clip.frames.min() == clip.frames.max() == 7
+
+
+def test_closing_leaves_no_process_even_when_decoders_hang():
+    with pool() as decoders:
+        for row_id in range(5):
+            decoders.submit(row_id, "hang")
+        wait_until(lambda: len(children()) == 2)
+        processes = children()
+        time.sleep(0.3)
+        began = time.monotonic()
+    assert time.monotonic() - began < 2.0
+    assert not any(process.is_running() for process in processes)
+    decoders.close()
+    with pytest.raises(ValueError, match="closed"):
+        decoders.submit(9, "late")
+
+
+def test_decoders_die_with_a_rank_that_is_killed(tmp_path):
+    program = (
+        "import os, psutil, time, faults\n"
+        "from vidcap_cli.rank.decode import DecodePool\n"
+        "decoders = DecodePool(None, workers=2, timeout=900, read=faults.read)\n"
+        "decoders.submit(0, 'ok'); decoders.submit(1, 'hang'); decoders.next()\n"
+        "print(*[p.pid for p in psutil.Process().children()], flush=True)\n"
+        "time.sleep(900)\n"
+    )
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as rank:
+        pids = [int(pid) for pid in rank.stdout.readline().split()]
+        assert len(pids) == 2
+        rank.kill()
+    wait_until(
+        lambda: (
+            not any(
+                psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE
+                for p in pids
+            )
+        )
+    )
+
+
+def test_interrupts_do_not_reach_a_decoder():
+    with pool(read=faults.ignores_interrupt) as decoders:
+        assert run(decoders, ["any"])[0].status == "ok"
+        assert all(os.getpgid(process.pid) != os.getpgid(0) for process in children())
+
+
+def test_a_decoder_loads_neither_the_model_nor_the_tables():
+    with pool() as decoders:
+        loaded = run(decoders, ["loaded:mindspore mindnlp torch pyarrow pandas typer rich numpy"])
+    assert loaded[0].error == "numpy"
+
+
+def test_what_a_library_prints_stays_out_of_the_ranks_output(capfd):
+    with pool() as decoders:
+        run(decoders, ["print"])
+    assert capfd.readouterr().out == ""
+
+
+def test_the_kernel_kills_a_decoder_before_the_rank():
+    with pool(workers=1) as decoders:
+        run(decoders, ["any"])
+        for process in children():
+            assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"
+
+
+def test_decoders_that_cannot_start_end_the_pool():
+    with pool(read=faults.Unloadable()) as decoders:
+        decoders.submit(0, "any")
+        for _ in range(2):
+            with pytest.raises(RunError, match="do not start"):
+                decoders.next(LONG)
