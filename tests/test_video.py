@@ -23,7 +23,7 @@ READABLE = [
 ]  # fmt: skip
 # decord finds frames exactly in these; in the rest it gives other frames than asked for, or fails.
 BY_DECORD = {
-    "h264", "h264_mkv", "hevc", "vp8", "vp9", "av1", "mpeg4", "odd", "uneven",
+    "h264", "h264_mkv", "hevc", "vp8", "vp9", "av1", "mpeg4", "uneven",
     "uneven_mkv", "late", "rate3300",
 }  # fmt: skip
 SPARSE = ([0], [47], [23], [19, 20, 21], [3, 17, 30, 46], [40, 5, 5, 41, 0])

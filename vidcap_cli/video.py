@@ -11,10 +11,10 @@ and frames do not match one to one (AVI, bare streams, hidden frames, damage), f
 by decoding, and once more to be read.
 
 Two readers. decord reads mp4, mov, Matroska and WebM files of 8-bit 4:2:0 video in which no frame
-is shown before the key frame that it follows. Elsewhere (open GOPs, x265's default; MPEG-TS, MPEG-PS, WMV, AVI) its
-``get_batch`` silently returns other frames than asked for, and at several narrow widths it fails
-(measured on decord2 3.4.0): there PyAV reads. Both give the same pixels; the clip names its
-reader.
+is shown before the key frame that it follows. Elsewhere (open GOPs, x265's default; MPEG-TS,
+MPEG-PS, WMV, AVI) its ``get_batch`` silently returns other frames than asked for, it converts
+other pixel formats differently, and at several narrow widths it fails (measured on decord2
+3.4.0): there PyAV reads. Both give the same pixels; the clip names its reader.
 
 Frame rate. The container's average rate counts unless it is a quarter off the time stamps or
 above 480. Then frames / duration by the time stamps replaces it, or 24 (what transformers assumes
