@@ -48,8 +48,9 @@ def busy_run(view: LiveView, clock: Clock, ranks: int = 4) -> None:
         clock.now = 22.0 + row * 2.2
         turn = row // ranks + 1
         path, status, error = bad.get(row, (f"clips/{row:04}.mp4", "ok", None))
-        caption = CAPTIONS[(row * 7 + rank) % len(CAPTIONS)] if error is None else None
-        busy, wait = turn * 8.1, turn * (0.06, 0.42, 0.11, 1.9)[rank % 4]
+        caption = CAPTIONS[(turn + rank) % len(CAPTIONS)] if error is None else None
+        since = turn - (45 if rank == 1 and row > 180 else 0)  # rank 1 begins again at row 181
+        busy, wait = since * 8.1, since * (0.06, 0.42, 0.11, 1.9)[rank % 4]
         tokens = 0 if error else 220 + 10 * (row % 7)
         done = Done(row, path, status, caption, error, tokens, busy, wait, time=clock.now)
         view.event(rank, done)

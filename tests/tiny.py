@@ -41,7 +41,9 @@ class TinyQwen2VL:
     vision_heads: int = 2
     vision_depth: int = 2
     tied: bool = True
-    keys: str = "hub"  # "hub": model.layers, visual.blocks; "new": model.language_model, model.visual
+    keys: str = (
+        "hub"  # "hub": model.layers, visual.blocks; "new": model.language_model, model.visual
+    )
     shards: int = 1
     dtype: str = "F32"
     repetition_penalty: float = 1.0

@@ -8,10 +8,19 @@ from vidcap_cli.errors import FAILED, INTERRUPTED, VidcapError
 
 def main() -> None:
     """Run the command line and exit with the code of ``errors``."""
+    if "_VIDCAP_COMPLETE" in os.environ:
+        # typer folds an option's help at the width of the terminal, and of a folded one some
+        # shells offer the second line as a choice of its own.
+        os.environ["TERMINAL_WIDTH"] = "10000"
     from vidcap_cli.cli import app  # noqa: PLC0415 - an error while importing is shown below too
 
     try:
-        app()
+        try:
+            app()
+        except SystemExit:
+            # What is still buffered may find no reader; at exit Python would complain of that.
+            print(end="", flush=True)  # noqa: T201
+            raise
     except VidcapError as error:
         _explain(error)
         if os.environ.get("VIDCAP_DEBUG"):

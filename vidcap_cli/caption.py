@@ -15,13 +15,13 @@ from importlib import resources
 from pathlib import Path
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import FAILED, INCOMPLETE, OK, UsageError, VidcapError
+from vidcap_cli.errors import INCOMPLETE, OK, UsageError, VidcapError
 from vidcap_cli.launch import Cluster
 from vidcap_cli.merge import Reconciliation, merge
 from vidcap_cli.models.checkpoint import check_model, fingerprint
 from vidcap_cli.plan import VIDEO, kind_of
 from vidcap_cli.progress import Outcome, captions_table, make_view, summary
-from vidcap_cli.run import Job, Leader, leading
+from vidcap_cli.run import Job, Leader, choose_run, leading
 
 NANO = "nano"
 
@@ -69,9 +69,7 @@ def caption(request: Request) -> int:
     shown = request.output is None and (request.demo or kind_of(meta) == VIDEO)
     output = request.output or default_output(meta, config.family, request.form)
     if request.dry_run:
-        from vidcap_cli.estimate import dry_run  # noqa: PLC0415 - opens videos
-
-        return dry_run(request, config, output)
+        return _dry_run(request, meta, config, None if shown else output)
     if request.skip_if_existing and not shown and output.exists():
         notice(f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
@@ -91,6 +89,23 @@ def caption(request: Request) -> int:
         if shown:
             _print_captions(target)
     return OK if account.complete else INCOMPLETE
+
+
+def _dry_run(request: Request, meta: Path, config: CaptionConfig, output: Path | None) -> int:
+    from vidcap_cli import estimate  # noqa: PLC0415 - for this option only
+
+    run_dir = request.run_dir or (default_run_dir(output) if output else None)
+    run = choose_run(Job(meta, run_dir, config, limit=request.limit)) if run_dir else None
+    begun = None if request.fresh else run
+    planned = estimate.look_ahead(meta, begun, config, request.limit)
+    cluster = _cluster(request)
+    places = {
+        "ranks": f"{cluster.worker_num}, {config.slots} video(s) at a time each",
+        "output": str(output or "stdout"),
+        "run directory": str(run.path) if run else "temporary",
+    }
+    estimate.show(planned, config, limit=request.limit, places=places)
+    return OK
 
 
 def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> Reconciliation:
@@ -209,6 +224,3 @@ def notice(text: str) -> None:
     import sys  # noqa: PLC0415
 
     print(text, file=sys.stderr)  # noqa: T201
-
-
-__all__ = ["FAILED", "Request", "caption"]

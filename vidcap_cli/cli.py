@@ -19,11 +19,11 @@ from vidcap_cli.errors import FAILED, INCOMPLETE, OK
 class _Commands(TyperGroup):
     """The commands, whose own flags are parsed without pydantic (60 ms of every start)."""
 
-    def get_params(self, ctx: typer.Context) -> list[Any]:
+    def get_params(self, ctx: Any) -> list[Any]:
         """The options before a command, those that typer adds among them."""
         parameters = super().get_params(ctx)
         for parameter in parameters:
-            # To convert a None, which --help and its like are by default, typer imports pydantic.
+            # --help and its like are None by default, and typer imports pydantic to convert that.
             if parameter.default is None:
                 parameter.default = False
         return parameters
@@ -110,10 +110,11 @@ def qwen2vl(
 ) -> None:
     """Caption videos with Qwen2-VL, the recommended model.
 
-    vidcap qwen2vl meta.csv --fps 4 writes meta_caption_qwen2vl.csv. The same command continues a
-    run that was cut off.
+    vidcap qwen2vl meta.csv --fps 4 writes meta_caption_qwen2vl.csv.
+
+    The same command continues a run that was cut off.
     """
-    from vidcap_cli.caption import Request, caption  # noqa: PLC0415
+    from vidcap_cli.caption import Request, caption
 
     config = CaptionConfig(
         family="qwen2vl",
@@ -199,7 +200,8 @@ def merge(
     as_json: options.Json = False,
 ) -> None:
     """Reconcile runs, parts and captioned tables into one table. Inputs are never touched."""
-    from vidcap_cli import merge as merging, report  # noqa: PLC0415
+    from vidcap_cli import merge as merging
+    from vidcap_cli import report
 
     account = merging.merge(
         inputs,
@@ -227,7 +229,8 @@ def inspect(
     as_json: options.Json = False,
 ) -> None:
     """Show what vidcap knows about a table, a video, a model, a run, or this machine."""
-    from vidcap_cli.inspect import inspect as look, render  # noqa: PLC0415
+    from vidcap_cli.inspect import inspect as look
+    from vidcap_cli.inspect import render
 
     report = look(target)
     render(report, as_json=as_json)

@@ -41,7 +41,7 @@ class RunChangedError(UsageError):
     """An unfinished run was made from another table or with other options."""
 
 
-class Interrupted(VidcapError):
+class StoppedError(VidcapError):
     """The user stopped the run; finished rows are on disk."""
 
     exit_code: ClassVar[int] = INTERRUPTED

@@ -9,7 +9,7 @@ import json
 import time
 from pathlib import Path
 
-from vidcap_cli.errors import INCOMPLETE, OK, Interrupted, RunError
+from vidcap_cli.errors import INCOMPLETE, OK, RunError, StoppedError
 from vidcap_cli.launch import Cluster
 from vidcap_cli.progress import make_view
 from vidcap_cli.rundir import AttemptDir, RunDir
@@ -42,7 +42,7 @@ def join(run_dir: Path, cluster: Cluster, log_dir: Path | None) -> int:
                 continue
             launched.add(attempt.path)
             _launch(now, attempt, cluster, log_dir, interrupts)
-    raise Interrupted("stopped; every finished row is on disk")
+    raise StoppedError("stopped; every finished row is on disk")
 
 
 def _launch(
@@ -52,7 +52,7 @@ def _launch(
     rows = json.loads(attempt.config.read_bytes())["rows"]
     title = f"vidcap node {cluster.node_rank}"
     with make_view(title=title, total=rows) as view:
-        supervise(run, attempt, cluster, logs, view, stop)
+        supervise(run, attempt, cluster, logs=logs, view=view, interrupts=stop)
 
 
 def _is_led(run: RunDir) -> bool:

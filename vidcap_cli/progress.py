@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -29,7 +29,8 @@ PLAIN_S = 10.0
 PLAIN_UNCHANGED_S = 60.0
 LISTED_PER_STATUS = 50  # failed rows of one status shown as they happen; the rest are counted
 LISTED_IN_SUMMARY = 8
-CAPTION_WIDTH = 20  # columns below which the last caption is left out
+WHO_WIDTH = 9  # longest list of ranks that is spelled out on a line
+CAPTION_WIDTH = 16  # columns below which the last caption is left out
 
 
 class View(Protocol):
@@ -95,7 +96,7 @@ class _Follower:
     def _failed(self, event: Done) -> None:
         self._listed[event.status] += 1
         if self._listed[event.status] <= LISTED_PER_STATUS:
-            self._say("✗", f"{event.path}  {_reason(event.status, event.error)}")
+            self._say("✗", f"{event.path} · {_reason(event.status, event.error)}")
         elif self._listed[event.status] == LISTED_PER_STATUS + 1:
             self._say("!", f"more rows end with {event.status}; they are counted, not listed here")
 
@@ -231,7 +232,7 @@ def draw(
 def _bar(state: RunState, width: int) -> Text:
     """Earlier rows, captions and failures in proportion; failures never round to nothing."""
     total = max(1, state.total)
-    room = min(width, 100)
+    room = width
     earlier = room * state.finished // total
     until_failed = room * (state.finished + state.ok) // total
     end = room * (state.finished + state.ok + state.failed) // total
@@ -319,7 +320,11 @@ def _lines(state: RunState, room: int) -> list[_Line]:
     groups: dict[str, list[int]] = {}
     for number in numbers:
         groups.setdefault(state.ranks[number].state, []).append(number)
-    lines = [_joined([state.ranks[n] for n in group], ranges(group)) for group in groups.values()]
+    lines = []
+    for group in groups.values():
+        spelled = ranges(group)
+        who = spelled if len(spelled) <= WHO_WIDTH else f"{len(group)} ranks"
+        lines.append(_joined([state.ranks[number] for number in group], who))
     return lines[: max(1, room)]
 
 
@@ -327,20 +332,20 @@ def _rank_table(state: RunState, width: int, room: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     lines = _lines(state, room)
     folded = len(lines) < len(state.ranks)
-    who = min(16, max([len(line.who) for line in lines] + [4]))
-    doing = max([len(line.state) for line in lines] + [10])
-    doing = min(doing, 20)
-    left = width - (who + 2) - (doing + 2) - sum(size + 2 for size in (6, 6, 8, 7))
-    table.add_column("ranks" if folded else "rank", width=max(who, 4 + folded), justify="right")
-    table.add_column("doing", width=doing, no_wrap=True, overflow="ellipsis")
-    for title, size in (("done", 6), ("failed", 6), ("tokens/s", 8), ("waiting", 7)):
-        table.add_column(title, width=size, justify="right", no_wrap=True)
+    who = max(4 + folded, *(len(line.who) for line in lines))
+    doing = min(18, max(10, *(len(line.state) for line in lines)))
+    sizes = (who, doing, 6, 6, 6, 7)
+    left = width - sum(size + 2 for size in sizes)
+    titles = ("ranks" if folded else "rank", "doing", "done", "failed", "tok/s", "waiting")
+    for title, size in zip(titles, sizes, strict=True):
+        side: JustifyMethod = "left" if title == "doing" else "right"
+        table.add_column(title, width=size, justify=side, no_wrap=True, overflow="ellipsis")
     with_caption = left >= CAPTION_WIDTH
     if with_caption:
         table.add_column("last caption", width=left, no_wrap=True, overflow="ellipsis")
     for line in lines:
         cells = [
-            Text(line.who, no_wrap=True, overflow="ellipsis"),
+            Text(line.who),
             Text(one_line(line.state), style=_state_style(line)),
             Text(f"{line.ok:,}"),
             Text(f"{line.failed:,}" if line.failed else "", style="red"),
@@ -391,7 +396,7 @@ def summary(outcome: Outcome, console: Console | None = None) -> None:
     for status, rows in by_status.most_common():
         console.print(Text.assemble((f"  {rows:,} ", "red"), status))
     for failure in outcome.failures[:LISTED_IN_SUMMARY]:
-        words = f"    {failure.path}  {_reason(failure.status, failure.error)}"
+        words = f"    {failure.path} · {_reason(failure.status, failure.error)}"
         console.print(Text(printable(words)), soft_wrap=True)
     if len(outcome.failures) > LISTED_IN_SUMMARY:
         console.print(f"    and {len(outcome.failures) - LISTED_IN_SUMMARY:,} more")

@@ -19,7 +19,7 @@ import numpy as np
 
 from vidcap_cli.attempt import Attempt, chunk_size
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import Interrupted, RunError, UsageError
+from vidcap_cli.errors import RunError, StoppedError, UsageError
 from vidcap_cli.events import Done
 from vidcap_cli.launch import Cluster, RankExit
 from vidcap_cli.parts import Result, write_part
@@ -59,17 +59,15 @@ def leading(job: Job) -> Iterator["Leader"]:
     Raises RunChangedError when an unfinished run was made otherwise, RunError when another
     process leads it, TableError when the table cannot be planned.
     """
+    settled, coming = _places(job)
+    if not settled.path.exists() and coming.finished.is_file():
+        coming.path.rename(settled.path)  # cut off between the two renames of ``settle``
     run = choose_run(job)
     if run.path.exists() and not run.path.is_dir():
         raise UsageError(f"{run.path} is a file; give another --run-dir.")
-    run.path.mkdir(parents=True, exist_ok=True)
-    with run.lock.open("a+b") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"another vidcap is working on {run.path}; wait for it or stop it."
-            ) from None
+    with _locked(run):
+        if job.fresh and run.path == coming.path:
+            _empty(run)
         if run.is_run:
             plan = read_plan(run)
             check_unchanged(plan, job.meta, job.config)
@@ -90,15 +88,38 @@ def choose_run(job: Job) -> RunDir:
     it has finished, so the old one's captions stay until there are new ones. A finished run
     starts over too; one with failed rows is continued, to try them again.
     """
-    settled, coming = RunDir(job.run_dir), RunDir(Path(f"{job.run_dir}.next"))
-    if not settled.path.exists() and coming.finished.is_file():
-        coming.path.rename(settled.path)  # cut off between the two renames of ``settle``
-    if job.fresh and coming.path.exists():
-        shutil.rmtree(coming.path)
+    settled, coming = _places(job)
     if not settled.is_run:
         return settled
     over = job.fresh or coming.is_run or complete(settled, job.limit)
     return coming if over else settled
+
+
+def _places(job: Job) -> tuple[RunDir, RunDir]:
+    return RunDir(job.run_dir), RunDir(Path(f"{job.run_dir}.next"))
+
+
+@contextmanager
+def _locked(run: RunDir) -> Iterator[None]:
+    run.path.mkdir(parents=True, exist_ok=True)
+    with run.lock.open("a+b") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another vidcap is working on {run.path}; wait for it or stop it."
+            ) from None
+        yield
+
+
+def _empty(run: RunDir) -> None:
+    """Remove all but the lock, the plan first: without it the rest is no run."""
+    run.plan.unlink(missing_ok=True)
+    for path in run.path.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path != run.lock:
+            path.unlink()
 
 
 def complete(run: RunDir, limit: int | None) -> bool:
@@ -133,7 +154,7 @@ class Leader:
     def work(self, view: View) -> None:
         """Launch ranks until every row has a result.
 
-        Raises Interrupted after SIGINT or SIGTERM, and RunError when a rank failed for good or
+        Raises StoppedError after SIGINT or SIGTERM, and RunError when a rank failed for good or
         ``retries`` launches in a row brought nothing.
         """
         with self._interrupts:
@@ -145,7 +166,7 @@ class Leader:
                 for crash in self._give_up_on(exits, folder):
                     view.event(None, crash)
                 if self._interrupts.count:
-                    raise Interrupted("stopped; every finished row is on disk")
+                    raise StoppedError("stopped; every finished row is on disk")
                 before, left = left, self._left()
                 if not left:
                     break
@@ -203,9 +224,14 @@ class Leader:
         """Run the ranks to their end, and say how each of this node's ended."""
         cluster = self._job.cluster
         exits = supervise(
-            self.run, folder, cluster, self._logs(folder), view, self._interrupts,
+            self.run,
+            folder,
+            cluster,
+            logs=self._logs(folder),
+            view=view,
+            interrupts=self._interrupts,
             over=lambda: self._over(folder),
-        )  # fmt: skip
+        )
         folder.over.touch()
         if not self._interrupts.count:
             self._raise_root_cause(folder)

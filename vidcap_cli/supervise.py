@@ -45,6 +45,7 @@ def supervise(
     run: RunDir,
     folder: AttemptDir,
     cluster: Cluster,
+    *,
     logs: Path,
     view: View,
     interrupts: Interrupts,

@@ -52,3 +52,11 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def size(number: float) -> str:
+    """Bytes in decimal units, as disks and downloads are measured: 1.9 MB, 16.6 GB."""
+    for scale, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= scale:
+            return f"{number / scale:,.1f} {unit}"
+    return f"{number:,.0f} bytes"

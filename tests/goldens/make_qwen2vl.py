@@ -123,9 +123,7 @@ def sizes(library: types.ModuleType) -> list[dict[str, object]]:
     return [
         {
             "case": [height, width, low, high],
-            "size": library.smart_resize(
-                height, width, factor=28, min_pixels=low, max_pixels=high
-            ),
+            "size": library.smart_resize(height, width, factor=28, min_pixels=low, max_pixels=high),
         }
         for height, width, low, high in SIZE_CASES
     ]

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from vidcap_cli.models.qwen2vl import FrameRule
 
 # Streams of seeds. Clips of one stream never occur in another.
 DRAWN, POOL, HELD_OUT = 1, 2, 3
@@ -29,6 +29,19 @@ _QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+
+class FrameRule(Protocol):
+    """Which frames of a clip a model sees, and at what size."""
+
+    def indices(self, total: int, fps: float) -> NDArray[np.int64]:
+        """Indices of the frames among ``total``."""
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after resizing."""
+
+    def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resized frames ``[T, h, w, 3]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +88,23 @@ def filed_example(rule: FrameRule, stream: int, index: int, crf: int | None = No
     return Example(clip, rule.prepare(world.read(file, indices)), indices)
 
 
-def pool(rule: FrameRule, size: int, cache: Path, chunk: int = 100) -> list[Example]:
-    """``size`` examples through H.264 at qualities crf 18 to 27, kept in ``cache``."""
+def pool(
+    rule: FrameRule, size: int, cache: Path, stream: int = POOL, chunk: int = 100
+) -> list[Example]:
+    """``size`` examples through H.264, kept in ``cache``; those to train on at crf 18 to 27."""
     cache.mkdir(parents=True, exist_ok=True)
+    name = "pool" if stream == POOL else "held-out"
     examples: list[Example] = []
     for start in range(0, size, chunk):
-        file = cache / f"pool-{start:05d}.npz"
+        file = cache / f"{name}-{start:05d}.npz"
         numbers = range(start, min(start + chunk, size))
         if not file.is_file():
-            made = {str(n): filed_example(rule, POOL, n, 18 + n % 10).frames for n in numbers}
+            crf = {n: 18 + n % 10 if stream == POOL else None for n in numbers}
+            made = {str(n): filed_example(rule, stream, n, crf[n]).frames for n in numbers}
             np.savez(file, **made)
         with np.load(file) as arrays:
             for n in numbers:
-                clip = clip_of(POOL, n)
+                clip = clip_of(stream, n)
                 indices = rule.indices(clip.frames, clip.rate)
                 examples.append(Example(clip, arrays[str(n)], indices))
     return examples

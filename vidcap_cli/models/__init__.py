@@ -34,6 +34,9 @@ class FrameRule(Protocol):
     def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize frames ``[T, H, W, 3]`` for the model."""
 
+    def tokens(self, frames: int, height: int, width: int) -> int:
+        """Language tokens that ``frames`` frames of ``height`` x ``width`` pixels become."""
+
 
 class Captioner(Protocol):
     """One model family, bound to a checkpoint folder and the user's options."""

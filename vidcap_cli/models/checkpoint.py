@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, processors
 
 from vidcap_cli.errors import ModelError
 
 # model_type in config.json -> the command that captions with such a checkpoint.
 COMMANDS = {"qwen2_vl": "qwen2vl", "llava": "llava", "pllava": "pllava"}
+# What only PLLaVA has in config.json; its checkpoints may call themselves "llava" otherwise.
+_POOLING = ("pooling_shape", "pooling_method", "use_pooling", "frame_shape")
+# Tokens that end a turn in the chat templates of the models; generation stops there, too, where
+# the checkpoint's own settings name the end of the text alone.
+_TURN_ENDS = ("<|eot_id|>", "<|im_end|>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +39,13 @@ def check_model(folder: Path, family: str) -> None:
             "--model nano (bundled)."
         )
     config = read_json(folder / "config.json")
-    command = COMMANDS.get(config.get("model_type", ""))
+    command = command_of(config)
     if command != family:
         kind = config.get("model_type", "an unknown type")
         use = f"use `vidcap {command}`" if command else "vidcap cannot caption with it"
         raise ModelError(f"{folder} holds a model of type {kind}, not one for {family}: {use}.")
-    missing = [] if (folder / "tokenizer.json").is_file() else ["tokenizer.json"]
+    known = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    missing = [] if known else ["tokenizer.json"]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = sorted(set(read_json(index)["weight_map"].values()))
@@ -52,6 +58,14 @@ def check_model(folder: Path, family: str) -> None:
         raise ModelError(f"{folder} lacks {', '.join(missing)}; download it again.{hint}")
 
 
+def command_of(config: dict[str, Any]) -> str | None:
+    """The command that captions with a checkpoint of this ``config.json``; None for no command."""
+    command = COMMANDS.get(config.get("model_type", ""))
+    pooled = any(name in config for name in _POOLING)
+    named = any(str(name).startswith("Pllava") for name in config.get("architectures") or ())
+    return "pllava" if command == "llava" and (pooled or named) else command
+
+
 def fingerprint(folder: Path) -> str:
     """A digest of a checkpoint's settings and of its files' names and sizes.
 
@@ -61,33 +75,84 @@ def fingerprint(folder: Path) -> str:
     for file in sorted(folder.iterdir()):
         if file.suffix == ".json" and file.stat().st_size < 1 << 20:
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
-        elif file.suffix in {".json", ".safetensors"}:
+        elif file.suffix in {".json", ".safetensors", ".model"}:
             digest.update(f"{file.name}\0{file.stat().st_size}".encode())
     return digest.hexdigest()
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of ``folder``; raises ModelError when it is missing or unreadable."""
-    file = folder / "tokenizer.json"
-    if not file.is_file():
+    """The tokenizer of ``folder``, from ``tokenizer.json`` or a sentencepiece ``tokenizer.model``.
+
+    Encoding with special tokens begins a text as transformers would. Raises ModelError when both
+    files are missing, or unreadable.
+    """
+    file, settings = folder / "tokenizer.json", _tokenizer_settings(folder)
+    if file.is_file():
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the Rust library raises plain Exception
+            raise ModelError(f"{file} is not a tokenizer: {error}") from error
+    elif (folder / "tokenizer.model").is_file():
+        from vidcap_cli.models.sentencepiece import convert  # noqa: PLC0415 - rare
+
+        tokenizer = convert(folder / "tokenizer.model", settings)
+    else:
         raise ModelError(f"{folder} has no tokenizer.json; download the checkpoint again.")
-    try:
-        return Tokenizer.from_file(str(file))
-    except Exception as error:  # the Rust library raises plain Exception
-        raise ModelError(f"{file} is not a tokenizer: {error}") from error
+    for text in _added_tokens(folder, settings):
+        if tokenizer.token_to_id(text) is None:
+            tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
+    if str(settings.get("tokenizer_class", "")).startswith("LlamaTokenizer"):
+        # transformers' class sets this itself, whatever tokenizer.json says.
+        tokenizer.post_processor = _beginning(tokenizer, settings)
+    return tokenizer
+
+
+def _tokenizer_settings(folder: Path) -> dict[str, Any]:
+    file = folder / "tokenizer_config.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def _added_tokens(folder: Path, settings: dict[str, Any]) -> list[str]:
+    """Tokens that were added to the vocabulary afterwards, in the order of their ids."""
+    file = folder / "added_tokens.json"
+    found = {int(number): text for text, number in (read_json(file) if file.is_file() else {}).items()}
+    for number, token in (settings.get("added_tokens_decoder") or {}).items():
+        found[int(number)] = str(token["content"])
+    return [text for _, text in sorted(found.items())]
+
+
+def _beginning(tokenizer: Tokenizer, settings: dict[str, Any]) -> Any:
+    """A post-processor that puts the beginning-of-text token first, where one is wanted."""
+    token = settings.get("bos_token") or "<s>"
+    text = str(token["content"] if isinstance(token, dict) else token)
+    number = tokenizer.token_to_id(text)
+    if number is None or settings.get("add_bos_token") is False:
+        return processors.TemplateProcessing(single="$A", special_tokens=[])
+    return processors.TemplateProcessing(single=f"{text} $A", special_tokens=[(text, number)])
 
 
 def read_generation(folder: Path) -> Generation:
-    """Decoding settings of ``generation_config.json``, eos ids of ``config.json`` without it."""
+    """Decoding settings of ``generation_config.json``.
+
+    Without it, or where it names no end, the eos ids of ``config.json`` or of its text model.
+    """
     file = folder / "generation_config.json"
     settings = read_json(file) if file.is_file() else {}
-    eos = settings.get("eos_token_id")
-    if eos is None:
-        eos = read_json(folder / "config.json").get("eos_token_id")
-    if eos is None:
+    config = read_json(folder / "config.json")
+    places = (settings, config, config.get("text_config") or {})
+    eos = next((e for e in (place.get("eos_token_id") for place in places) if e is not None), None)
+    ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),)
+    tokenizer = read_tokenizer(folder)
+    ends = [tokenizer.token_to_id(text) for text in (*_TURN_ENDS, _eos_token(folder))]
+    ids += tuple(end for end in dict.fromkeys(ends) if end is not None and end not in ids)
+    if not ids:
         raise ModelError(f"{folder} names no eos_token_id, so captions would never end.")
-    ids = tuple(eos) if isinstance(eos, list) else (int(eos),)
     return Generation(ids, float(settings.get("repetition_penalty") or 1.0))
+
+
+def _eos_token(folder: Path) -> str:
+    token = _tokenizer_settings(folder).get("eos_token") or ""
+    return str(token["content"] if isinstance(token, dict) else token)
 
 
 def read_json(file: Path) -> dict[str, Any]:

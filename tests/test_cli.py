@@ -1,0 +1,253 @@
+"""What the command says and answers when it is used wrongly, and that its help is complete.
+
+Every error is one through the real command: a sentence on stderr, nothing on stdout, the code of
+``errors``. Captioning itself is tested elsewhere.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from vidcap_cli import __version__
+from vidcap_cli.cli import app
+
+GROUP = get_command(app)
+COMMANDS = sorted(GROUP.commands)
+CAPTION = [name for name in COMMANDS if name in {"llava", "pllava", "qwen2vl"}]
+
+
+def vidcap(*arguments: str, cwd: Path, **more: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr, the latter as one line without the frames of a panel."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vidcap_cli", *arguments],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **more},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout, " ".join(done.stderr.replace("│", " ").split())
+
+
+def refusal(*arguments: str, cwd: Path, code: int) -> str:
+    """The sentence with which the command ends, its code and an empty stdout checked."""
+    found, out, err = vidcap(*arguments, cwd=cwd)
+    assert "Traceback" not in err, err
+    assert (found, out) == (code, ""), err
+    return err
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    (tmp_path / "meta.csv").write_text("path\na.mp4\n", encoding="utf-8")
+    return tmp_path / "meta.csv"
+
+
+def test_nothing_to_caption(tmp_path):
+    err = refusal("qwen2vl", cwd=tmp_path, code=2)
+    assert "name the table, video or folder" in err
+    assert "--demo" in err
+
+
+def test_missing_table_is_named_with_the_remedy(tmp_path):
+    err = refusal("qwen2vl", "nowhere.csv", "--model", "nano", cwd=tmp_path, code=2)
+    assert str(tmp_path / "nowhere.csv") in err
+    assert "no such file" in err
+    assert "check the spelling" in err
+
+
+def test_missing_model_folder(table):
+    err = refusal("qwen2vl", "meta.csv", "--model", "models/none", cwd=table.parent, code=1)
+    assert str(table.parent / "models" / "none") in err
+    assert "--model" in err
+    assert "nano" in err
+
+
+def test_default_model_folder_is_the_original_one(table):
+    err = refusal("qwen2vl", "meta.csv", cwd=table.parent, code=1)
+    assert str(table.parent / "pretrained_models" / "Qwen2-VL-7B-Instruct") in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        ("llava", "use `vidcap llava`"),
+        ("pllava", "use `vidcap pllava`"),
+        ("bert", "cannot caption with it"),
+    ],
+)
+def test_model_of_another_family(table, kind, advice):
+    folder = table.parent / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": kind}), encoding="utf-8")
+    err = refusal("qwen2vl", "meta.csv", "--model", "model", cwd=table.parent, code=1)
+    assert str(folder) in err
+    assert f"type {kind}" in err
+    assert advice in err
+
+
+def test_folder_that_is_no_checkpoint(table):
+    err = refusal("qwen2vl", "meta.csv", "--model", ".", cwd=table.parent, code=1)
+    assert "config.json" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--fps", "0"),
+        ("--fps", "fast"),
+        ("--resize", "stretch"),
+        ("--format", "xlsx"),
+        ("--max-new-tokens", "0"),
+        ("--max-new-tokens", "many"),
+        ("--limit", "0"),
+        ("--bs", "-1"),
+        ("--master-port", "80"),
+        ("--device-target", "GPU"),
+        ("--dtype", "int8"),
+    ],
+)
+def test_wrong_value_names_the_option(table, option, value):
+    err = refusal("qwen2vl", "meta.csv", option, value, cwd=table.parent, code=2)
+    assert f"'{option}'" in err
+    assert "vidcap qwen2vl -h" in err.replace("python -m vidcap_cli", "vidcap")
+
+
+def test_unknown_option_and_command(tmp_path):
+    assert "--frobnicate" in refusal("qwen2vl", "--frobnicate", cwd=tmp_path, code=2)
+    assert "'caption'" in refusal("caption", cwd=tmp_path, code=2)
+
+
+def test_merge_needs_inputs_and_an_output(tmp_path):
+    assert "RUN" in refusal("merge", "-o", "out.csv", cwd=tmp_path, code=2)
+    assert "--output" in refusal("merge", "some", cwd=tmp_path, code=2)
+    assert "nowhere" in refusal("merge", "nowhere", "-o", "out.csv", cwd=tmp_path, code=2)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_every_option_may_be_written_with_underscores(table):
+    """Each option of each command is understood so: a wrong value is a fault of the value."""
+    for name in COMMANDS:
+        for option in options(name):
+            for spelling in filter(lambda opt: opt.startswith("--"), option.opts):
+                written = spelling[:2] + spelling[2:].replace("-", "_")
+                context = GROUP.commands[name].make_context(
+                    name,
+                    [written] if option.is_flag else [written, sample(option)],
+                    resilient_parsing=True,
+                    parent=GROUP.make_context("vidcap", [name], resilient_parsing=True),
+                )
+                source = context.get_parameter_source(option.name)
+                assert source is not None
+                assert source.name == "COMMANDLINE", written
+
+
+def test_underscores_end_to_end(table):
+    (table.parent / "meta_caption_qwen2vl.csv").write_text("path,text\n", encoding="utf-8")
+    code, out, err = vidcap(
+        *("qwen2vl", "meta.csv", "--pretrained_model_name_or_path", "nano"),
+        *("--max_new_tokens", "5", "--device_target", "CPU", "--skip_if_existing"),
+        cwd=table.parent,
+    )
+    assert (code, out) == (0, "")
+    assert "meta_caption_qwen2vl.csv exists" in err
+
+
+def test_values_keep_their_underscores(table):
+    err = refusal("qwen2vl", "meta.csv", "--model", "my_model", cwd=table.parent, code=1)
+    assert "my_model" in err
+
+
+def test_version(tmp_path):
+    assert vidcap("--version", cwd=tmp_path) == (0, f"vidcap {__version__}\n", "")
+
+
+def sample(option) -> str:
+    """A value that ``option`` accepts."""
+    kind = option.type_descriptor
+    if kind.choices:
+        return str(kind.choices[0].value)
+    return "2048" if kind.annotation in {int, float} else "value"
+
+
+def options(command: str) -> list:
+    """The options of ``command``; arguments have no spelling of their own."""
+    return [
+        parameter
+        for parameter in GROUP.commands[command].params
+        if parameter.opts[0].startswith("-")
+    ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_mentions_every_option_once(command, tmp_path):
+    code, out, err = vidcap(command, "--help", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    panels = out[out.index("╭") :]
+    words = panels.replace(",", " ").replace("│", " ").split()
+    for option in options(command):
+        for spelling in option.opts:
+            if spelling.startswith("--"):
+                assert words.count(spelling) == 1, spelling
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_everything_has_help(command):
+    assert GROUP.commands[command].help
+    for parameter in GROUP.commands[command].params:
+        assert parameter.help, parameter.name
+        # rich takes for markup what stands in brackets, and shows nothing.
+        assert "[" not in parameter.help, parameter.name
+
+
+@pytest.mark.parametrize("command", CAPTION)
+def test_defaults_that_are_settled_later_are_told(command, tmp_path):
+    _, out, _ = vidcap(command, "--help", cwd=tmp_path)
+    for option in options(command):
+        told = option.is_flag or option.show_default
+        assert told or option.name == "limit", option.name
+    assert "{META}_caption_{command} beside META" in " ".join(out.replace("│", " ").split())
+
+
+def test_help_of_the_program_names_its_commands(tmp_path):
+    for flag in ("--help", "-h"):
+        code, out, err = vidcap(flag, cwd=tmp_path)
+        assert (code, err) == (0, "")
+        for command in COMMANDS:
+            assert f" {command} " in out
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["qwen2vl", "--help"], ["--version"]])
+def test_reader_that_leaves_early(arguments, unbuffered, tmp_path):
+    """As under `head`: no complaint, whether the pipe breaks while writing or at the end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "vidcap_cli", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_closed_stdout(tmp_path):
+    done = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -m vidcap_cli --version >&-'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

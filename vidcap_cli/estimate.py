@@ -1,0 +1,127 @@
+"""``--dry-run``: what a run would do, from the table and a sample of its videos. Writes nothing."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.models import load_captioner
+from vidcap_cli.plan import Plan, check_unchanged, done_mask, make_plan, read_plan, resolve
+from vidcap_cli.rank.decode import DecodePool
+from vidcap_cli.rundir import RunDir
+from vidcap_cli.video import Clip, Rule, probe
+
+SAMPLE = 32
+_PROBE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Figures of a sample of the table's videos, per video: means of what the model would get."""
+
+    sampled: int
+    unreadable: int
+    seconds: float
+    frames: float
+    tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a dry run found. ``left`` rows of ``rows`` have no caption yet."""
+
+    plan: Plan
+    left: int
+    estimate: Estimate
+
+
+def look_ahead(meta: Path, run: RunDir | None, config: CaptionConfig, limit: int | None) -> Planned:
+    """Plan ``meta`` as a run would, in a temporary folder, and sample its videos.
+
+    ``run`` is the run directory that would be continued, if any.
+    """
+    with TemporaryDirectory() as place:
+        scratch = RunDir(Path(place))
+        plan = make_plan(meta, scratch, config)
+        rows = plan.rows if limit is None else min(limit, plan.rows)
+        paths = _sample(scratch, rows)
+    left = rows
+    if run and run.is_run:
+        before = read_plan(run)
+        check_unchanged(before, meta, config)
+        left = int((~done_mask(run, before).ok[:rows]).sum())
+    return Planned(plan, left, estimate([str(resolve(p, plan.bases)) for p in paths], config))
+
+
+def estimate(paths: list[str], config: CaptionConfig) -> Estimate:
+    """Probe ``paths`` in decoder processes, so that a bad file cannot hang the command."""
+    rule = load_captioner(config).rule
+    found = []
+    with DecodePool(rule, workers=config.decoders, timeout=_PROBE_SECONDS, read=_probe) as pool:
+        for row, path in enumerate(paths):
+            pool.submit(row, path)
+        while pool.pending:
+            decoded = pool.next()
+            if decoded and decoded.clip:
+                found.append(decoded.clip)
+    seconds = [clip.source_frames / clip.source_fps for clip in found]
+    frames = [len(clip.indices) for clip in found]
+    tokens = [
+        rule.tokens(len(clip.indices), clip.source_height, clip.source_width) for clip in found
+    ]
+    means = [float(np.mean(values)) if values else 0.0 for values in (seconds, frames, tokens)]
+    return Estimate(len(paths), len(paths) - len(found), *means)
+
+
+def _probe(path: str, rule: Rule) -> Clip:
+    """In a decoder process: a clip of one black pixel, for the rest that it tells."""
+    info = probe(path)
+    return Clip(
+        frames=np.zeros((1, 1, 1, 3), np.uint8),
+        indices=rule.indices(info.frames, info.fps),
+        reader=info.reader,
+        source_frames=info.frames,
+        source_fps=info.fps,
+        source_height=info.height,
+        source_width=info.width,
+        flags=info.flags,
+    )
+
+
+def _sample(run: RunDir, rows: int) -> list[str]:
+    """The paths of a few of the first ``rows`` rows, evenly spread; reads few row groups."""
+    wanted = np.unique(np.linspace(0, rows - 1, min(rows, SAMPLE)).astype(np.int64))
+    with pq.ParquetFile(run.rows) as file:
+        size = file.metadata.row_group(0).num_rows
+        groups = {
+            int(group): file.read_row_group(int(group), ["path"])["path"]
+            for group in np.unique(wanted // size)
+        }
+    return [str(groups[int(row // size)][int(row % size)]) for row in wanted]
+
+
+def show(
+    planned: Planned, config: CaptionConfig, *, limit: int | None, places: dict[str, str]
+) -> None:
+    """Print what would be done to stdout."""
+    rows = planned.plan.rows if limit is None else min(limit, planned.plan.rows)
+    guess = planned.estimate
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_row("rows", f"{rows:,}" + (f" of {planned.plan.rows:,}" if limit else ""))
+    table.add_row("to caption", f"{planned.left:,}")
+    table.add_row("model", f"{config.model} ({config.family}, engine {config.engine})")
+    table.add_row("question", config.question)
+    table.add_row("sample", f"{guess.sampled} videos, {guess.unreadable} of them cannot be read")
+    table.add_row("a video has", f"{guess.seconds:.1f} s, {guess.frames:.0f} frames sampled")
+    table.add_row("visual tokens", f"{guess.tokens:,.0f} a video")
+    total = planned.left * guess.tokens
+    table.add_row("in all", f"about {planned.left * guess.frames:,.0f} frames, {total:,.0f} tokens")
+    for name, place in places.items():
+        table.add_row(name, place)
+    Console(file=sys.stdout, highlight=False, soft_wrap=True).print(table)
