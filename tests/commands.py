@@ -25,7 +25,6 @@ class Command:
 
     def __init__(self, arguments: list[str], cwd: Path) -> None:
         self.mark = uuid4().hex
-        # ruff: the interpreter and arguments are the test's own.
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vidcap_cli", *map(str, arguments)],
             cwd=cwd,

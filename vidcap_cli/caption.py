@@ -15,7 +15,8 @@ from importlib import resources
 from pathlib import Path
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import INCOMPLETE, OK, UsageError, VidcapError
+from vidcap_cli.errors import INCOMPLETE, OK, RunError, UsageError
+from vidcap_cli.join import join
 from vidcap_cli.launch import Cluster
 from vidcap_cli.merge import Reconciliation, merge
 from vidcap_cli.models.checkpoint import check_model, fingerprint
@@ -74,6 +75,8 @@ def caption(request: Request) -> int:
         notice(f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
     with _working_place(request, output, temporary=shown) as (run_dir, target):
+        if request.node_rank:
+            return join(run_dir, _cluster(request), request.log_dir)
         job = Job(
             meta=meta,
             run_dir=run_dir,
@@ -110,8 +113,9 @@ def _dry_run(request: Request, meta: Path, config: CaptionConfig, output: Path |
 
 def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> Reconciliation:
     began = time.monotonic()
-    family = request.config.family
-    title = f"vidcap {family}"
+    title = f"vidcap {request.config.family}"
+    if not shown and request.meta:
+        title += f" {request.meta.name} → {target.name}"
     with make_view(title=title, total=leader.rows, finished=leader.finished_before) as view:
         leader.work(view)
         state = view.state
@@ -181,13 +185,16 @@ def _working_place(
         yield request.run_dir or default_run_dir(output), output
         return
     place = Path(tempfile.mkdtemp(prefix="vidcap-"))
+    keep = False
     try:
         yield request.run_dir or place / "run", place / "captions.parquet"
-    except VidcapError:
-        # The logs are what explains the failure: say where they are instead of removing them.
+    except RunError:
+        keep = True  # its logs explain the failure
         notice(f"the run directory is kept in {place}")
         raise
-    shutil.rmtree(place)
+    finally:
+        if not keep:
+            shutil.rmtree(place)
 
 
 def _print_captions(table: Path) -> None:

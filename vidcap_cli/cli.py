@@ -3,8 +3,11 @@
 Neither ``--help`` nor a TAB press may import MindSpore, pandas or pyarrow.
 """
 
+import functools
+import inspect as signatures
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,35 +60,15 @@ def version(
         raise typer.Exit
 
 
-@app.command()
-def qwen2vl(
+def _caption(
+    family: str,
+    settings: dict[str, Any],
     meta: options.Meta = None,
     *,
-    model: options.Model = "./pretrained_models/Qwen2-VL-7B-Instruct",
     question: options.Question = DEFAULT_QUESTION,
     max_new_tokens: options.MaxNewTokens = 200,
     bs: options.Slots = 1,
     demo: options.Demo = False,
-    fps: Annotated[
-        float,
-        typer.Option(min=0.01, help="Frames per second of video.", rich_help_panel=options.FRAMES),
-    ] = 4.0,
-    height: Annotated[
-        int,
-        typer.Option(min=28, help="Frame height in pixels.", rich_help_panel=options.FRAMES),
-    ] = 448,
-    width: Annotated[
-        int,
-        typer.Option(min=28, help="Frame width in pixels.", rich_help_panel=options.FRAMES),
-    ] = 672,
-    resize: Annotated[
-        options.Resize,
-        typer.Option(
-            help="area: height x width caps the area and the aspect is kept; exact: frames "
-            "become that size.",
-            rich_help_panel=options.FRAMES,
-        ),
-    ] = options.Resize.area,
     decoders: options.Decoders = 2,
     decode_timeout: options.DecodeTimeout = 60.0,
     output: options.Output = None,
@@ -107,24 +90,14 @@ def qwen2vl(
     node_rank: options.NodeRank = 0,
     log_dir: options.LogDir = None,
     retries: options.Retries = 3,
-) -> None:
-    """Caption videos with Qwen2-VL, the recommended model.
-
-    vidcap qwen2vl meta.csv --fps 4 writes meta_caption_qwen2vl.csv.
-
-    The same command continues a run that was cut off.
-    """
+) -> int:
+    """Caption with the options that all families share; ``settings`` are the family's own."""
     from vidcap_cli.caption import Request, caption
 
     config = CaptionConfig(
-        family="qwen2vl",
-        model=model,
+        family=family,
         question=question,
         max_new_tokens=max_new_tokens,
-        height=height,
-        width=width,
-        fps=fps,
-        resize=resize.value,
         dtype=dtype.value,
         engine=engine.value,
         device_target=device_target.value,
@@ -133,10 +106,11 @@ def qwen2vl(
         decode_timeout=decode_timeout,
         flush_seconds=flush_seconds,
         part_format=form.value if form else "parquet",
+        **settings,
     )
     request = Request(
         meta=meta,
-        model=model,
+        model=config.model,
         config=config,
         output=output,
         form=form.value if form else None,
@@ -156,7 +130,129 @@ def qwen2vl(
         node_rank=node_rank,
         command_line=shlex.join(["vidcap", *sys.argv[1:]]),
     )
-    raise typer.Exit(caption(request))
+    return caption(request)
+
+
+def _family(own: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+    """Make a command of ``own``, named as it is: its options and those all families share.
+
+    ``own`` takes the options of one family and gives what they say, as fields of CaptionConfig.
+    typer reads options off signatures, so the command is given one that joins both.
+    """
+    mine = signatures.signature(own).parameters
+    shared = list(signatures.signature(_caption).parameters.values())[2:]
+    # Where the model is, then what is shared, the family's own after --demo.
+    places = [parameter.name for parameter in shared]
+    cut = places.index("demo") + 1
+    model, *rest = mine.values()
+    joined = [shared[0], model, *shared[1:cut], *rest, *shared[cut:]]
+
+    @functools.wraps(own)
+    def command(**given: Any) -> None:
+        settings = own(**{name: given.pop(name) for name in mine})
+        raise typer.Exit(_caption(own.__name__, settings, **given))
+
+    signature = signatures.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in joined])
+    command.__dict__["__signature__"] = signature
+    command.__annotations__ = {p.name: p.annotation for p in joined}
+    return app.command()(command)
+
+
+@_family
+def llava(
+    *,
+    model: options.LlavaModel = "./pretrained_models/llava-llama-3-8b-v1_1-transformers",
+    num_frames: options.NumFrames = 1,
+) -> dict[str, Any]:
+    """Caption videos with LLaVA, which looks at the middle frame.
+
+    vidcap llava meta.csv writes meta_caption_llava.csv.
+
+    The same command continues a run that was cut off.
+    """
+    return {"model": model, "num_frames": num_frames}
+
+
+@_family
+def pllava(
+    *,
+    model: options.Model = "./pretrained_models/pllava",
+    num_frames: options.NumFrames = 4,
+    pooling_shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T-H-W",
+            help="Frames, height and width that the features of a video are averaged to.",
+            show_default="all frames, half the grid: 4-12-12",
+            rich_help_panel=options.FRAMES,
+            callback=options.pooling_shape,
+        ),
+    ] = None,
+    system_prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What the model is told before the question.",
+            show_default="vidcap's own text",
+        ),
+    ] = None,
+    lora_alpha: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Strength of the LoRA that is merged into the weights.",
+            show_default="the checkpoint's, else 4",
+            rich_help_panel=options.ENGINE,
+        ),
+    ] = None,
+) -> dict[str, Any]:
+    """Caption videos with PLLaVA, which looks at a few frames.
+
+    vidcap pllava meta.csv --num-frames 8 writes meta_caption_pllava.csv.
+
+    The same command continues a run that was cut off.
+    """
+    return {
+        "model": model,
+        "num_frames": num_frames,
+        "pooling_shape": pooling_shape,
+        "system_prompt": system_prompt,
+        "lora_alpha": lora_alpha,
+    }
+
+
+@_family
+def qwen2vl(
+    *,
+    model: options.Model = "./pretrained_models/Qwen2-VL-7B-Instruct",
+    fps: Annotated[
+        float,
+        typer.Option(min=0.01, help="Frames per second of video.", rich_help_panel=options.FRAMES),
+    ] = 4.0,
+    height: Annotated[
+        int,
+        typer.Option(min=28, help="Frame height in pixels.", rich_help_panel=options.FRAMES),
+    ] = 448,
+    width: Annotated[
+        int,
+        typer.Option(min=28, help="Frame width in pixels.", rich_help_panel=options.FRAMES),
+    ] = 672,
+    resize: Annotated[
+        options.Resize,
+        typer.Option(
+            help="area: height x width caps the area and the aspect is kept; exact: frames "
+            "become that size.",
+            rich_help_panel=options.FRAMES,
+        ),
+    ] = options.Resize.area,
+) -> dict[str, Any]:
+    """Caption videos with Qwen2-VL, the recommended model.
+
+    vidcap qwen2vl meta.csv --fps 4 writes meta_caption_qwen2vl.csv.
+
+    The same command continues a run that was cut off.
+    """
+    return {"model": model, "fps": fps, "height": height, "width": width, "resize": resize.value}
 
 
 @app.command()

@@ -4,13 +4,13 @@ Node 0 plans, decides about launches and merges; the nodes share nothing but the
 on a folder that all of them see. Whether node 0 is there is told by its lock.
 """
 
-import fcntl
 import json
 import time
 from pathlib import Path
 
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, StoppedError
 from vidcap_cli.launch import Cluster
+from vidcap_cli.lock import is_led
 from vidcap_cli.progress import make_view
 from vidcap_cli.rundir import AttemptDir, RunDir
 from vidcap_cli.supervise import Interrupts, supervise
@@ -30,7 +30,7 @@ def join(run_dir: Path, cluster: Cluster, log_dir: Path | None) -> int:
     led: RunDir | None = None
     with Interrupts() as interrupts:
         while not interrupts.count:
-            now = next((run for run in candidates if _is_led(run)), None)
+            now = next((run for run in candidates if is_led(run)), None)
             if now is None and led is not None:
                 return _verdict(RunDir(run_dir))
             if now is None and time.monotonic() > deadline:
@@ -53,18 +53,6 @@ def _launch(
     title = f"vidcap node {cluster.node_rank}"
     with make_view(title=title, total=rows) as view:
         supervise(run, attempt, cluster, logs=logs, view=view, interrupts=stop)
-
-
-def _is_led(run: RunDir) -> bool:
-    """Whether a process holds the lock of ``run``."""
-    try:
-        with run.lock.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _open_attempt(run: RunDir, launched: set[Path]) -> AttemptDir | None:

@@ -154,6 +154,8 @@ class Ranks:
 
     def _check_all_announced(self) -> None:
         """A rank that failed before it could say which it is has no events: show its log."""
+        if len(self._numbers) == self._cluster.local_worker_num:
+            return  # the others were decoders, which die with their rank
         failed = [code for pid, code in self._unclaimed if code and pid not in self._numbers]
         if failed:
             logs = sorted(self._logs.glob("worker_*.log"))

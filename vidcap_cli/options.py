@@ -76,6 +76,13 @@ def models(incomplete: str) -> list[str]:
     return ["nano", *(f"{name}/" for name in sorted(names) if re.fullmatch(r"\w[\w.-]*", name))]
 
 
+def pooling_shape(text: str | None) -> str | None:
+    """``text`` if it is written T-H-W."""
+    if text is not None and not re.fullmatch(r"[1-9]\d*-[1-9]\d*-[1-9]\d*", text):
+        raise typer.BadParameter("write T-H-W, such as 4-12-12.")
+    return text
+
+
 Meta = Annotated[
     Path | None,
     typer.Argument(
@@ -95,6 +102,21 @@ Model = Annotated[
         autocompletion=models,
         rich_help_panel=ENGINE,
     ),
+]
+LlavaModel = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "--pretrained-model-name-or-path",
+        "--llava-model-path",
+        metavar="FOLDER",
+        help="Checkpoint folder in the Hugging Face layout; nano is the bundled one.",
+        autocompletion=models,
+        rich_help_panel=ENGINE,
+    ),
+]
+NumFrames = Annotated[
+    int, typer.Option(min=1, help="Frames shown of a video.", rich_help_panel=FRAMES)
 ]
 Question = Annotated[str, typer.Option(help="What the model is asked about each video.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest caption, in tokens.")]

@@ -5,7 +5,6 @@ cut off anywhere is continued by the same command. Success means that every plan
 result on disk, whatever the exit codes of the ranks say.
 """
 
-import fcntl
 import json
 import shutil
 import time
@@ -22,6 +21,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError, StoppedError, UsageError
 from vidcap_cli.events import Done
 from vidcap_cli.launch import Cluster, RankExit
+from vidcap_cli.lock import leadership
 from vidcap_cli.parts import Result, write_part
 from vidcap_cli.plan import Plan, check_unchanged, done_mask, make_plan, read_plan, write_todo
 from vidcap_cli.progress import View
@@ -65,7 +65,7 @@ def leading(job: Job) -> Iterator["Leader"]:
     run = choose_run(job)
     if run.path.exists() and not run.path.is_dir():
         raise UsageError(f"{run.path} is a file; give another --run-dir.")
-    with _locked(run):
+    with leadership(run):
         if job.fresh and run.path == coming.path:
             _empty(run)
         if run.is_run:
@@ -97,19 +97,6 @@ def choose_run(job: Job) -> RunDir:
 
 def _places(job: Job) -> tuple[RunDir, RunDir]:
     return RunDir(job.run_dir), RunDir(Path(f"{job.run_dir}.next"))
-
-
-@contextmanager
-def _locked(run: RunDir) -> Iterator[None]:
-    run.path.mkdir(parents=True, exist_ok=True)
-    with run.lock.open("a+b") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"another vidcap is working on {run.path}; wait for it or stop it."
-            ) from None
-        yield
 
 
 def _empty(run: RunDir) -> None:
@@ -162,11 +149,15 @@ class Leader:
             left = self._left()
             while left:
                 folder = self._prepare(number, left)
-                exits = self._launch(folder, view)
-                for crash in self._give_up_on(exits, folder):
+                self._launch(folder, view)
+                for crash in self._give_up_on_rows(folder):
                     view.event(None, crash)
                 if self._interrupts.count:
-                    raise StoppedError("stopped; every finished row is on disk")
+                    done = self.rows - self._left()
+                    raise StoppedError(
+                        f"stopped; {done:,} of {self.rows:,} rows are on disk in {self.run.path}, "
+                        "and the same command continues"
+                    )
                 before, left = left, self._left()
                 if not left:
                     break
@@ -220,10 +211,10 @@ class Leader:
         ).write(folder)
         return folder
 
-    def _launch(self, folder: AttemptDir, view: View) -> list[RankExit]:
-        """Run the ranks to their end, and say how each of this node's ended."""
+    def _launch(self, folder: AttemptDir, view: View) -> None:
+        """Run the ranks to their end."""
         cluster = self._job.cluster
-        exits = supervise(
+        supervise(
             self.run,
             folder,
             cluster,
@@ -235,7 +226,6 @@ class Leader:
         folder.over.touch()
         if not self._interrupts.count:
             self._raise_root_cause(folder)
-        return exits
 
     def _over(self, folder: AttemptDir) -> bool:
         """Whether the other nodes have nothing left to do in this launch.
@@ -261,9 +251,9 @@ class Leader:
                 raise RunError(first["message"])
             raise RunError(f"rank {first['rank']} failed:\n\n{first['traceback'].rstrip()}")
 
-    def _give_up_on(self, exits: list[RankExit], folder: AttemptDir) -> list[Done]:
+    def _give_up_on_rows(self, folder: AttemptDir) -> list[Done]:
         """Give the status crashed to rows that were in the model at their second death."""
-        suspects = {row for end in exits for row in end.rows}
+        suspects = {row for path in folder.exits() for row in RankExit.read(path).rows}
         if not suspects:
             return []
         deaths: Counter[int] = Counter()

@@ -50,8 +50,8 @@ def supervise(
     view: View,
     interrupts: Interrupts,
     over: Callable[[], bool] = lambda: True,
-) -> list[RankExit]:
-    """Start this node's ranks, follow them, record and return how each ended.
+) -> None:
+    """Start this node's ranks, follow them, and record how each ended.
 
     A rank that dies by itself stops its siblings here. The first interrupt asks ranks to commit
     and leave, the second kills them. Once they have ended, the other nodes' ranks are watched
@@ -77,10 +77,8 @@ def supervise(
         watch.look()
     finally:
         ranks.kill()
-    exits = watch.exits()
-    for end in exits:
+    for end in watch.exits():
         end.write(folder)
-    return exits
 
 
 class _Watch:

@@ -22,21 +22,28 @@ def exact(count: int, *variants: str) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def hundred() -> dict[str, float]:
-    return exact(100, "detail", *BROKEN)
+def measured() -> dict[str, float]:
+    return exact(24, "detail", *BROKEN)
 
 
-def test_sentences_are_exact(hundred):
-    assert hundred["detail"] >= 0.95
+def test_sentences_are_exact(measured):
+    assert measured["detail"] >= 0.95
 
 
 @pytest.mark.parametrize("variant", BROKEN)
-def test_a_fault_in_the_input_shows(hundred, variant):
-    assert hundred[variant] < 0.75
+def test_a_fault_in_the_input_shows(measured, variant):
+    assert measured[variant] < 0.75
 
 
 @pytest.mark.slow
-def test_five_hundred_clips():
+def test_a_hundred_clips_show_every_fault():
+    shares = exact(100, "detail", *BROKEN)
+    assert shares.pop("detail") >= 0.95
+    assert max(shares.values()) < 0.75
+
+
+@pytest.mark.slow
+def test_five_measured_clips():
     shares = exact(500, "detail", "brief", "alone")
     assert min(shares.values()) >= 0.95
     assert shares["alone"] == pytest.approx(shares["detail"], abs=0.002)

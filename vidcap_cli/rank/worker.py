@@ -2,7 +2,7 @@
 
 Started by msrun as ``python -m vidcap_cli.rank.worker RUN_DIR ATTEMPT``. It reports through its
 events file alone, leaves on SIGTERM after the step at hand, and dies with the process that
-launched it. Decoder processes import this module again, so its top level stays light.
+launched it.
 """
 
 import json

@@ -1,0 +1,141 @@
+"""Run directories as runs leave them: written with the package's own writers."""
+
+import fcntl
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from vidcap_cli.attempt import Attempt
+from vidcap_cli.caption import default_output, default_run_dir
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import RunError
+from vidcap_cli.events import Began, Done, Ended, EventWriter, Started, State
+from vidcap_cli.inspect import inspect
+from vidcap_cli.launch import RankExit
+from vidcap_cli.parts import Result, write_part
+from vidcap_cli.plan import make_plan
+from vidcap_cli.rundir import RunDir
+
+CONFIG = CaptionConfig(family="qwen2vl", model="/models/q w", fps=2.0, question="What moves?")
+
+
+def facts(report, section):
+    return report.as_dict()["facts"][section]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """Six rows. Launch 1: rank 0 captions row 0, row 1 fails, rank 1 is killed. Launch 2: rows
+    1 and 2 are captioned, row 3 fails. Rows 4 and 5 are left.
+    """
+    meta = tmp_path / "meta.csv"
+    meta.write_text("path\n" + "".join(f"{n}.mp4\n" for n in range(6)))
+    run = RunDir(default_run_dir(default_output(meta, "qwen2vl", None)))
+    plan = make_plan(meta, run, CONFIG)
+    run.parts.mkdir()
+    for number, ranks in ((1, 2), (2, 1)):
+        folder = run.attempt(number)
+        folder.claims.mkdir(parents=True)
+        Attempt(CONFIG, rows=7 - number, chunk=1, ranks=ranks, bases=plan.bases).write(folder)
+    ok, bad = {"status": "ok", "text": "A red circle."}, {"status": "decode_error", "error": "no!"}
+    write_part(run.part(1, 0, 0, "parquet"), [Result(0, "0.mp4", **ok), Result(1, "1.mp4", **bad)])
+    write_part(
+        run.part(2, 0, 0, "parquet"),
+        [Result(1, "1.mp4", **ok), Result(2, "2.mp4", **ok), Result(3, "3.mp4", **bad)],
+    )
+    with EventWriter(run.attempt(1).events(0)) as events:
+        events.write(Started(10, "host", time=0.0))
+        events.write(State("captioning", time=10.0))
+        events.write(Began([0], time=10.0))
+        events.write(Done(0, "0.mp4", "ok", "A red circle.", None, 40, 8.0, 2.0, time=20.0))
+        events.write(Done(1, "1.mp4", "decode_error", None, "no!", 0, 8.0, 2.0, time=36.0))
+        events.write(Ended("stopped", time=36.0))
+    RankExit(0, 0).write(run.attempt(1))
+    RankExit(1, -9, (2,)).write(run.attempt(1))
+    return run
+
+
+def test_rows_and_what_continues_them(run):
+    report = inspect(run.path)
+    assert report.ok
+    assert facts(report, "rows") == {"captioned": 3, "decode_error": 1, "left": 2}
+    assert report.verdict == "not finished: 2 rows left, 1 failed"
+    texts = [problem.text for problem in report.problems]
+    assert "3.mp4 · decode_error: no!" in texts
+    assert not any("1.mp4" in text for text in texts)  # captioned in the second launch
+    command = shlex.split(report.problems[-1].remedy or "")
+    assert command[:3] == ["vidcap", "qwen2vl", str(run.path.parent / "meta.csv")]
+    assert command[3:] == ["--model", "/models/q w", "--question", "What moves?", "--fps", "2.0"]
+
+
+def test_plan_and_launches(run):
+    report = inspect(run.path)
+    plan = facts(report, "plan")
+    assert (plan["rows"], plan["fps"]) == (6, 2.0)
+    first = facts(report, "launch_1")
+    assert first["done"] == {"rows": 2, "seconds": 36.0, "per_hour": 200.0}
+    assert first["rank_0"]["ok"] == 1
+    assert first["rank_0"]["failed"] == 1
+    assert first["rank_1"]["exit_code"] == -9
+    words = {f.label: f.words for s in report.sections for f in s.facts if s.title == "launch 1"}
+    assert words["rank 0"] == "stopped · 1 ok · 1 failed · 5.0 tokens/s · waiting 20%"
+    assert "SIGKILL" in words["rank 1"]
+    json.dumps(report.as_dict())
+
+
+def test_another_place_is_part_of_the_command(run, tmp_path):
+    run.path.rename(tmp_path / "elsewhere.next")
+    remedy = inspect(tmp_path / "elsewhere.next").problems[-1].remedy or ""
+    assert remedy.endswith(f"--run-dir {tmp_path / 'elsewhere'}")
+
+
+def test_an_exception_in_a_rank_is_shown(run):
+    record = {"time": 5.0, "rank": 0, "message": "no weights\nat all", "type": "ModelError",
+              "expected": True, "traceback": "..."}  # fmt: skip
+    run.attempt(2).error(0).write_text(json.dumps(record))
+    texts = [problem.text for problem in inspect(run.path).problems]
+    assert "launch 2: rank 0 failed: no weights" in texts
+
+
+def test_a_run_that_goes_on(run):
+    with run.lock.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert inspect(run.path).verdict == "goes on: 3 of 6 captioned, 2 left"
+    assert inspect(run.path).verdict.startswith("not finished")
+
+
+def finish(run, *, failed):
+    rows = range(3, 6)
+    results = [Result(n, f"{n}.mp4", "ok", text="A circle.") for n in rows if n != failed]
+    write_part(run.part(3, None, 0, "csv"), results)
+
+
+def test_a_run_that_was_not_merged(run):
+    finish(run, failed=None)
+    report = inspect(run.path)
+    assert report.verdict == "not finished"
+    assert "not written yet" in report.problems[-1].text
+
+
+def test_a_finished_run(run):
+    finish(run, failed=None)
+    run.finished.write_text(json.dumps({"planned": 6, "rows": 6, "failed": 0}))
+    report = inspect(run.path)
+    assert report.verdict == "finished: every row has a caption"
+    assert report.problems == ()
+
+
+def test_a_finished_run_with_failures(run):
+    finish(run, failed=3)
+    run.finished.write_text(json.dumps({"planned": 6, "rows": 6, "failed": 1}))
+    report = inspect(run.path)
+    assert report.verdict == "finished: 1 failed"
+    assert "tried again" in report.problems[-1].text
+
+
+def test_damage_is_named(run):
+    run.part(4, 0, 0, "parquet").write_bytes(b"half a file")
+    with pytest.raises(RunError, match="part-0004-0000-00000"):
+        inspect(run.path)

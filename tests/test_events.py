@@ -1,0 +1,34 @@
+"""Events survive their way through a file that grows while it is read."""
+
+from vidcap_cli.events import Began, Done, EventReader, EventWriter, Notice, Started, decode, encode
+
+
+def test_events_come_back_as_they_were(tmp_path):
+    sent = [
+        Started(7, "host"),
+        Began([1, 2]),
+        Done(1, "ä.mp4", "ok", "two\nlines “quoted”", None, 9, 1.5, 0.5),
+        Notice("text"),
+    ]
+    reader = EventReader(tmp_path / "events.jsonl")
+    assert list(reader.read()) == []
+    with EventWriter(tmp_path / "events.jsonl") as writer:
+        for event in sent:
+            writer.write(event)
+            assert list(reader.read()) == [event]
+    assert list(reader.read()) == []
+
+
+def test_a_half_written_line_waits_for_its_end(tmp_path):
+    file = tmp_path / "events.jsonl"
+    line = encode(Notice("whole")).encode()
+    reader = EventReader(file)
+    file.write_bytes(line + line[:9])
+    assert len(list(reader.read())) == 1
+    assert list(reader.read()) == []
+    file.write_bytes(line + line)
+    assert [event.text for event in reader.read()] == ["whole"]
+
+
+def test_unknown_kinds_are_passed_over():
+    assert decode('{"kind": "from a later version", "x": 1}') is None

@@ -1,0 +1,256 @@
+"""A checkpoint folder: its family and sizes, its weights by their headers, what is missing.
+
+Of a safetensors file only the header is read (8 bytes of length, then JSON: name, dtype, shape and
+place of every tensor; https://huggingface.co/docs/safetensors). Nothing is loaded.
+"""
+
+import json
+import math
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import ModelError
+from vidcap_cli.inspect.report import Fact, Problem, Report, Section
+from vidcap_cli.models import load_captioner
+from vidcap_cli.models.checkpoint import COMMANDS, check_model, read_generation, read_json
+from vidcap_cli.words import count, size
+
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
+_LONGEST_HEADER = 100_000_000  # bytes; the format's own bound
+_VISION = ("visual.", "model.visual.", "vision_tower.", "model.vision_tower.")
+_INDEX = "model.safetensors.index.json"
+# file -> what is lost without it
+_OPTIONAL = {
+    "generation_config.json": "end tokens are taken from config.json",
+    "preprocessor_config.json": "the family's own values are used",
+    "video_preprocessor_config.json": "the family's own bounds of the frame size are used",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One stored tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+def read_header(file: Path) -> list[Tensor]:
+    """The tensors of a safetensors file. Raises ModelError when it is damaged or cut short."""
+    length = file.stat().st_size
+    with file.open("rb") as stream:
+        header = int.from_bytes(stream.read(8), "little")
+        if not 0 < header <= min(length - 8, _LONGEST_HEADER):
+            raise ModelError(f"{file} is not a safetensors file, or is cut short.")
+        text = stream.read(header)
+    try:
+        entries: dict[str, dict[str, Any]] = json.loads(text)
+        entries.pop("__metadata__", None)
+        tensors = [Tensor(n, e["dtype"], tuple(e["shape"])) for n, e in entries.items()]
+        end = max((int(e["data_offsets"][1]) for e in entries.values()), default=0)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"the header of {file} is damaged: {error}") from error
+    if length != 8 + header + end:
+        whole = size(8 + header + end)
+        raise ModelError(f"{file} has {size(length)} of {whole}: download it again.")
+    return tensors
+
+
+def model_report(folder: Path) -> Report:
+    """The report on a checkpoint folder; a damaged one is a report with problems."""
+    problems: list[Problem] = []
+    tensors = _weights(folder, problems)
+    config: dict[str, Any] = {}
+    try:
+        config = read_json(folder / "config.json")
+    except ModelError as error:
+        problems.append(Problem(str(error)))
+    command = COMMANDS.get(str(config.get("model_type", "")))
+    _usable(folder, command, config, problems)
+    sections = []
+    if config:
+        sections.append(Section("model", _model_facts(folder, config)))
+    if tensors:
+        sections.append(Section("weights", _weight_facts(config, tensors)))
+    sections.append(Section("files", _file_facts(folder)))
+    serious = any(problem.serious for problem in problems)
+    usage = f"can be used: vidcap {command} META --model {shlex.quote(str(folder))}"
+    verdict = "cannot be used as it is" if serious else usage
+    return Report("model", str(folder), verdict, tuple(sections), _distinct(problems))
+
+
+def _usable(
+    folder: Path, command: str | None, config: Mapping[str, Any], problems: list[Problem]
+) -> None:
+    """Ask what a caption command would ask before it starts."""
+    if not config:
+        return
+    if command is None:
+        known = ", ".join(COMMANDS)
+        kind = config.get("model_type", "an unknown type")
+        problems.append(
+            Problem(f"vidcap cannot caption with a model of type {kind}", f"it knows {known}")
+        )
+        return
+    try:
+        check_model(folder, command)
+        load_captioner(CaptionConfig(family=command, model=str(folder)))
+    except ModelError as error:
+        problems.append(Problem(str(error)))
+
+
+def _weights(folder: Path, problems: list[Problem]) -> list[Tensor]:
+    """All tensors of the folder's safetensors files, checked against the index."""
+    index = folder / _INDEX
+    listed: dict[str, str] = {}
+    if index.is_file():
+        try:
+            listed = dict(read_json(index)["weight_map"])
+        except (ModelError, KeyError, TypeError, ValueError) as error:
+            problems.append(Problem(f"{_INDEX} is damaged: {error}", "download it again"))
+    files = sorted(set(listed.values())) or [p.name for p in sorted(folder.glob("*.safetensors"))]
+    tensors: list[Tensor] = []
+    for name in files:
+        if not (folder / name).is_file():
+            problems.append(Problem(f"the shard {name} is missing", "download it again"))
+            continue
+        try:
+            found = read_header(folder / name)
+        except ModelError as error:
+            problems.append(Problem(str(error)))
+            continue
+        tensors += found
+        if listed:
+            problems += _against_index(name, found, listed)
+    return tensors
+
+
+def _against_index(shard: str, found: Sequence[Tensor], listed: Mapping[str, str]) -> list[Problem]:
+    there = {tensor.name for tensor in found}
+    wanted = {name for name, file in listed.items() if file == shard}
+    problems = []
+    if wanted - there:
+        lost = count(len(wanted - there), "tensor")
+        problems.append(
+            Problem(
+                f"{shard} lacks {lost} that the index names, such as {min(wanted - there)}",
+                "shards of two downloads are mixed: download the checkpoint again",
+            )
+        )
+    if there - wanted:
+        more = count(len(there - wanted), "tensor")
+        problems.append(
+            Problem(f"{shard} has {more} that the index does not name there", serious=False)
+        )
+    return problems
+
+
+def _model_facts(folder: Path, config: Mapping[str, Any]) -> tuple[Fact, ...]:
+    # Newer saves nest what describes the language model.
+    text: Mapping[str, Any] = config.get("text_config") or config
+    vision: Mapping[str, Any] = config.get("vision_config") or {}
+    facts = [Fact("type", str(config.get("model_type", "unknown")))]
+    architectures = config.get("architectures") or []
+    if architectures:
+        facts.append(Fact("architecture", ", ".join(architectures), architectures))
+    for label, key in (
+        ("layers", "num_hidden_layers"),
+        ("hidden size", "hidden_size"),
+        ("mlp size", "intermediate_size"),
+        ("heads", "num_attention_heads"),
+        ("kv heads", "num_key_value_heads"),
+        ("vocabulary", "vocab_size"),
+    ):
+        if key in text:
+            facts.append(Fact(label, f"{text[key]:,}", text[key]))
+    depth = vision.get("depth", vision.get("num_hidden_layers"))
+    width = vision.get("embed_dim", vision.get("hidden_size"))
+    if depth and width:
+        facts.append(
+            Fact("vision tower", f"{depth} layers of {width:,}", {"layers": depth, "width": width})
+        )
+    stored = config.get("dtype") or config.get("torch_dtype") or text.get("torch_dtype")
+    if stored:
+        facts.append(Fact("dtype", str(stored)))
+    try:
+        eos = read_generation(folder).eos
+    except (ModelError, ValueError, TypeError):
+        facts.append(Fact("end tokens", "none named", []))
+    else:
+        facts.append(Fact("end tokens", ", ".join(map(str, eos)), list(eos)))
+    return tuple(facts)
+
+
+def _weight_facts(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> tuple[Fact, ...]:
+    total = sum(tensor.parameters for tensor in tensors)
+    vision = sum(t.parameters for t in tensors if t.name.startswith(_VISION))
+    lora = sum(1 for tensor in tensors if ".lora_" in tensor.name)
+    kinds: Counter[str] = Counter()
+    for tensor in tensors:
+        kinds[tensor.dtype] += tensor.parameters
+    stored = sum(_BYTES.get(kind, 4) * number for kind, number in kinds.items())
+    facts = [
+        Fact("parameters", _parameters(total), total),
+        Fact("of them vision", _parameters(vision), vision),
+        Fact("tensors", f"{len(tensors):,}", len(tensors)),
+        Fact("stored as", ", ".join(kinds), dict(kinds)),
+        Fact("on the disk", size(stored), stored),
+        Fact("memory in float32", size(total * 4), total * 4),
+        Fact("memory in 16 bits", size(total * 2), total * 2),
+    ]
+    if lora:
+        facts.append(Fact("unmerged LoRA", count(lora, "tensor"), lora))
+    cache = _cache_numbers(config)
+    if cache:
+        words = f"{size(cache * 4000)} in float32, {size(cache * 2000)} in 16 bits"
+        facts.append(Fact("cache of 1,000 tokens", words, {"numbers_per_token": cache}))
+    return tuple(facts)
+
+
+def _cache_numbers(config: Mapping[str, Any]) -> int:
+    """Keys and values that one token leaves in all layers; 0 when the configuration is partial."""
+    text: Mapping[str, Any] = config.get("text_config") or config
+    try:
+        heads = int(text["num_attention_heads"])
+        head = int(text.get("head_dim") or text["hidden_size"] // heads)
+        keys = int(text.get("num_key_value_heads") or heads)
+        return 2 * int(text["num_hidden_layers"]) * keys * head
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return 0
+
+
+def _file_facts(folder: Path) -> tuple[Fact, ...]:
+    facts = []
+    for name in ("config.json", "tokenizer.json"):
+        there = (folder / name).is_file()
+        facts.append(Fact(name, "there" if there else "missing", there))
+    for name, without in _OPTIONAL.items():
+        there = (folder / name).is_file()
+        facts.append(Fact(name, "there" if there else f"not there: {without}", there))
+    shards = sorted(folder.glob("*.safetensors"))
+    total = sum(file.stat().st_size for file in shards)
+    words = f"{count(len(shards), 'file')}, {size(total)}" if shards else "missing"
+    facts.append(Fact("safetensors", words, {"files": len(shards), "bytes": total}))
+    return tuple(facts)
+
+
+def _parameters(number: int) -> str:
+    for scale, unit in ((1e9, "billion"), (1e6, "million")):
+        if number >= scale:
+            return f"{number / scale:.2f} {unit}"
+    return f"{number:,}"
+
+
+def _distinct(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+    return tuple({problem.text: problem for problem in problems}.values())

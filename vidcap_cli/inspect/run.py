@@ -1,0 +1,248 @@
+"""A run directory: what was planned, how each launch went, what came of the rows, what is next.
+
+Reads what the run left in files and nothing else, so it works while the run goes on, after it
+died, and on another machine that sees the folder.
+"""
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vidcap_cli.attempt import Attempt
+from vidcap_cli.caption import default_output, default_run_dir
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import RunError
+from vidcap_cli.events import Done, Ended, EventReader, State
+from vidcap_cli.inspect.report import Fact, Problem, Report, Section
+from vidcap_cli.launch import RankExit
+from vidcap_cli.lock import is_led
+from vidcap_cli.parts import OK, read_part
+from vidcap_cli.plan import Plan, read_plan
+from vidcap_cli.rundir import AttemptDir, RunDir
+from vidcap_cli.words import count, duration, figure, one_line
+
+_LISTED = 8
+# What a caption command is told by its name and by META, or finds out by itself.
+_NOT_OPTIONS = ("family", "model", "model_fingerprint")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What the parts say of the planned rows: ``statuses`` counts the latest result of each row
+    (a caption is never superseded), ``failed`` a few rows as (path, status, error).
+    """
+
+    statuses: Counter[str]
+    failed: tuple[tuple[str, str, str], ...]
+
+
+def run_report(run: RunDir) -> Report:
+    """The report on a run. Raises RunError when its plan or a part is damaged."""
+    plan = read_plan(run)
+    rows = read_rows(run, plan.rows)
+    ok = rows.statuses[OK]
+    failed = rows.statuses.total() - ok
+    sections = [Section("plan", _plan_facts(plan)), Section("rows", _row_facts(plan.rows, rows))]
+    problems = [
+        Problem(f"{one_line(path)} · {status}: {one_line(error)}", serious=False)
+        for path, status, error in rows.failed
+    ]
+    if failed > len(rows.failed):
+        problems.append(Problem(f"and {failed - len(rows.failed):,} more rows", serious=False))
+    for folder in run.attempts():
+        sections.append(Section(f"launch {folder.number}", _attempt_facts(folder)))
+        problems += _errors(folder)
+    verdict, next_step = _standing(run, plan, ok=ok, failed=failed)
+    problems += next_step
+    return Report("run", str(run.path), verdict, tuple(sections), tuple(problems))
+
+
+def _standing(run: RunDir, plan: Plan, *, ok: int, failed: int) -> tuple[str, list[Problem]]:
+    """Where the run stands in one sentence, and what continues it."""
+    left = plan.rows - ok - failed
+    if is_led(run):
+        return f"goes on: {ok:,} of {plan.rows:,} captioned, {left:,} left", []
+    finished = run.finished.is_file()
+    if finished and not left and not failed:
+        return "finished: every row has a caption", []
+    command = continue_command(run, plan)
+    if not left and not failed:
+        why = "every row is captioned, but the table is not written yet"
+        return "not finished", [Problem(why, command, serious=False)]
+    parts = [f"{left:,} rows left"] if left else []
+    parts += [f"{failed:,} failed"] if failed else []
+    why = "rows are left: continue the run" if left else "failed rows can be tried again"
+    step = Problem(why, command, serious=False)
+    return f"{'finished' if finished else 'not finished'}: {', '.join(parts)}", [step]
+
+
+def read_rows(run: RunDir, planned: int) -> Rows:
+    """Read every part: bounded memory a row, whatever the errors say."""
+    names: list[str] = [OK]
+    status: npt.NDArray[np.int16] = np.full(planned, -1, np.int16)
+    origin: npt.NDArray[np.int32] = np.full(planned, -1, np.int32)
+    files = run.part_files()
+    for number, file in enumerate(files):
+        table = _part(file, ["row_id", "status"])
+        row_ids = table["row_id"].to_numpy()
+        if len(row_ids) and not 0 <= row_ids.min() <= row_ids.max() < planned:
+            raise RunError(f"{file}: this part has rows outside the plan; it is another run's")
+        values = table["status"].to_pylist()
+        names += sorted(set(values) - set(names))
+        codes = np.array([names.index(value) for value in values], np.int16)
+        open_ = status[row_ids] != 0
+        status[row_ids[open_]] = codes[open_]
+        origin[row_ids[open_]] = number
+    codes, numbers = np.unique(status[status >= 0], return_counts=True)
+    statuses = Counter({names[c]: int(n) for c, n in zip(codes, numbers, strict=True)})
+    shown = np.flatnonzero(status > 0)[:_LISTED]
+    failed = [_failure(files[origin[row]], int(row)) for row in shown]
+    return Rows(statuses, tuple(failed))
+
+
+def _failure(file: Path, row: int) -> tuple[str, str, str]:
+    table = _part(file, ["row_id", "path", "status", "error"])
+    place = int(np.flatnonzero(table["row_id"].to_numpy() == row)[-1])
+    found = table.slice(place, 1).to_pylist()[0]
+    return found["path"] or "", found["status"], found["error"] or ""
+
+
+def _part(file: Path, columns: Sequence[str]) -> pa.Table:
+    try:
+        return read_part(file, columns)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise RunError(
+            f"{file}: this part is damaged ({error}); delete it and its rows are done again"
+        ) from error
+
+
+def continue_command(run: RunDir, plan: Plan) -> str:
+    """The command that continues the run: options that alter captions, where not the default."""
+    options = plan.options
+    words = ["vidcap", str(options.get("family", "")), plan.meta]
+    words += ["--model", str(options.get("model", ""))]
+    defaults = {field.name: field.default for field in fields(CaptionConfig)}
+    for name, value in options.items():
+        if name not in _NOT_OPTIONS and value != defaults.get(name):
+            words += ["--" + name.replace("_", "-"), str(value)]
+    # A run that starts over lies beside the one it will replace.
+    place = run.path.absolute()
+    place = place.with_name(place.name.removesuffix(".next"))
+    output = default_output(Path(plan.meta), str(options.get("family", "")), None)
+    if place != default_run_dir(output):
+        words += ["--run-dir", str(place)]
+    return shlex.join(words)
+
+
+def _plan_facts(plan: Plan) -> tuple[Fact, ...]:
+    options = {k: v for k, v in plan.options.items() if k != "model_fingerprint"}
+    return (
+        Fact(plan.kind, plan.meta),
+        Fact("rows", f"{plan.rows:,}", plan.rows),
+        *(Fact(name.replace("_", " "), str(value), value) for name, value in options.items()),
+    )
+
+
+def _row_facts(planned: int, rows: Rows) -> tuple[Fact, ...]:
+    left = planned - rows.statuses.total()
+    failed = [(name, n) for name, n in rows.statuses.most_common() if name != OK]
+    return (
+        Fact("captioned", f"{rows.statuses[OK]:,}", rows.statuses[OK]),
+        *(Fact(name, f"{number:,}", number) for name, number in failed),
+        Fact("left", f"{left:,}", left),
+    )
+
+
+@dataclass(slots=True)
+class _RankWork:
+    """What one rank reported in one launch."""
+
+    ok: int = 0
+    failed: int = 0
+    tokens: int = 0
+    busy_s: float = 0.0
+    wait_s: float = 0.0
+    state: str = "starting"
+    first: float | None = None
+    last: float = 0.0
+
+
+def _work(file: Path) -> _RankWork:
+    work = _RankWork()
+    for event in EventReader(file).read():
+        work.first = event.time if work.first is None else work.first
+        work.last = event.time
+        if isinstance(event, Done):
+            work.ok += event.status == OK
+            work.failed += event.status != OK
+            work.tokens += event.new_tokens
+            work.busy_s, work.wait_s = event.busy_s, event.wait_s
+        elif isinstance(event, State):
+            work.state = event.state
+        elif isinstance(event, Ended):
+            work.state = event.reason
+    return work
+
+
+def _attempt_facts(folder: AttemptDir) -> tuple[Fact, ...]:
+    attempt = Attempt.read(folder)
+    exits = {end.rank: end for end in map(RankExit.read, sorted(folder.exits()))}
+    works = {rank: _work(folder.events(rank)) for rank in range(attempt.ranks)}
+    begun = [work for work in works.values() if work.first is not None]
+    rows = sum(work.ok + work.failed for work in begun)
+    facts = [Fact("rows to do", f"{attempt.rows:,}", attempt.rows)]
+    if begun:
+        seconds = max(w.last for w in begun) - min(w.first for w in begun if w.first is not None)
+        speed = rows / seconds * 3600 if seconds > 0 else None
+        words = f"{count(rows, 'row')} in {duration(seconds)}"
+        words += f", {figure(speed)} videos/h" if speed else ""
+        facts.append(Fact("done", words, {"rows": rows, "seconds": seconds, "per_hour": speed}))
+    for rank, work in works.items():
+        end = exits.get(rank)
+        facts.append(Fact(f"rank {rank}", _rank_words(work, end), _rank_data(work, end)))
+    return tuple(facts)
+
+
+def _rank_words(work: _RankWork, end: RankExit | None) -> str:
+    words = [end.words if end and end.code else work.state, f"{work.ok:,} ok"]
+    if work.failed:
+        words.append(f"{work.failed:,} failed")
+    if work.busy_s > 0:
+        words.append(f"{figure(work.tokens / work.busy_s)} tokens/s")
+    spent = work.busy_s + work.wait_s
+    if spent > 0:
+        words.append(f"waiting {work.wait_s / spent:.0%}")
+    return " · ".join(words)
+
+
+def _rank_data(work: _RankWork, end: RankExit | None) -> dict[str, Any]:
+    return {
+        "state": work.state,
+        "exit_code": None if end is None else end.code,
+        "ok": work.ok,
+        "failed": work.failed,
+        "new_tokens": work.tokens,
+        "busy_s": work.busy_s,
+        "wait_s": work.wait_s,
+    }
+
+
+def _errors(folder: AttemptDir) -> list[Problem]:
+    """The exceptions that ended ranks of this launch, the earliest first."""
+    records = [json.loads(path.read_bytes()) for path in folder.path.glob("error-[0-9]*.json")]
+    records.sort(key=lambda record: float(record["time"]))
+    problems = []
+    for record in records:
+        message = str(record.get("message") or "").strip()
+        first = message.splitlines()[0] if message else str(record.get("type", "no message"))
+        what = f"launch {folder.number}: rank {record['rank']} failed: {first}"
+        problems.append(Problem(what, serious=False))
+    return problems

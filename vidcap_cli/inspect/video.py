@@ -1,0 +1,150 @@
+"""Videos looked into: what they hold, which reader takes them, what a model would get.
+
+Files are opened in decoder processes, so one that hangs or crashes its decoder is a fact about
+that file and not the end of the command.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from vidcap_cli.inspect.report import Fact, Problem, Report, Section
+from vidcap_cli.models import FrameRule
+from vidcap_cli.models import qwen2vl as qwen2vl_family
+from vidcap_cli.rank.decode import DecodePool
+from vidcap_cli.video import Clip, Rule, VideoInfo, probe, read_frames
+from vidcap_cli.words import count, duration, size
+
+# What each command of this release would sample with its default options.
+RULES: dict[str, FrameRule] = {"qwen2vl": qwen2vl_family.FrameRule()}
+
+_PROBE_SECONDS = 20.0
+_READ_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probed(Clip):
+    """A clip and what its file holds."""
+
+    info: VideoInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A video that could not be looked into: status as in part files and a sentence."""
+
+    path: str
+    status: str
+    error: str
+
+
+def survey(paths: Sequence[str]) -> tuple[list[VideoInfo], list[Bad]]:
+    """Probe ``paths``: what the good ones hold, in no particular order, and the bad ones."""
+    found: list[VideoInfo] = []
+    bad: list[Bad] = []
+    if not paths:
+        return found, bad
+    rule = RULES["qwen2vl"]
+    with DecodePool(rule, workers=2, timeout=_PROBE_SECONDS, read=probe_only) as pool:
+        for row, path in enumerate(paths):
+            pool.submit(row, path)
+        while decoded := pool.next():
+            if isinstance(decoded.clip, Probed):
+                found.append(decoded.clip.info)
+            else:
+                bad.append(Bad(decoded.path, decoded.status, decoded.error or ""))
+    return found, bad
+
+
+def probe_only(path: str, rule: Rule) -> Clip:
+    """In a decoder process: what the file holds; the clip has one black pixel."""
+    info = probe(path)
+    return Probed(
+        frames=np.zeros((1, 1, 1, 3), np.uint8),
+        indices=rule.indices(info.frames, info.fps),
+        reader=info.reader,
+        source_frames=info.frames,
+        source_fps=info.fps,
+        source_height=info.height,
+        source_width=info.width,
+        flags=info.flags,
+        info=info,
+    )
+
+
+def probe_and_read(path: str, rule: Rule) -> Clip:
+    """In a decoder process: what the file holds, and the frames as a rank would read them."""
+    info = probe(path)
+    clip = read_frames(path, rule)
+    return Probed(**{field.name: getattr(clip, field.name) for field in fields(Clip)}, info=info)
+
+
+def video_report(path: Path) -> Report:
+    """The report on one video file."""
+    rule = RULES["qwen2vl"]
+    with DecodePool(rule, workers=1, timeout=_READ_SECONDS, read=probe_and_read) as pool:
+        pool.submit(0, str(path))
+        decoded = pool.next()
+    assert decoded is not None
+    size_fact = Fact("size", size(path.stat().st_size), path.stat().st_size)
+    clip = decoded.clip
+    if not isinstance(clip, Probed):
+        return Report(
+            "video",
+            str(path),
+            f"gives no frames; a run would note it as {decoded.status}",
+            (Section("file", (size_fact,)),),
+            (Problem(f"{decoded.status}: {decoded.error}", "check or re-encode the file"),),
+        )
+    sections = [Section("file", (size_fact, *_file_facts(clip.info)))]
+    for family, frame_rule in RULES.items():
+        sections.append(Section(f"seen by {family}", _seen(clip, frame_rule)))
+    problems = [Problem(_FLAGS.get(flag, flag), serious=False) for flag in clip.flags]
+    return Report(
+        "video",
+        str(path),
+        f"can be captioned: {shlex.join(['vidcap', 'qwen2vl', str(path)])}",
+        tuple(sections),
+        tuple(problems),
+    )
+
+
+_FLAGS = {
+    "frame_rate": "the frame rate in the file is wrong and was replaced (flag frame_rate)",
+    "damaged": "some of it does not decode cleanly (flag damaged)",
+    "truncated": "it announces more than it holds; what is there is used (flag truncated)",
+}
+
+
+def _file_facts(info: VideoInfo) -> tuple[Fact, ...]:
+    facts = [
+        Fact("duration", _seconds(info.duration), info.duration),
+        Fact("frames", f"{info.frames:,}", info.frames),
+        Fact("frame rate", f"{info.fps:.3f}".rstrip("0").rstrip(".") + " a second", info.fps),
+        Fact("frame size", f"{info.width} x {info.height}", [info.width, info.height]),
+        Fact("codec", info.codec),
+        Fact("container", info.container),
+        Fact("sound", "yes" if info.has_audio else "no", info.has_audio),
+    ]
+    if info.rotation:
+        facts.append(Fact("rotation", f"{info.rotation}° (applied)", info.rotation))
+    return tuple(facts)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 60 else duration(seconds)
+
+
+def _seen(clip: Probed, rule: FrameRule) -> tuple[Fact, ...]:
+    indices = rule.indices(clip.source_frames, clip.source_fps)
+    tokens = rule.tokens(len(indices), clip.source_height, clip.source_width)
+    _, tall, wide, _ = clip.frames.shape
+    return (
+        Fact("reader", clip.reader),
+        Fact("frames sampled", count(len(indices), "frame"), len(indices)),
+        Fact("resized to", f"{wide} x {tall}", [wide, tall]),
+        Fact("visual tokens", f"{tokens:,}", tokens),
+    )
