@@ -20,6 +20,7 @@ from vidcap_cli.join import join
 from vidcap_cli.launch import Cluster
 from vidcap_cli.merge import Reconciliation, merge
 from vidcap_cli.models.checkpoint import check_model, fingerprint
+from vidcap_cli.models.hub import fetch, is_hub_name
 from vidcap_cli.plan import VIDEO, kind_of
 from vidcap_cli.progress import Outcome, captions_table, make_view, summary
 from vidcap_cli.run import Job, Leader, choose_run, leading
@@ -63,17 +64,17 @@ def caption(request: Request) -> int:
         request = replace(request, meta=bundled("clips") / "clips.csv", model=NANO)
     if request.meta is None:
         raise UsageError("name the table, video or folder to caption, or try --demo.")
-    meta = request.meta
-    model = model_folder(request.model, request.config.family)
-    check_model(model, request.config.family)
-    config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
+    meta, family = request.meta, request.config.family
     shown = request.output is None and (request.demo or kind_of(meta) == VIDEO)
-    output = request.output or default_output(meta, config.family, request.form)
-    if request.dry_run:
-        return _dry_run(request, meta, config, None if shown else output)
+    output = request.output or default_output(meta, family, request.form)
     if request.skip_if_existing and not shown and output.exists():
         notice(f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
+    model = model_folder(request.model, family, download=not request.dry_run)
+    check_model(model, family)
+    config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
+    if request.dry_run:
+        return _dry_run(request, meta, config, None if shown else output)
     with _working_place(request, output, temporary=shown) as (run_dir, target):
         if request.node_rank:
             return join(run_dir, _cluster(request), request.log_dir)
@@ -151,9 +152,11 @@ def _next_command(request: Request, run: Path, *, failed: int, shown: bool) -> s
     return f"vidcap inspect {run}"
 
 
-def model_folder(name: str, family: str) -> Path:
-    """The checkpoint folder that a ``--model`` value names."""
-    return bundled(family) if name == NANO else Path(name).absolute()
+def model_folder(name: str, family: str, *, download: bool = True) -> Path:
+    """The checkpoint folder that a ``--model`` value names: nano, a folder, or one on the hub."""
+    if name == NANO:
+        return bundled(family)
+    return fetch(name, download=download) if is_hub_name(name) else Path(name).absolute()
 
 
 def bundled(name: str) -> Path:

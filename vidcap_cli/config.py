@@ -24,6 +24,9 @@ ALTERS_CAPTIONS = (
     "fps",
     "resize",
     "dtype",
+    "pooling_shape",
+    "system_prompt",
+    "lora_alpha",
 )
 
 
@@ -33,7 +36,9 @@ class CaptionConfig:
 
     ``model`` is an absolute folder and ``model_fingerprint`` a digest of what it holds.
     ``num_frames`` belongs to LLaVA and PLLaVA; ``fps`` (frames sampled per second), ``height``,
-    ``width`` (pixels) and ``resize`` to Qwen2-VL. ``slots`` rows are decoded together on a rank.
+    ``width`` (pixels) and ``resize`` to Qwen2-VL; ``pooling_shape`` (T-H-W), ``system_prompt`` and
+    ``lora_alpha`` to PLLaVA, None for what the model family says. ``slots`` rows are decoded
+    together on a rank.
     """
 
     family: str
@@ -46,6 +51,9 @@ class CaptionConfig:
     width: int = 672
     fps: float = 4.0
     resize: str = "area"
+    pooling_shape: str | None = None
+    system_prompt: str | None = None
+    lora_alpha: float | None = None
     dtype: str = "auto"
     engine: str = "mindnlp"
     device_target: str = "auto"

@@ -163,13 +163,13 @@ def resolve(path: str, bases: Sequence[str]) -> Path:
 
 def kind_of(meta: Path) -> str:
     """Whether META is a table, a folder or a video."""
+    if not meta.exists():
+        raise TableError(f"{meta}: there is no such file or folder; check the spelling")
     if meta.is_dir():
         return FOLDER
     suffix = meta.suffix.lower()
     if suffix in READABLE:
         return TABLE
-    if not meta.exists():
-        raise TableError(f"{meta}: there is no such file or folder; check the spelling")
     if suffix in VIDEO_SUFFIXES:
         return VIDEO
     raise TableError(

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-
 # Streams of seeds. Clips of one stream never occur in another.
 DRAWN, POOL, HELD_OUT = 1, 2, 3
 

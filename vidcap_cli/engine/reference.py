@@ -30,7 +30,10 @@ from vidcap_cli.errors import ModelError
 from vidcap_cli.models import Prompt
 from vidcap_cli.models.checkpoint import read_generation, read_json
 
-_CLASSES = {"qwen2vl": "Qwen2VLForConditionalGeneration"}
+_CLASSES = {
+    "llava": "LlavaForConditionalGeneration",
+    "qwen2vl": "Qwen2VLForConditionalGeneration",
+}
 
 
 class ReferenceEngine:
@@ -44,7 +47,7 @@ class ReferenceEngine:
         self.slots = config.slots
         self._max_new_tokens = config.max_new_tokens
         self._generation = read_generation(folder)
-        self._model: Any = _load(folder, _CLASSES[config.family], getattr(torch, number))
+        self._model: Any = _load(folder, config, getattr(torch, number))
         if device == "Ascend":
             self._model.to("npu")
 
@@ -106,9 +109,13 @@ class _Stop(transformers.StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.stopped, dtype=torch.bool)
 
 
-def _load(folder: Path, name: str, number: Any) -> Any:
+def _load(folder: Path, config: CaptionConfig, number: Any) -> Any:
     """Load the model strictly: a key that is missing or left over is an error, not a guess."""
-    model, report = getattr(transformers, name).from_pretrained(
+    if config.family == "pllava":
+        from vidcap_cli.engine.pllava import load_pllava  # noqa: PLC0415 - after mindnlp
+
+        return load_pllava(folder, config, number)
+    model, report = getattr(transformers, _CLASSES[config.family]).from_pretrained(
         folder,
         dtype=number,
         attn_implementation="eager",

@@ -58,4 +58,12 @@ def load_captioner(config: CaptionConfig) -> Captioner:
         from vidcap_cli.models.qwen2vl import Qwen2VL  # noqa: PLC0415 - only the family in use
 
         return Qwen2VL(config)
-    raise ModelError(f"the {config.family} captioner is not part of this release; use qwen2vl")
+    if config.family == "llava":
+        from vidcap_cli.models.llava import Llava  # noqa: PLC0415 - only the family in use
+
+        return Llava(config)
+    if config.family == "pllava":
+        from vidcap_cli.models.pllava import Pllava  # noqa: PLC0415 - only the family in use
+
+        return Pllava(config)
+    raise ModelError(f"there is no captioner of the name {config.family}")

@@ -44,18 +44,25 @@ def check_model(folder: Path, family: str) -> None:
         kind = config.get("model_type", "an unknown type")
         use = f"use `vidcap {command}`" if command else "vidcap cannot caption with it"
         raise ModelError(f"{folder} holds a model of type {kind}, not one for {family}: {use}.")
-    known = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
-    missing = [] if known else ["tokenizer.json"]
+    missing = lacking(folder)
+    if missing:
+        pickled = any(folder.glob("*.bin"))
+        hint = " Pickled .bin weights are not loaded: save them as safetensors." if pickled else ""
+        raise ModelError(f"{folder} lacks {', '.join(missing)}; download it again.{hint}")
+
+
+def lacking(folder: Path) -> list[str]:
+    """The files that ``folder`` lacks as a checkpoint."""
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        missing.append("tokenizer.json")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = sorted(set(read_json(index)["weight_map"].values()))
         missing += [name for name in shards if not (folder / name).is_file()]
     elif not (folder / "model.safetensors").is_file():
         missing.append("model.safetensors")
-    if missing:
-        pickled = any(folder.glob("*.bin"))
-        hint = " Pickled .bin weights are not loaded: save them as safetensors." if pickled else ""
-        raise ModelError(f"{folder} lacks {', '.join(missing)}; download it again.{hint}")
+    return missing
 
 
 def command_of(config: dict[str, Any]) -> str | None:
@@ -98,9 +105,9 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = convert(folder / "tokenizer.model", settings)
     else:
         raise ModelError(f"{folder} has no tokenizer.json; download the checkpoint again.")
-    for text in _added_tokens(folder, settings):
-        if tokenizer.token_to_id(text) is None:
-            tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
+    for token in _added_tokens(folder, settings):
+        if tokenizer.token_to_id(token.content) is None:
+            tokenizer.add_special_tokens([token])
     if str(settings.get("tokenizer_class", "")).startswith("LlamaTokenizer"):
         # transformers' class sets this itself, whatever tokenizer.json says.
         tokenizer.post_processor = _beginning(tokenizer, settings)
@@ -112,13 +119,15 @@ def _tokenizer_settings(folder: Path) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
 
 
-def _added_tokens(folder: Path, settings: dict[str, Any]) -> list[str]:
+def _added_tokens(folder: Path, settings: dict[str, Any]) -> list[AddedToken]:
     """Tokens that were added to the vocabulary afterwards, in the order of their ids."""
     file = folder / "added_tokens.json"
-    found = {int(number): text for text, number in (read_json(file) if file.is_file() else {}).items()}
+    plain = read_json(file) if file.is_file() else {}
+    found = {number: AddedToken(text, special=True) for text, number in plain.items()}
     for number, token in (settings.get("added_tokens_decoder") or {}).items():
-        found[int(number)] = str(token["content"])
-    return [text for _, text in sorted(found.items())]
+        sides = {side: bool(token.get(side)) for side in ("lstrip", "rstrip", "single_word")}
+        found[int(number)] = AddedToken(token["content"], special=True, **sides)
+    return [token for _, token in sorted(found.items(), key=lambda entry: entry[0])]
 
 
 def _beginning(tokenizer: Tokenizer, settings: dict[str, Any]) -> Any:

@@ -1,0 +1,89 @@
+"""The weights of a checkpoint folder, read tensor by tensor, in numpy.
+
+Only safetensors, one file or shards. Nothing is read before it is asked for, so that a checkpoint
+never lies in memory twice. numpy knows no bfloat16: such weights come back as float32, which holds
+every one of them exactly.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidcap_cli.errors import ModelError
+from vidcap_cli.models.checkpoint import read_json
+
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Where a tensor lies: ``offset`` bytes into ``file``, of type ``number`` (BF16, F16, ...)."""
+
+    file: Path
+    number: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def read(self) -> NDArray[np.float32]:
+        """The values, as float32."""
+        if self.number not in _TYPES:
+            raise ModelError(f"{self.file} holds weights of type {self.number}, not floats.")
+        raw = np.fromfile(
+            self.file, _TYPES[self.number], int(np.prod(self.shape)), offset=self.offset
+        )
+        if raw.size != np.prod(self.shape):
+            raise ModelError(f"{self.file} was cut short; download it again.")
+        if self.number == "BF16":
+            # The upper half of a float32.
+            return (raw.astype(np.uint32) << 16).view(np.float32).reshape(self.shape)
+        return raw.astype(np.float32).reshape(self.shape)
+
+
+class Weights(Mapping[str, Tensor]):
+    """The tensors of a checkpoint folder by their names in the files."""
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / "model.safetensors.index.json"
+        if index.is_file():
+            placed: dict[str, str] = read_json(index)["weight_map"]
+            files = sorted(set(placed.values()))
+        else:
+            placed, files = {}, ["model.safetensors"]
+        self._tensors = {
+            name: tensor for file in files for name, tensor in _header(folder / file).items()
+        }
+        lost = sorted(placed.keys() - self._tensors.keys())
+        if lost:
+            raise ModelError(f"the shards in {folder} lack {', '.join(lost[:5])}.")
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _header(file: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file: an 8-byte length, a JSON header, the data."""
+    try:
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            header: dict[str, Any] = json.loads(opened.read(size))
+    except FileNotFoundError:
+        raise ModelError(f"{file.parent} has no {file.name}.") from None
+    except (ValueError, MemoryError, OverflowError) as error:
+        raise ModelError(f"{file} is not a safetensors file; download it again.") from error
+    start = 8 + size
+    return {
+        name: Tensor(file, it["dtype"], tuple(it["shape"]), start + it["data_offsets"][0])
+        for name, it in header.items()
+        if name != "__metadata__"
+    }

@@ -1,0 +1,116 @@
+"""Frames for a CLIP vision tower, as a checkpoint's ``preprocessor_config.json`` asks for them.
+
+Equal to transformers' slow ``CLIPImageProcessor``: resized through PIL on uint8, cropped about the
+center, rescaled, normalised. In two steps, because frames travel between processes: ``prepare``
+gives uint8 in a decoder process, ``normalise`` the float32 input of the vision tower in the rank.
+Without the file the settings of CLIP ViT-L/14-336 apply. No torchvision, no transformers.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vidcap_cli.errors import ModelError
+from vidcap_cli.models.checkpoint import read_json
+
+SIDE = 336
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipImages:
+    """The settings of one checkpoint. Sizes are pixels, pairs are height and width.
+
+    ``size`` is what frames are resized to: the shorter edge (aspect kept), a pair, or None for not
+    at all. ``crop`` is cut from the center, with black where the frame is smaller; None crops
+    nothing. ``scale`` multiplies levels 0-255; ``mean`` and ``std`` follow it, by channel.
+    """
+
+    size: int | tuple[int, int] | None = SIDE
+    crop: tuple[int, int] | None = (SIDE, SIDE)
+    resample: int = Image.Resampling.BICUBIC
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a frame of ``height`` x ``width`` once it is resized."""
+        if self.size is None:
+            return height, width
+        if isinstance(self.size, tuple):
+            return self.size
+        longer = int(self.size * max(height, width) / min(height, width))
+        return (self.size, longer) if height <= width else (longer, self.size)
+
+    def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and crop frames ``[T, H, W, 3]`` (uint8, RGB)."""
+        height, width = self.resized(*frames.shape[1:3])
+        if (height, width) != frames.shape[1:3]:
+            images = [Image.fromarray(frame) for frame in frames]
+            resample = Image.Resampling(self.resample)
+            frames = np.stack([np.asarray(i.resize((width, height), resample)) for i in images])
+        return frames if self.crop is None else _center_crop(frames, *self.crop)
+
+    def normalise(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pixel values ``[T, 3, h, w]`` of prepared frames ``[T, h, w, 3]``."""
+        # One table of 256 values a channel instead of arithmetic on every pixel.
+        levels = (np.arange(256, dtype=np.float64) * self.scale).astype(np.float32)[:, None]
+        table = (levels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return np.stack([table[:, c][frames[..., c]] for c in range(3)], axis=1)
+
+
+def read_clip_images(folder: Path) -> ClipImages:
+    """The settings in ``folder``; raises ModelError for those vidcap cannot follow."""
+    file = folder / "preprocessor_config.json"
+    if not file.is_file():
+        return ClipImages()
+    given = read_json(file)
+    if given.get("do_pad"):
+        raise ModelError(f"{file} pads frames to a square (do_pad), which vidcap does not.")
+    return ClipImages(
+        size=_size(given.get("size", SIDE)) if given.get("do_resize", True) else None,
+        crop=_crop(given.get("crop_size", SIDE)) if given.get("do_center_crop", True) else None,
+        resample=int(given.get("resample", Image.Resampling.BICUBIC)),
+        scale=float(given.get("rescale_factor", 1 / 255)) if given.get("do_rescale", True) else 1.0,
+        mean=_channels(given, "image_mean", MEAN, 0.0),
+        std=_channels(given, "image_std", STD, 1.0),
+    )
+
+
+def _channels(
+    given: dict[str, Any], name: str, usual: tuple[float, ...], neutral: float
+) -> tuple[float, ...]:
+    if not given.get("do_normalize", True):
+        return (neutral,) * 3
+    return tuple(map(float, given.get(name) or usual))
+
+
+def _size(size: Any) -> int | tuple[int, int]:
+    """``size`` of the file: an edge, ``{shortest_edge}`` or ``{height, width}``."""
+    if isinstance(size, int):
+        return size
+    if "shortest_edge" in size:
+        return int(size["shortest_edge"])
+    return int(size["height"]), int(size["width"])
+
+
+def _crop(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
+
+
+def _center_crop(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Cut ``height`` x ``width`` from the center; a frame that is smaller gets a black border."""
+    rows, columns = frames.shape[1:3]
+    tall, wide = max(height - rows, 0), max(width - columns, 0)
+    if tall or wide:
+        above, left = math.ceil(tall / 2), math.ceil(wide / 2)
+        edges = ((0, 0), (above, tall - above), (left, wide - left), (0, 0))
+        frames = np.pad(frames, edges)
+    top, start = (frames.shape[1] - height) // 2, (frames.shape[2] - width) // 2
+    return frames[:, top : top + height, start : start + width]
