@@ -1,8 +1,8 @@
 """Captions fresh nano clips as the product does, and with one thing wrong at a time.
 
-``python caption_clips.py COUNT VARIANT...`` prints the share of exact sentences of each variant as
-JSON. Clips go through real H.264 files. A program of its own: importing mindnlp changes what
-``import torch`` means for good.
+``python caption_clips.py FAMILY COUNT VARIANT...`` prints the share of exact sentences of each
+variant as JSON. Clips go through real H.264 files. A program of its own: importing mindnlp changes
+what ``import torch`` means for good.
 """
 
 import json
@@ -28,25 +28,45 @@ from vidcap_cli.video import read_frames
 BATCH = 16
 SEED = 20_261_122  # training draws from other seeds
 
-CONFIG = CaptionConfig("qwen2vl", str(bundled("qwen2vl")), slots=BATCH, max_new_tokens=40)
+FRAMES = {"llava": 1, "pllava": 4, "qwen2vl": 4}
+LORA_ALPHA = {"lora_dropped": 0.0, "lora_doubled": 8.0}  # the checkpoint's own is 4
 
 
 def main() -> None:
     """Measure the variants named on the command line."""
-    count, variants = int(sys.argv[1]), sys.argv[2:]
+    family, count, variants = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    config = CaptionConfig(
+        family,
+        str(bundled(family)),
+        slots=BATCH,
+        max_new_tokens=40,
+        num_frames=FRAMES[family],
+    )
     rng = np.random.default_rng(SEED)
     clips = [world.sample(rng) for _ in range(count)]
     with TemporaryDirectory() as place:
         paths = [Path(place) / f"{index}.mp4" for index in range(count)]
         for clip, path in zip(clips, paths, strict=True):
             world.write(clip, path)
-        engine = load_engine(CONFIG)
-        print(json.dumps({name: measure(name, clips, paths, engine) for name in variants}))
+        engine = load_engine(config)
+        shares = {}
+        for name in variants:
+            loaded = engine
+            if name in LORA_ALPHA:
+                loaded = load_engine(replace(config, lora_alpha=LORA_ALPHA[name]))
+            shares[name] = measure(name, config, clips, paths, loaded)
+    print(json.dumps(shares))
 
 
-def measure(name: str, clips: list[world.Clip], paths: list[Path], engine: object) -> float:
+def measure(
+    name: str,
+    config: CaptionConfig,
+    clips: list[world.Clip],
+    paths: list[Path],
+    engine: object,
+) -> float:
     """The share of clips whose caption is the true sentence, to the letter."""
-    config, question = CONFIG, world.DETAIL
+    family, question = config.family, world.DETAIL
     if name == "brief":
         question = world.BRIEF
     config = replace(
@@ -61,21 +81,24 @@ def measure(name: str, clips: list[world.Clip], paths: list[Path], engine: objec
     for path in paths:
         frames = change(read_frames(path, captioner.rule).frames)
         prompt = captioner.prompt(frames)
-        if name == "unnormalised":
+        if name == "unnormalised" and family == "qwen2vl":
             raw, _ = patchify(frames, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
             prompt = Prompt(prompt.ids, {**prompt.vision, "pixel_values_videos": raw})
+        elif name == "unnormalised":
+            raw = frames.transpose(0, 3, 1, 2).astype(np.float32) / 255
+            prompt = Prompt(prompt.ids, {"pixel_values": raw})
         prompts.append(prompt)
     inner = engine._model.model
-    known = inner.get_rope_index
     if name == "flat_positions":
-        inner.get_rope_index = flat_positions
+        known, inner.get_rope_index = inner.get_rope_index, flat_positions
     texts = []
     for start in range(0, len(prompts), 1 if name == "alone" else BATCH):
         batch = prompts[start : start + (1 if name == "alone" else BATCH)]
         made = [captioner.text(row.ids) for row in engine.generate(batch, lambda: False)]
         texts += made[1:] + made[:1] if name == "mixed_up_slots" else made
-    inner.get_rope_index = known
-    truth = [world.sentence(clip, "qwen2vl", question) for clip in clips]
+    if name == "flat_positions":
+        inner.get_rope_index = known
+    truth = [world.sentence(clip, family, question) for clip in clips]
     return sum(text == true for text, true in zip(texts, truth, strict=True)) / len(truth)
 
 

@@ -22,7 +22,7 @@ From the root of the repository, in an environment with the packages above and t
 
     PYTHONPATH=. python tests/nano/train_llava.py --out vidcap_cli/nano/llava
 
-It reaches 0.99 exact sentences in 1000 steps: about 9 minutes of one core. ``--steps 0`` only
+It reaches 0.99 exact sentences in 1000 steps: about 4 minutes of one core. ``--steps 0`` only
 measures.
 """
 

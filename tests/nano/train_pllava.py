@@ -15,7 +15,15 @@
 The nano LLaVA's tower and projector over four frames, average pooling of the projected patches,
 and a Llama of its own, stored as ermu2001/pllava-7b has it: the query and value weights of the
 Llama are split into a base and an unmerged LoRA. Seeded and scheduled by steps like
-``train_llava``, whose result (``--vision``) it starts from.
+``train_llava``, whose result (``--vision``) it starts from. The prompt is the product's, system
+text included: a new wording there needs new weights.
+
+From the root of the repository, in an environment with the packages above and this one::
+
+    PYTHONPATH=. python tests/nano/train_pllava.py --out vidcap_cli/nano/pllava
+
+It reaches 0.99 exact sentences in 1500 steps: about 8 minutes of one core. ``--steps 0`` only
+measures.
 """
 
 import argparse

@@ -33,7 +33,7 @@ def test_processes_share_all_chunks_without_overlap(tmp_path):
         rank.stdin.write("\n")
         rank.stdin.flush()
     claimed = [[int(chunk) for chunk in rank.communicate()[0].split()] for rank in ranks]
-    assert sorted(sum(claimed, [])) == list(range(CHUNKS))
+    assert sorted(chunk for chunks in claimed for chunk in chunks) == list(range(CHUNKS))
     for number, chunks in enumerate(claimed):
         for chunk in chunks:
             assert attempt.claim(chunk).read_text() == f"{number}\n"

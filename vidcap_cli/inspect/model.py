@@ -17,7 +17,13 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.models import load_captioner
-from vidcap_cli.models.checkpoint import COMMANDS, check_model, read_generation, read_json
+from vidcap_cli.models.checkpoint import (
+    COMMANDS,
+    check_model,
+    command_of,
+    read_generation,
+    read_json,
+)
 from vidcap_cli.words import count, size
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
@@ -76,7 +82,7 @@ def model_report(folder: Path) -> Report:
         config = read_json(folder / "config.json")
     except ModelError as error:
         problems.append(Problem(str(error)))
-    command = COMMANDS.get(str(config.get("model_type", "")))
+    command = command_of(config)
     _usable(folder, command, config, problems)
     sections = []
     if config:

@@ -1,0 +1,64 @@
+"""The bundled nano checkpoints know their world, and notice when something is wrong with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BROKEN = {
+    "qwen2vl": (
+        "bgr",
+        "reversed",
+        "half_fps",
+        "double_fps",
+        "unnormalised",
+        "flat_positions",
+        "mixed_up_slots",
+    ),
+    "llava": ("bgr", "unnormalised", "mixed_up_slots"),
+    "pllava": ("bgr", "reversed", "unnormalised", "mixed_up_slots", "lora_dropped", "lora_doubled"),
+}
+
+
+def exact(family: str, count: int, *variants: str) -> dict[str, float]:
+    program = Path(__file__).parent / "caption_clips.py"
+    command = [sys.executable, program, family, str(count), *variants]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, dict[str, float]]:
+    return {family: exact(family, 24, "detail", *names) for family, names in BROKEN.items()}
+
+
+@pytest.mark.parametrize("family", BROKEN)
+def test_sentences_are_exact(measured, family):
+    # One or two of 24 may be wrong; five hundred clips below reach 0.95.
+    assert measured[family]["detail"] >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("family", "variant"), [(family, name) for family, names in BROKEN.items() for name in names]
+)
+def test_a_fault_shows(measured, family, variant):
+    assert measured[family][variant] < 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", BROKEN)
+def test_a_hundred_clips_show_every_fault(family):
+    shares = exact(family, 100, "detail", *BROKEN[family])
+    assert shares.pop("detail") >= 0.95
+    assert max(shares.values()) < 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", BROKEN)
+def test_five_hundred_clips(family):
+    shares = exact(family, 500, "detail", "brief", "alone")
+    assert min(shares.values()) >= 0.95
+    assert shares["alone"] == pytest.approx(shares["detail"], abs=0.002)
