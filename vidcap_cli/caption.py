@@ -64,7 +64,7 @@ def caption(request: Request) -> int:
         request = replace(request, meta=bundled("clips") / "clips.csv", model=NANO)
     if request.meta is None:
         raise UsageError("name the table, video or folder to caption, or try --demo.")
-    meta, family = request.meta, request.config.family
+    meta, family = request.meta.absolute(), request.config.family
     shown = request.output is None and (request.demo or kind_of(meta) == VIDEO)
     output = request.output or default_output(meta, family, request.form)
     if request.skip_if_existing and not shown and output.exists():

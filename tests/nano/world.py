@@ -301,6 +301,8 @@ def write(
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
+    # Run as root, SVT-AV1 makes its caller a real-time process.
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def read(source: Path | IO[bytes], indices: Iterable[int]) -> NDArray[np.uint8]:
