@@ -32,12 +32,12 @@ def exact(family: str, count: int, *variants: str) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, dict[str, float]]:
-    return {family: exact(family, 24, "detail", *names) for family, names in BROKEN.items()}
+    return {family: exact(family, 16, "detail", *names) for family, names in BROKEN.items()}
 
 
 @pytest.mark.parametrize("family", BROKEN)
 def test_sentences_are_exact(measured, family):
-    # One or two of 24 may be wrong; five hundred clips below reach 0.95.
+    # One of 16 may be wrong; five hundred clips below reach 0.95.
     assert measured[family]["detail"] >= 0.9
 
 
