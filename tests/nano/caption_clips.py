@@ -26,6 +26,7 @@ from vidcap_cli.models.qwen2vl import patchify
 from vidcap_cli.video import read_frames
 
 BATCH = 16
+BATCHES = {"alone": 1, "by_eights": 8}
 SEED = 20_261_122  # training draws from other seeds
 
 FRAMES = {"llava": 1, "pllava": 4, "qwen2vl": 4}
@@ -92,8 +93,9 @@ def measure(
     if name == "flat_positions":
         known, inner.get_rope_index = inner.get_rope_index, flat_positions
     texts = []
-    for start in range(0, len(prompts), 1 if name == "alone" else BATCH):
-        batch = prompts[start : start + (1 if name == "alone" else BATCH)]
+    together = BATCHES.get(name, BATCH)
+    for start in range(0, len(prompts), together):
+        batch = prompts[start : start + together]
         made = [captioner.text(row.ids) for row in engine.generate(batch, lambda: False)]
         texts += made[1:] + made[:1] if name == "mixed_up_slots" else made
     if name == "flat_positions":

@@ -50,6 +50,7 @@ _MESSAGE_BYTES = 1 << 17  # more than any message: a path, or what surrounds a c
 _LONGEST_ERROR = 1000  # characters
 _STARTS = 3  # decoders in a row that end before they are ready: then it is not by chance
 _PROGRAM = "from vidcap_cli.rank.decode import serve; serve()"
+_TAKEN_UP = b"begun"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,8 @@ class DecodePool:
             if finished:
                 self._finished.put(finished)
             if decoder.ended:
+                if decoder.row:  # it never saw the row: another decoder will
+                    self._waiting.appendleft(decoder.row)
                 self._decoders.remove(decoder)
                 self._dying.append(decoder)
                 self._failed_starts = 0 if decoder.was_ready else self._failed_starts + 1
@@ -209,6 +212,7 @@ class _Decoder:
 
     def __init__(self, task: bytes) -> None:
         self.row: _Row | None = None
+        self.began = False  # whether the process has said that it has the row
         self.started = 0.0
         self.was_ready = False
         self.ended = False
@@ -246,22 +250,29 @@ class _Decoder:
             self.socket.send(os.fsencode(row.path))
         except (BrokenPipeError, ConnectionResetError):
             return False
-        self.row, self.started = row, time.monotonic()
+        self.row, self.began, self.started = row, False, time.monotonic()
         return True
 
     def receive(self) -> Decoded | None:
-        """What came: that the process is ready (None), its result, or its end."""
+        """What came: that the process is ready or has its row (None), a result, or its end.
+
+        A process that ends before it has its row leaves the row in place: it cannot be at fault.
+        """
         try:
             message, files, _, _ = socket.recv_fds(self.socket, _MESSAGE_BYTES, 1)
         except ConnectionResetError:
             message, files = b"", []
-        row, self.row = self.row, None
+        row = self.row
         if not message:
             self.ended = True
-            return row.failed("decode_error", self._obituary(), self.seconds) if row else None
-        if row is None:
-            self.was_ready = True
+            if row is None or not self.began:
+                return None
+            self.row = None
+            return row.failed("decode_error", self._obituary(), self.seconds)
+        if row is None or message == _TAKEN_UP:
+            self.was_ready, self.began = True, row is not None
             return None
+        self.row = None
         status, error, clip, shape = pickle.loads(message)  # noqa: S301 - from our own process
         if clip is not None:
             pixels = np.frombuffer(mmap.mmap(files[0], 0), np.uint8)
@@ -272,9 +283,10 @@ class _Decoder:
     def time_out(self, timeout: float) -> Decoded:
         """Give up on the row and the process."""
         assert self.row is not None
+        row, self.row = self.row, None
         self.kill()
         message = f"decoding took longer than {timeout:g} seconds and was stopped"
-        return self.row.failed("decode_timeout", message, self.seconds)
+        return row.failed("decode_timeout", message, self.seconds)
 
     def kill(self) -> None:
         self._process.kill()
@@ -318,6 +330,7 @@ def serve() -> None:
         rule, read = pickle.loads(ours.recv(_MESSAGE_BYTES))  # noqa: S301 - from our own process
         ours.send(b"ready")
         while path := ours.recv(_MESSAGE_BYTES):
+            ours.send(_TAKEN_UP)
             _answer(ours, *_run(read, os.fsdecode(path), rule))
 
 
