@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from vidcap_cli import __version__, options
 from vidcap_cli.config import DEFAULT_QUESTION, CaptionConfig
 from vidcap_cli.errors import FAILED, INCOMPLETE, OK
+from vidcap_cli.words import parse_size
 
 
 class _Commands(TyperGroup):
@@ -80,8 +81,10 @@ def _caption(
     limit: options.Limit = None,
     dry_run: options.DryRun = False,
     flush_seconds: options.FlushSeconds = 30.0,
-    engine: options.Engine = options.EngineName.mindnlp,
+    engine: options.Engine = options.EngineName.graph,
     dtype: options.DType = options.NumberType.auto,
+    memory_limit: options.MemoryLimit = None,
+    on_oom: options.OnOomOption = options.OnOom.shrink,
     device_target: options.DeviceTarget = options.Device.auto,
     worker_num: options.WorkerNum = None,
     local_worker_num: options.LocalWorkerNum = None,
@@ -102,6 +105,8 @@ def _caption(
         engine=engine.value,
         device_target=device_target.value,
         slots=bs,
+        memory_limit=parse_size(memory_limit) if memory_limit else None,
+        on_oom=on_oom.value,
         decoders=decoders,
         decode_timeout=decode_timeout,
         flush_seconds=flush_seconds,

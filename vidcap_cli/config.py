@@ -38,7 +38,8 @@ class CaptionConfig:
     ``num_frames`` belongs to LLaVA and PLLaVA; ``fps`` (frames sampled per second), ``height``,
     ``width`` (pixels) and ``resize`` to Qwen2-VL; ``pooling_shape`` (T-H-W), ``system_prompt`` and
     ``lora_alpha`` to PLLaVA, None for what the model family says. ``slots`` rows are decoded
-    together on a rank.
+    together on a rank. ``memory_limit`` is bytes a rank may take, None for what there is; a clip
+    too large for it is shrunk or, with ``on_oom`` "empty", left without a caption.
     """
 
     family: str
@@ -55,9 +56,11 @@ class CaptionConfig:
     system_prompt: str | None = None
     lora_alpha: float | None = None
     dtype: str = "auto"
-    engine: str = "mindnlp"
+    engine: str = "graph"
     device_target: str = "auto"
     slots: int = 1
+    memory_limit: int | None = None
+    on_oom: str = "shrink"
     decoders: int = 2
     decode_timeout: float = 60.0
     flush_seconds: float = 30.0

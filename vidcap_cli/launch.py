@@ -98,7 +98,7 @@ class Ranks:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_environment(folder),
+                env=_environment(folder, len(cluster.local_ranks)),
                 start_new_session=True,
             )
 
@@ -198,7 +198,7 @@ def _command(run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> l
     return [*msrun, *flags, *worker, str(folder.number)]
 
 
-def _environment(folder: AttemptDir) -> dict[str, str]:
+def _environment(folder: AttemptDir, ranks: int) -> dict[str, str]:
     """The ranks' environment. msrun starts ``python`` from PATH: make that this interpreter."""
     programs = folder.path / "bin"
     programs.mkdir(exist_ok=True)
@@ -210,6 +210,7 @@ def _environment(folder: AttemptDir) -> dict[str, str]:
         **os.environ,
         "PATH": path,
         "VIDCAP_PARENT": str(os.getpid()),
+        "VIDCAP_LOCAL_RANKS": str(ranks),
         "PYTHONUNBUFFERED": "1",
         # The tokenizer's threads gain nothing on single prompts and warn when decoders start.
         "TOKENIZERS_PARALLELISM": "false",

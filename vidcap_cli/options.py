@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from vidcap_cli.words import parse_size
+
 FRAMES = "Frames"
 LAUNCHING = "Launching"
 OUTPUT = "Output"
@@ -42,7 +44,15 @@ class Device(StrEnum):
 class EngineName(StrEnum):
     """Which engine captions."""
 
+    graph = "graph"
     mindnlp = "mindnlp"
+
+
+class OnOom(StrEnum):
+    """What becomes of a video for which there is not enough memory."""
+
+    shrink = "shrink"
+    empty = "empty"
 
 
 class Prefer(StrEnum):
@@ -74,6 +84,13 @@ def models(incomplete: str) -> list[str]:
         return []
     names = [path.name for path in Path().glob(f"{incomplete}*") if path.is_dir()]
     return ["nano", *(f"{name}/" for name in sorted(names) if re.fullmatch(r"\w[\w.-]*", name))]
+
+
+def memory_size(text: str | None) -> str | None:
+    """``text`` if it is a number of bytes, or of k, M, G or T (powers of 1000)."""
+    if text is not None and parse_size(text) is None:
+        raise typer.BadParameter("write a number and a unit, such as 12G or 800M.")
+    return text
 
 
 def pooling_shape(text: str | None) -> str | None:
@@ -199,7 +216,25 @@ FlushSeconds = Annotated[
 Engine = Annotated[
     EngineName,
     typer.Option(
-        help="mindnlp runs the Hugging Face definitions, the reference.", rich_help_panel=ENGINE
+        help="graph is compiled; mindnlp runs the Hugging Face definitions, the slow reference.",
+        rich_help_panel=ENGINE,
+    ),
+]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory that a rank may take, weights included, such as 12G.",
+        callback=memory_size,
+        rich_help_panel=ENGINE,
+        show_default="most of what is free",
+    ),
+]
+OnOomOption = Annotated[
+    OnOom,
+    typer.Option(
+        help="A video too large for the memory is shown smaller, or gets no caption.",
+        rich_help_panel=ENGINE,
     ),
 ]
 DType = Annotated[

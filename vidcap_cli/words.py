@@ -1,5 +1,6 @@
 """How numbers, times and text from outside are written for people."""
 
+import re
 from collections.abc import Sequence
 
 
@@ -52,6 +53,13 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of a number with a unit, in decimal units as ``size`` writes them; None for others."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip(), re.IGNORECASE)
+    scale = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+    return int(float(match[1]) * scale[match[2].upper()]) if match else None
 
 
 def size(number: float) -> str:

@@ -1,6 +1,6 @@
-"""Captions the LLaVA or PLLaVA checkpoints of the goldens with the reference engine, as JSON.
+"""Captions the LLaVA or PLLaVA checkpoints of the goldens with one engine, as JSON.
 
-``python llava_ids.py FAMILY``. A program of its own: importing mindnlp changes what
+``python llava_ids.py ENGINE FAMILY``. A program of its own: importing mindnlp changes what
 ``import torch`` means for good. Besides the captions it prints those of deliberate mistakes.
 """
 
@@ -21,9 +21,10 @@ from llava_cases import LLAVA, NEW_TOKENS, PLLAVA, POOLING, QUESTION, SYSTEM, vi
 from tiny_llava import TinyLlava, drift, write_llava
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import load_engine
+from vidcap_cli.engine import generate_all, load_engine
 from vidcap_cli.models import load_captioner
 
+ENGINE = sys.argv[1]
 MUTANT_SEEDS = {"llava": 6, "pllava": 22}
 
 
@@ -39,6 +40,7 @@ def config_of(folder: Path, spec: TinyLlava) -> CaptionConfig:
         pooling_shape="-".join(map(str, shape)) if shape else None,
         system_prompt=SYSTEM,
         slots=2,
+        engine=ENGINE,
     )
 
 
@@ -55,8 +57,8 @@ def captions(specs: Sequence[TinyLlava]) -> list[dict[str, object]]:
             config = config_of(write_llava(Path(place), spec), spec)
             engine = load_engine(config)
             prompts = prompts_of(load_captioner(config), [drift(*v) for v in videos_of(spec)])
-        alone = [engine.generate([prompt], lambda: False)[0] for prompt in prompts]
-        together = engine.generate(prompts, lambda: False)
+        alone = [generate_all(engine, [prompt])[0] for prompt in prompts]
+        together = generate_all(engine, prompts)
         done.append(
             {
                 "prompts": [prompt.ids.tolist() for prompt in prompts],
@@ -77,7 +79,7 @@ def mistakes(spec: TinyLlava) -> dict[str, list[list[int]]]:
 
         def ids(config: CaptionConfig, clips: Sequence[np.ndarray], engine: Any = None) -> Any:
             engine = engine or load_engine(config)
-            rows = engine.generate(prompts_of(load_captioner(config), clips), lambda: False)
+            rows = generate_all(engine, prompts_of(load_captioner(config), clips))
             return [row.ids for row in rows]
 
         engine = load_engine(config)
@@ -96,48 +98,66 @@ def mistakes(spec: TinyLlava) -> dict[str, list[list[int]]]:
 
 
 def with_pooling(wrong: Callable[[Any, Any], Any], work: Callable[[], Any]) -> Any:
-    """``work()`` while PLLaVA's features ``[V, t, h, w, hidden]`` come from ``wrong``."""
+    """``work()`` while PLLaVA's features ``[t, h, w, hidden]`` come from ``wrong``."""
+    owner, name, features = (_of_graph if ENGINE == "graph" else _of_reference)(wrong)
+    kept = getattr(owner, name)
+    setattr(owner, name, features)
+    try:
+        return work()
+    finally:
+        setattr(owner, name, kept)
+
+
+def _of_graph(wrong: Callable[[Any, Any], Any]) -> tuple[Any, str, Any]:
+    from mindspore import Tensor
+
+    from vidcap_cli.engine.clip import ClipVision
+
+    def features(self: Any, joined: Any, frames: int, shape: Any) -> Any:
+        side = self.config.grid
+        pooled = wrong(joined.asnumpy().reshape(frames, side, side, -1), shape)
+        return Tensor(pooled.reshape(-1, pooled.shape[-1]))
+
+    return ClipVision, "_pool", features
+
+
+def _of_reference(wrong: Callable[[Any, Any], Any]) -> tuple[Any, str, Any]:
     import torch
     from transformers.models.llava.modeling_llava import LlavaModel
 
     from vidcap_cli.engine import pllava
 
     def features(self: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        frames = torch.stack(LlavaModel.get_image_features(self, *args, **kwargs))
+        frames = torch.stack(LlavaModel.get_image_features(self, *args, **kwargs)).numpy()
         side = int(frames.shape[1] ** 0.5)
-        volume = frames.reshape(-1, self.config.frames, side, side, frames.shape[-1])
-        pooled = wrong(volume, self.config.pooled)
-        return list(pooled.reshape(len(pooled), -1, frames.shape[-1]))
+        videos = frames.reshape(-1, self.config.frames, side, side, frames.shape[-1])
+        pooled = [wrong(video, self.config.pooled) for video in videos]
+        return [torch.tensor(video.reshape(-1, video.shape[-1])) for video in pooled]
 
-    kept = pllava._PooledLlava.get_image_features
-    pllava._PooledLlava.get_image_features = features
-    try:
-        return work()
-    finally:
-        pllava._PooledLlava.get_image_features = kept
+    return pllava._PooledLlava, "get_image_features", features
 
 
-def blocks(volume: Any, shape: Sequence[int]) -> Any:
-    """``[V, t, h, w, cells, hidden]``: what falls into each pooled cell; sides divide evenly."""
-    videos, *sides, hidden = volume.shape
+def blocks(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """``[t, h, w, cells, hidden]``: what falls into each pooled cell; sides divide evenly."""
+    *sides, hidden = volume.shape
     (t, a), (h, b), (w, c) = ((n, side // n) for n, side in zip(shape, sides, strict=True))
-    cells = volume.reshape(videos, t, a, h, b, w, c, hidden).permute(0, 1, 3, 5, 2, 4, 6, 7)
-    return cells.reshape(videos, t, h, w, a * b * c, hidden)
+    cells = volume.reshape(t, a, h, b, w, c, hidden).transpose(0, 2, 4, 1, 3, 5, 6)
+    return cells.reshape(t, h, w, a * b * c, hidden)
 
 
-def max_pooled(volume: Any, shape: Sequence[int]) -> Any:
+def max_pooled(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Maxima where means belong."""
-    return blocks(volume, shape).amax(4)
+    return blocks(volume, shape).max(3)
 
 
-def axes_swapped(volume: Any, shape: Sequence[int]) -> Any:
+def axes_swapped(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Means in the order height, width, time."""
-    return blocks(volume, shape).mean(4).permute(0, 2, 3, 1, 4)
+    return np.ascontiguousarray(blocks(volume, shape).mean(3).transpose(1, 2, 0, 3))
 
 
-def mean_pooled(volume: Any, shape: Sequence[int]) -> Any:
+def mean_pooled(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """What is right, by the means of the mistakes above: they change one thing each."""
-    return blocks(volume, shape).mean(4)
+    return blocks(volume, shape).mean(3)
 
 
 POOLINGS = {"no other": mean_pooled, "max pooling": max_pooled, "axes swapped": axes_swapped}
@@ -145,7 +165,7 @@ POOLINGS = {"no other": mean_pooled, "max pooling": max_pooled, "axes swapped": 
 
 def main() -> None:
     """Print one JSON object."""
-    family = sys.argv[1]
+    family = sys.argv[2]
     specs = {"llava": LLAVA, "pllava": PLLAVA}[family]
     mutant = next(spec for spec in specs if spec.seed == MUTANT_SEEDS[family])
     print(json.dumps({"captions": captions(specs), "mistakes": mistakes(mutant)}))

@@ -1,8 +1,8 @@
 """Captions fresh nano clips as the product does, and with one thing wrong at a time.
 
 ``python caption_clips.py FAMILY COUNT VARIANT...`` prints the share of exact sentences of each
-variant as JSON. Clips go through real H.264 files. A program of its own: importing mindnlp changes
-what ``import torch`` means for good.
+variant as JSON. Clips go through real H.264 files. A program of its own: MindSpore's threads and
+its graphs end with it.
 """
 
 import json
@@ -20,13 +20,13 @@ import world
 
 from vidcap_cli.caption import bundled
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import load_engine
+from vidcap_cli.engine import Engine, generate_all, load_engine, model
 from vidcap_cli.models import Prompt, load_captioner
 from vidcap_cli.models.qwen2vl import patchify
 from vidcap_cli.video import read_frames
 
-BATCH = 16
-BATCHES = {"alone": 1, "by_eights": 8}
+SLOTS = 16
+OTHER_SLOTS = {"alone": 1, "by_eights": 8}
 SEED = 20_261_122  # training draws from other seeds
 
 FRAMES = {"llava": 1, "pllava": 4, "qwen2vl": 4}
@@ -39,7 +39,7 @@ def main() -> None:
     config = CaptionConfig(
         family,
         str(bundled(family)),
-        slots=BATCH,
+        slots=SLOTS,
         max_new_tokens=40,
         num_frames=FRAMES[family],
     )
@@ -52,9 +52,12 @@ def main() -> None:
         engine = load_engine(config)
         shares = {}
         for name in variants:
-            loaded = engine
-            if name in LORA_ALPHA:
-                loaded = load_engine(replace(config, lora_alpha=LORA_ALPHA[name]))
+            changed = replace(
+                config,
+                lora_alpha=LORA_ALPHA.get(name),
+                slots=OTHER_SLOTS.get(name, SLOTS),
+            )
+            loaded = engine if changed == config else load_engine(changed)
             shares[name] = measure(name, config, clips, paths, loaded)
     print(json.dumps(shares))
 
@@ -64,7 +67,7 @@ def measure(
     config: CaptionConfig,
     clips: list[world.Clip],
     paths: list[Path],
-    engine: object,
+    engine: Engine,
 ) -> float:
     """The share of clips whose caption is the true sentence, to the letter."""
     family, question = config.family, world.DETAIL
@@ -89,29 +92,20 @@ def measure(
             raw = frames.transpose(0, 3, 1, 2).astype(np.float32) / 255
             prompt = Prompt(prompt.ids, {"pixel_values": raw})
         prompts.append(prompt)
-    inner = engine._model.model
+    known = model.mrope_positions
     if name == "flat_positions":
-        known, inner.get_rope_index = inner.get_rope_index, flat_positions
-    texts = []
-    together = BATCHES.get(name, BATCH)
-    for start in range(0, len(prompts), together):
-        batch = prompts[start : start + together]
-        made = [captioner.text(row.ids) for row in engine.generate(batch, lambda: False)]
-        texts += made[1:] + made[:1] if name == "mixed_up_slots" else made
-    if name == "flat_positions":
-        inner.get_rope_index = known
+        model.mrope_positions = flat_positions
+    texts = [captioner.text(row.ids) for row in generate_all(engine, prompts)]
+    model.mrope_positions = known
+    if name == "mixed_up_slots":
+        texts = texts[1:] + texts[:1]
     truth = [world.sentence(clip, family, question) for clip in clips]
     return sum(text == true for text, true in zip(texts, truth, strict=True)) / len(truth)
 
 
-def flat_positions(input_ids, *_args, attention_mask=None, **_kwargs):
+def flat_positions(here, *_):
     """Positions of plain text for every token, as a model without M-RoPE would count them."""
-    import torch
-
-    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
-    deltas = torch.zeros((input_ids.shape[0], 1), dtype=torch.int64)
-    return torch.stack([positions] * 3), deltas
+    return np.tile(np.arange(len(here)), (3, 1))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The engines: from the prompts of some rows to their token ids, on MindSpore."""
+"""The engines: from the prompts of rows to their token ids, on MindSpore."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,26 +16,81 @@ class Generated:
     finish_reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A row to be captioned."""
+
+    row_id: int
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a request: ``generated``, or the ``error`` that ended it.
+
+    ``seconds`` is the time the engine spent on it, its share where rows were run together.
+    """
+
+    row_id: int
+    generated: Generated | None
+    error: Exception | None
+    seconds: float
+
+
 class OutOfMemoryError(Exception):
     """The device had no room for a prompt."""
 
 
-class Engine(Protocol):
-    """Captions rows together, at most ``slots`` at a time."""
+class Feed(Protocol):
+    """Where an engine gets its requests."""
 
-    slots: int
-
-    def generate(
-        self, prompts: Sequence[Prompt], stop: Callable[[], bool]
-    ) -> list[Generated] | None:
-        """Decode ``prompts`` greedily, results in their order; None when ``stop()`` turned true.
-
-        Raises OutOfMemoryError when they do not fit.
+    def __call__(self, *, wait: bool) -> Request | None:
+        """The next request. With ``wait`` None means that no more will come, without it that
+        none is ready now.
         """
 
 
-def load_engine(config: CaptionConfig) -> Engine:
-    """The engine that ``config.engine`` names, its weights loaded."""
-    from vidcap_cli.engine.reference import ReferenceEngine  # noqa: PLC0415 - imports MindSpore
+class Engine(Protocol):
+    """Captions rows, at most ``slots`` at a time."""
 
-    return ReferenceEngine(config)
+    slots: int
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether there is memory for a prompt and its caption, as far as the engine knows."""
+
+    def answers(self, feed: Feed, stop: Callable[[], bool]) -> Iterator[Answer]:
+        """Decode greedily what ``feed`` gives until no more comes or ``stop()`` turns true.
+
+        Answers come in the order in which captions end; on ``stop()`` those in the making are
+        dropped.
+        """
+
+
+def generate_all(engine: Engine, prompts: Sequence[Prompt]) -> list[Generated]:
+    """Decode all of ``prompts``, results in their order; the first error of one is raised."""
+    left = iter([Request(number, prompt) for number, prompt in enumerate(prompts)])
+
+    def feed(*, wait: bool) -> Request | None:  # noqa: ARG001 - all of them are ready
+        return next(left, None)
+
+    generated: dict[int, Generated] = {}
+    for answer in engine.answers(feed, lambda: False):
+        if answer.error:
+            raise answer.error
+        assert answer.generated
+        generated[answer.row_id] = answer.generated
+    return [generated[number] for number in range(len(prompts))]
+
+
+def load_engine(config: CaptionConfig, say: Callable[[str], None] = lambda _: None) -> Engine:
+    """The engine that ``config.engine`` names, its weights loaded.
+
+    ``say`` is told what the engine is doing: compiling or captioning.
+    """
+    if config.engine == "mindnlp":
+        from vidcap_cli.engine.reference import ReferenceEngine  # noqa: PLC0415 - heavy
+
+        return ReferenceEngine(config, say)
+    from vidcap_cli.engine.generate import GraphEngine  # noqa: PLC0415 - imports MindSpore
+
+    return GraphEngine(config, say)

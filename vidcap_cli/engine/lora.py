@@ -1,4 +1,4 @@
-"""LLaVA-shaped checkpoints under one set of names, LoRA merged into the weights it adapts.
+"""Checkpoints of all families under one set of names, LoRA merged into the weights it adapts.
 
 PLLaVA's checkpoints hold the language model as PEFT wraps it: ``base_layer`` weights with low-rank
 ``lora_A`` and ``lora_B`` beside them. What was meant is ``W + (alpha / r) * B @ A`` (Hu et al.
@@ -6,7 +6,8 @@ PLLaVA's checkpoints hold the language model as PEFT wraps it: ``base_layer`` we
 every tensor in the files has to be used, and what does not fit stops with a list.
 
 Names that come out are those of transformers 4.57: ``model.language_model.*``, ``lm_head.weight``,
-``model.vision_tower.*``, ``model.multi_modal_projector.*``, from its older layout as well.
+``model.vision_tower.*``, ``model.multi_modal_projector.*``, ``model.visual.*``, from its older
+layouts as well.
 """
 
 import re
@@ -26,7 +27,7 @@ from vidcap_cli.models.checkpoint import read_json
 ALPHA = 4.0  # what the authors run PLLaVA with; its checkpoints do not say
 
 # Computed from the configuration, though older files store them.
-_BUFFER = re.compile(r"(^|\.)(rotary_emb\.inv_freq|position_ids)$")
+_BUFFER = re.compile(r"(^|\.)(rotary(_pos)?_emb\.inv_freq|position_ids)$")
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight")
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 _RENAMED = (
@@ -34,6 +35,10 @@ _RENAMED = (
     ("language_model.lm_head.", "lm_head."),
     ("vision_tower.", "model.vision_tower."),
     ("multi_modal_projector.", "model.multi_modal_projector."),
+    ("visual.", "model.visual."),
+    ("model.embed_tokens.", "model.language_model.embed_tokens."),
+    ("model.layers.", "model.language_model.layers."),
+    ("model.norm.", "model.language_model.norm."),
 )
 _MOST_NAMED = 8
 

@@ -7,8 +7,9 @@ Rows of a batch are padded on the left and masked.
 
 import os
 import sys
+import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ import torch
 import transformers
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import Generated
+from vidcap_cli.engine import Answer, Feed, Generated, Request
 from vidcap_cli.engine.device import as_out_of_memory, number_type, select_device
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models import Prompt
-from vidcap_cli.models.checkpoint import read_generation, read_json
+from vidcap_cli.models.checkpoint import read_generation, stored_type
 
 _CLASSES = {
     "llava": "LlavaForConditionalGeneration",
@@ -39,49 +40,76 @@ _CLASSES = {
 class ReferenceEngine:
     """One checkpoint, loaded by transformers under mindnlp."""
 
-    def __init__(self, config: CaptionConfig) -> None:
+    def __init__(self, config: CaptionConfig, say: Callable[[str], None]) -> None:
         folder = Path(config.model)
         device = select_device(config.device_target)
-        stored = read_json(folder / "config.json").get("torch_dtype") or "float32"
-        number = number_type(config.dtype, stored, device)
+        number = number_type(config.dtype, stored_type(folder), device)
         self.slots = config.slots
+        self._say = say
         self._max_new_tokens = config.max_new_tokens
         self._generation = read_generation(folder)
         self._model: Any = _load(folder, config, getattr(torch, number))
         if device == "Ascend":
             self._model.to("npu")
 
-    def generate(
+    def fits(self, prompt: Prompt) -> bool:  # noqa: ARG002
+        """Always: what transformers needs for a prompt is not known beforehand."""
+        return True
+
+    def answers(self, feed: Feed, stop: Callable[[], bool]) -> Iterator[Answer]:
+        """Decode greedily what ``feed`` gives, in batches of as many rows as there are slots."""
+        while not stop():
+            batch: list[Request] = []
+            while len(batch) < self.slots and (request := feed(wait=True)):
+                batch.append(request)
+            if not batch:
+                return
+            yield from self._batch(batch, stop)
+
+    def _batch(self, batch: Sequence[Request], stop: Callable[[], bool]) -> Iterator[Answer]:
+        """Rows together; when that fails, each alone, so that one cannot fail the others."""
+        self._say("captioning")
+        began = time.monotonic()
+        try:
+            generated = self._generate([request.prompt for request in batch], stop)
+        except Exception as error:  # noqa: BLE001 - the status of a row, or of several
+            if len(batch) > 1:
+                for request in batch:
+                    if not stop():
+                        yield from self._batch([request], stop)
+                return
+            seconds = time.monotonic() - began
+            yield Answer(batch[0].row_id, None, as_out_of_memory(error) or error, seconds)
+            return
+        seconds = (time.monotonic() - began) / len(batch)
+        for request, row in zip(batch, generated or (), strict=generated is not None):
+            yield Answer(request.row_id, row, None, seconds)
+
+    def _generate(
         self, prompts: Sequence[Prompt], stop: Callable[[], bool]
     ) -> list[Generated] | None:
-        """Decode ``prompts`` greedily, results in their order; None when ``stop()`` turned true."""
+        """Token ids of ``prompts`` in their order; None when ``stop()`` turned true."""
         ids, mask = _pad_left([prompt.ids for prompt in prompts])
         vision = {
             name: self._tensor(np.concatenate([prompt.vision[name] for prompt in prompts]))
             for name in prompts[0].vision
         }
         stopping = _Stop(stop)
-        try:
-            output = self._model.generate(
-                input_ids=self._tensor(ids),
-                attention_mask=self._tensor(mask),
-                **vision,
-                do_sample=False,
-                # Checkpoints ask for sampling with a vanishing temperature; greedy ignores these.
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                max_new_tokens=self._max_new_tokens,
-                repetition_penalty=self._generation.repetition_penalty,
-                eos_token_id=list(self._generation.eos),
-                pad_token_id=self._generation.eos[0],
-                stopping_criteria=transformers.StoppingCriteriaList([stopping]),
-            )
-        except Exception as error:
-            memory = as_out_of_memory(error)
-            if memory is None:
-                raise
-            raise memory from error
+        output = self._model.generate(
+            input_ids=self._tensor(ids),
+            attention_mask=self._tensor(mask),
+            **vision,
+            do_sample=False,
+            # Checkpoints ask for sampling with a vanishing temperature; greedy ignores these.
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            max_new_tokens=self._max_new_tokens,
+            repetition_penalty=self._generation.repetition_penalty,
+            eos_token_id=list(self._generation.eos),
+            pad_token_id=self._generation.eos[0],
+            stopping_criteria=transformers.StoppingCriteriaList([stopping]),
+        )
         if stopping.stopped:
             return None
         new = output[:, ids.shape[1] :].tolist()

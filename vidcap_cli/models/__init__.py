@@ -48,6 +48,11 @@ class Captioner(Protocol):
     def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
         """Model inputs for resized frames ``[T, h, w, 3]``."""
 
+    def smaller(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+        """The next smaller form of resized frames, for want of memory: smaller pictures, then
+        fewer; None when they cannot be less.
+        """
+
     def text(self, ids: list[int]) -> str:
         """The caption that generated token ids spell, special tokens left out."""
 

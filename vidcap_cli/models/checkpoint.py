@@ -159,6 +159,14 @@ def read_generation(folder: Path) -> Generation:
     return Generation(ids, float(settings.get("repetition_penalty") or 1.0))
 
 
+def stored_type(folder: Path) -> str:
+    """The number type that ``config.json`` says the weights have: float32, bfloat16, ..."""
+    config = read_json(folder / "config.json")
+    places = (config, config.get("text_config") or {})
+    names = (place.get(key) for place in places for key in ("dtype", "torch_dtype"))
+    return next((str(name) for name in names if name), "float32")
+
+
 def _eos_token(folder: Path) -> str:
     token = _tokenizer_settings(folder).get("eos_token") or ""
     return str(token["content"] if isinstance(token, dict) else token)

@@ -110,6 +110,13 @@ class Llava:
         ids = self._words.ids(write(self._question, len(frames)), self._settings.features)
         return Prompt(ids, {"pixel_values": self._settings.images.normalise(frames)})
 
+    def smaller(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+        """Half of the frames, the middles of equal pieces; None for a single one, whose size is
+        the vision tower's.
+        """
+        count = len(frames) // 2
+        return frames[(2 * np.arange(count) + 1) * len(frames) // (2 * count)] if count else None
+
     def text(self, ids: list[int]) -> str:
         """The caption that generated token ids spell, special tokens left out."""
         return self._words.text(ids)

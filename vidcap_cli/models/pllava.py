@@ -76,6 +76,9 @@ class Pllava:
         ids = self._words.ids(self._text, int(np.prod(self._pooled)))
         return Prompt(ids, {"pixel_values": self._settings.images.normalise(frames)})
 
+    def smaller(self, frames: NDArray[np.uint8]) -> None:
+        """Never: the tower fixes the size of frames and the pooling their number."""
+
     def text(self, ids: list[int]) -> str:
         """The caption that generated token ids spell, special tokens left out."""
         return self._words.text(ids)

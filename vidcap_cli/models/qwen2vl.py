@@ -104,6 +104,20 @@ class Qwen2VL:
         }
         return Prompt(np.array(ids, np.int64), vision)
 
+    def smaller(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+        """Frames of two thirds of the area, down to the smallest the rule allows; then half of
+        the frames, spread over the same time, down to two.
+        """
+        height, width = frames.shape[1:3]
+        least = min(self.rule.min_pixels, height * width)
+        size = smart_resize(height, width, least, max(least, height * width * 2 // 3))
+        if size[0] * size[1] < height * width:
+            return bicubic(frames, *size)
+        count = len(frames) // 2 // TEMPORAL * TEMPORAL
+        if count < TEMPORAL:
+            return None
+        return frames[np.rint(_linspace(len(frames) - 1, count)).astype(np.int64)]
+
     def text(self, ids: list[int]) -> str:
         """The caption that generated token ids spell, special tokens left out."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()

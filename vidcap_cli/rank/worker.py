@@ -12,12 +12,17 @@ import socket
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vidcap_cli.attempt import Attempt
-from vidcap_cli.engine import Engine, Generated, OutOfMemoryError, load_engine
+from vidcap_cli.engine import Answer, Engine, OutOfMemoryError, Request, load_engine
 from vidcap_cli.errors import VidcapError
 from vidcap_cli.events import Began, Committed, Done, Ended, Event, EventWriter, Started, State
 from vidcap_cli.models import Captioner, load_captioner
@@ -28,10 +33,12 @@ from vidcap_cli.rank.claims import claim_chunks
 from vidcap_cli.rank.decode import Decoded, DecodePool
 from vidcap_cli.rank.writer import PartWriter
 from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write
+from vidcap_cli.video import Clip
 
 # How long the loop waits for frames before it looks whether it should stop, in seconds.
 _PATIENCE = 0.2
 _LONGEST_ERROR = 500
+SHRUNK = "shrunk"
 
 
 class Rank:
@@ -46,6 +53,10 @@ class Rank:
         self._config = self._attempt.config
         self._taken: dict[int, tuple[str, int]] = {}
         self._rows = self._claimed_rows()
+        # Rows that the engine has, with the length of their prompts; rows it is given again.
+        self._running: dict[int, tuple[Decoded, int]] = {}
+        self._again: deque[Request] = deque()
+        self._retried: set[int] = set()
         self._state = ""
         self._busy_s = 0.0
         self._wait_s = 0.0
@@ -63,12 +74,14 @@ class Rank:
         ):
             self._writer = writer
             self._pool = pool
+            self._model: tuple[Captioner, Engine]
             # Frames are read while the weights load.
             self._ahead = config.slots + config.decoders
             self._read_ahead()
-            engine = load_engine(config)
-            while clips := self._gather(engine.slots):
-                self._caption(captioner, engine, clips)
+            engine = load_engine(config, self._say)
+            self._model = captioner, engine
+            for answer in engine.answers(self._feed, lambda: self.stopping):
+                self._take(answer)
         self._report(Ended("stopped" if self.stopping else "finished"))
 
     def _claimed_rows(self) -> Iterator[tuple[int, str, int]]:
@@ -86,55 +99,87 @@ class Rank:
             self._taken[row_id] = (path, attempts + 1)
             self._pool.submit(row_id, str(resolve(path, self._attempt.bases)))
 
-    def _gather(self, most: int) -> list[Decoded]:
-        """Up to ``most`` clips to caption together; none when the rank is to leave."""
-        clips: list[Decoded] = []
-        while len(clips) < most and not self.stopping:
+    def _feed(self, *, wait: bool) -> Request | None:
+        """The next row that has its frames; None when none is left, or ready, or is to be done."""
+        while not self.stopping:
+            if self._again:
+                return self._again.popleft()
             self._read_ahead()
             if not self._pool.pending:
-                return clips
+                return None
             began = time.monotonic()
-            decoded = self._pool.next(timeout=_PATIENCE)
-            self._wait_s += time.monotonic() - began
+            decoded = self._pool.next(timeout=_PATIENCE if wait else 0)
+            if wait:
+                self._wait_s += time.monotonic() - began
             if decoded is None:
+                if not wait:
+                    return None
                 self._say("waiting for frames")
             elif decoded.clip is None:
                 self._fail(decoded, decoded.status, decoded.error or "")
-            else:
-                clips.append(decoded)
-        return [] if self.stopping else clips
+            elif request := self._request(decoded, decoded.clip):
+                return request
+        return None
 
-    def _caption(self, captioner: Captioner, engine: Engine, clips: list[Decoded]) -> None:
-        """Caption clips together; when that fails, each alone, so that one cannot fail others."""
-        self._say("captioning")
-        self._report(Began([clip.row_id for clip in clips]))
-        began = time.monotonic()
+    def _request(self, decoded: Decoded, clip: Clip, *, less: bool = False) -> Request | None:
+        """What the model is to be given for a clip, made smaller until there is memory for it.
+
+        ``less``: made smaller in any case. None when the row has failed instead.
+        """
+        captioner, engine = self._model
         try:
-            prompts = [captioner.prompt(clip.clip.frames) for clip in clips if clip.clip]
-            generated = engine.generate(prompts, lambda: self.stopping)
+            frames: NDArray[np.uint8] | None = clip.frames
+            if less:
+                frames = captioner.smaller(clip.frames)
+            prompt = None if frames is None else captioner.prompt(frames)
+            while prompt and not engine.fits(prompt):
+                shrink = self._config.on_oom == "shrink"
+                frames = captioner.smaller(frames) if shrink and frames is not None else None
+                prompt = None if frames is None else captioner.prompt(frames)
         except Exception as error:  # noqa: BLE001 - it becomes the status of the row
-            if len(clips) > 1:
-                for clip in clips:
-                    if not self.stopping:
-                        self._caption(captioner, engine, [clip])
-                return
-            status = "oom" if isinstance(error, OutOfMemoryError) else "model_error"
             traceback.print_exc()  # into the rank's log
-            self._busy_s += time.monotonic() - began
-            self._fail(clips[0], status, f"{type(error).__name__}: {error}")
-            return
-        seconds = time.monotonic() - began
-        self._busy_s += seconds
-        for clip, prompt, new in zip(clips, prompts, generated or [], strict=False):
-            text = captioner.text(new.ids)
-            self._finish(self._captioned(clip, text, new, len(prompt.ids), seconds / len(clips)))
+            self._fail(decoded, "model_error", f"{type(error).__name__}: {error}")
+            return None
+        if frames is None or prompt is None:
+            self._out_of_memory(decoded, "it needs more memory than there is, however small")
+            return None
+        if frames is not clip.frames:
+            flags = tuple(dict.fromkeys((*clip.flags, SHRUNK)))
+            clip = replace(clip, frames=frames, flags=flags)
+        self._running[decoded.row_id] = replace(decoded, clip=clip), len(prompt.ids)
+        self._report(Began([decoded.row_id]))
+        return Request(decoded.row_id, prompt)
 
-    def _captioned(
-        self, decoded: Decoded, text: str, new: Generated, prompt_tokens: int, seconds: float
-    ) -> Result:
+    def _take(self, answer: Answer) -> None:
+        """Finish the row of an answer, or have it tried once more with a smaller clip."""
+        self._busy_s += answer.seconds
+        decoded, prompt_tokens = self._running.pop(answer.row_id)
+        if answer.generated:
+            text = self._model[0].text(answer.generated.ids)
+            self._finish(self._captioned(decoded, text, answer, prompt_tokens))
+            return
+        error = answer.error
+        traceback.print_exception(error)  # into the rank's log
+        if not isinstance(error, OutOfMemoryError):
+            self._fail(decoded, "model_error", f"{type(error).__name__}: {error}")
+        elif self._config.on_oom == "shrink" and decoded.row_id not in self._retried:
+            self._retried.add(decoded.row_id)
+            assert decoded.clip
+            if request := self._request(decoded, decoded.clip, less=True):
+                self._again.append(request)
+        else:
+            self._out_of_memory(decoded, str(error))
+
+    def _out_of_memory(self, decoded: Decoded, error: str) -> None:
+        """End a row for want of memory; the original wrote an empty caption then."""
+        status = "oom" if self._config.on_oom == "shrink" else "empty"
+        self._fail(decoded, status, f"out of memory: {error}")
+
+    def _captioned(self, decoded: Decoded, text: str, answer: Answer, prompt_tokens: int) -> Result:
         path, attempts = self._taken[decoded.row_id]
-        clip = decoded.clip
+        clip, new = decoded.clip, answer.generated
         assert clip is not None
+        assert new is not None
         frames, height, width, _ = clip.frames.shape
         return Result(
             decoded.row_id,
@@ -150,7 +195,7 @@ class Rank:
             height=height,
             width=width,
             decode_s=decoded.seconds,
-            infer_s=seconds,
+            infer_s=answer.seconds,
             attempts=attempts,
             rank=self._number,
             reader=clip.reader,

@@ -1,6 +1,7 @@
-"""Captions the checkpoints of the goldens with the reference engine; prints token ids as JSON.
+"""Captions the checkpoints of the goldens with one engine; prints token ids as JSON.
 
-A program of its own: importing mindnlp changes what ``import torch`` means for good.
+``python qwen2vl_ids.py ENGINE``. A program of its own: importing mindnlp changes what
+``import torch`` means for good.
 """
 
 import json
@@ -16,7 +17,7 @@ import tiny
 from cases import QWEN2VL, frames_of, noise
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import load_engine
+from vidcap_cli.engine import generate_all, load_engine
 from vidcap_cli.models import load_captioner
 
 
@@ -27,13 +28,18 @@ def main() -> None:
         with TemporaryDirectory() as place:
             folder = tiny.write_qwen2vl(Path(place), spec)
             config = CaptionConfig(
-                "qwen2vl", str(folder), question="What is this?", max_new_tokens=24, slots=2
+                "qwen2vl",
+                str(folder),
+                question="What is this?",
+                max_new_tokens=24,
+                slots=2,
+                engine=sys.argv[1],
             )
             captioner = load_captioner(config)
             engine = load_engine(config)
             prompts = [captioner.prompt(noise(*video)) for video in frames_of(spec)]
-            alone = [engine.generate([prompt], lambda: False)[0] for prompt in prompts]
-            together = engine.generate(prompts, lambda: False)
+            alone = [generate_all(engine, [prompt])[0] for prompt in prompts]
+            together = generate_all(engine, prompts)
         done.append(
             {
                 "prompt_tokens": [len(prompt.ids) for prompt in prompts],

@@ -1,0 +1,88 @@
+"""The compiled engine computes what transformers on PyTorch computes: token ids and logits.
+
+Over shapes of models, towers and prompts that the older goldens leave out, and in slots that are
+refilled while others are in the middle of a caption.
+"""
+
+import functools
+import json
+
+import pytest
+from engine_cases import CASES, FAMILIES, NEW_TOKENS
+from ids import GOLDENS, printed_by
+
+CAPTIONS = json.loads((GOLDENS / "engine.json").read_text())
+# A share of the largest logit of a position. The goldens' own rounding is a tenth of it.
+CLOSE = 1e-4
+LEAD = 1e-3
+
+NAMES = {
+    family: [(case.name, number) for case in cases for number in range(len(case.asked))]
+    for family, cases in CASES.items()
+}
+PROMPTS = [
+    pytest.param(family, index, id=f"{family}, {name}, {number}")
+    for family, names in NAMES.items()
+    for index, (name, number) in enumerate(names)
+]
+MANY = [prompt for prompt in PROMPTS if "a dozen" in str(prompt.id)]
+EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def captioned():
+    """What the program printed for a family, run when it is first asked for."""
+    return functools.cache(functools.partial(printed_by, "graph_ids.py"))
+
+
+def answer(golden: dict[str, object]) -> dict[str, object]:
+    return {"ids": golden["ids"], "finish_reason": golden["finish"]}
+
+
+@pytest.mark.parametrize(("family", "index"), PROMPTS)
+def test_captions_equal_pytorch(family, index, captioned):
+    golden, row = CAPTIONS[family][index], captioned(family)[index]
+    assert row["prompt_tokens"] == golden["prompt_tokens"]
+    assert row["alone"] == answer(golden)
+
+
+@pytest.mark.parametrize(("family", "index"), PROMPTS)
+def test_logits_are_those_of_pytorch(family, index, captioned):
+    expected, rows = CAPTIONS[family][index]["logits"], captioned(family)[index]["logits"]
+    assert len(rows) == len(expected)
+    for row, theirs in zip(rows, expected, strict=True):
+        within = pytest.approx([*theirs["values"], theirs["largest"], theirs["mean"]],
+                               rel=0, abs=CLOSE * theirs["largest"])  # fmt: skip
+        assert [*row["values"], row["largest"], row["mean"]] == within
+
+
+@pytest.mark.parametrize(("family", "index"), MANY)
+def test_eight_slots_caption_as_one_does(family, index, captioned):
+    assert captioned(family)[index]["together"] == answer(CAPTIONS[family][index])
+
+
+@EVERY_FAMILY
+def test_the_goldens_are_those_of_the_cases(family):
+    assert [golden["case"] for golden in CAPTIONS[family]] == [name for name, _ in NAMES[family]]
+
+
+@EVERY_FAMILY
+def test_the_goldens_differ_and_end_in_both_ways(family):
+    captions = [tuple(golden["ids"]) for golden in CAPTIONS[family]]
+    assert len(set(captions)) == len(captions)
+    assert {golden["finish"] for golden in CAPTIONS[family]} == {"stop", "length"}
+
+
+@EVERY_FAMILY
+def test_rounding_cannot_change_a_token_of_the_goldens(family):
+    assert all(golden["lead"] > LEAD for golden in CAPTIONS[family])
+
+
+@EVERY_FAMILY
+def test_the_goldens_keep_the_logits_that_decide(family):
+    for case in CASES[family]:
+        penalised = getattr(case.spec, "repetition_penalty", 1.0) != 1.0
+        for golden in (golden for golden in CAPTIONS[family] if golden["case"] == case.name):
+            best = [position["ids"][0] for position in golden["logits"]]
+            assert len(golden["ids"]) <= NEW_TOKENS
+            assert penalised or best[: len(golden["ids"])] == golden["ids"]

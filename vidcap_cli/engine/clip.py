@@ -1,0 +1,275 @@
+"""The vision tower of LLaVA and PLLaVA: CLIP, the projector, and PLLaVA's pooling.
+
+Frames are independent and go through the tower a few at a time. The layers after the one whose
+output is used (the last but one) are neither read nor run. One graph a layer, compiled once for
+each number of frames that go together, which are powers of two.
+
+Sources: transformers 4.57 ``modeling_clip.py``, ``modeling_llava.py``; magic-research/PLLaVA
+(pooling).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from numpy.typing import NDArray
+
+from vidcap_cli.engine.transformer import Read, attention, layer_norm, linear, need, to_tensor
+from vidcap_cli.errors import ModelError
+from vidcap_cli.models.pllava import Shape, averaging
+
+_FRAMES = 4  # frames that go through the tower together
+_MOST_ROWS = 4096  # features of frames that do
+
+# transformers' LlavaConfig without a vision_config, and its CLIPVisionConfig.
+_VIT_L = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+    "num_attention_heads": 16, "image_size": 336, "patch_size": 14,
+}  # fmt: skip
+_CLIP = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "image_size": 224, "patch_size": 32,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ClipConfig:
+    """Sizes of tower and projector. ``used`` layers run; ``out`` is the language model's width."""
+
+    width: int
+    mlp: int
+    depth: int
+    heads: int
+    side: int
+    patch: int
+    eps: float
+    used: int
+    with_class: bool
+    out: int
+    biased: bool
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], out: int) -> "ClipConfig":
+        """From a ``config.json``; what it leaves out is what transformers' classes assume."""
+        vision = {**_CLIP, **config["vision_config"]} if config.get("vision_config") else _VIT_L
+        for name, value, known in (
+            ("vision hidden_act", vision.get("hidden_act", "quick_gelu"), "quick_gelu"),
+            ("projector_hidden_act", config.get("projector_hidden_act", "gelu"), "gelu"),
+        ):
+            if value != known:
+                raise ModelError(f"config.json: {name} {value!r} is not known")
+        depth = int(vision["num_hidden_layers"])
+        layer = config.get("vision_feature_layer", -2)
+        if not isinstance(layer, int):
+            raise ModelError("config.json: several vision_feature_layers are not known")
+        return cls(
+            width=int(vision["hidden_size"]),
+            mlp=int(vision["intermediate_size"]),
+            depth=depth,
+            heads=int(vision["num_attention_heads"]),
+            side=int(vision["image_size"]),
+            patch=int(vision["patch_size"]),
+            eps=float(vision.get("layer_norm_eps", 1e-5)),
+            # hidden_states[0] is what enters the first layer.
+            used=layer if layer >= 0 else depth + 1 + layer,
+            with_class=config.get("vision_feature_select_strategy", "default") == "full",
+            out=out,
+            biased=bool(config.get("multimodal_projector_bias", True)),
+        )
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.side // self.patch
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every weight, as in the files, those of unused layers included."""
+        tower, projector = "vision_tower.vision_model", "multi_modal_projector"
+        shapes: dict[str, tuple[int, ...]] = {
+            f"{tower}.embeddings.class_embedding": (self.width,),
+            f"{tower}.embeddings.patch_embedding.weight": (self.width, 3, self.patch, self.patch),
+            f"{tower}.embeddings.position_embedding.weight": (self.grid**2 + 1, self.width),
+        }
+
+        def dense(name: str, rows: int, columns: int) -> None:
+            shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (rows, columns), (rows,)
+
+        norms = ["pre_layrnorm", "post_layernorm"]
+        for index in range(self.depth):
+            layer = f"encoder.layers.{index}"
+            norms += [f"{layer}.layer_norm1", f"{layer}.layer_norm2"]
+            for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                dense(f"{tower}.{layer}.self_attn.{name}", self.width, self.width)
+            dense(f"{tower}.{layer}.mlp.fc1", self.mlp, self.width)
+            dense(f"{tower}.{layer}.mlp.fc2", self.width, self.mlp)
+        for norm in norms:
+            shapes[f"{tower}.{norm}.weight"] = shapes[f"{tower}.{norm}.bias"] = (self.width,)
+        dense(f"{projector}.linear_1", self.out, self.width)
+        dense(f"{projector}.linear_2", self.out, self.out)
+        if not self.biased:
+            del shapes[f"{projector}.linear_1.bias"], shapes[f"{projector}.linear_2.bias"]
+        return shapes
+
+
+class ClipVision:
+    """Tower and projector, their weights read by their names in ``ClipConfig.shapes``.
+
+    ``pooled`` is PLLaVA's shape of the features of a video, None to keep all of every frame.
+    """
+
+    def __init__(self, config: ClipConfig, read: Read, number: Any, pooled: Shape | None) -> None:
+        self.config = config
+        self._number = number
+        self._pooled = pooled
+        tower = "vision_tower.vision_model"
+        embeddings = f"{tower}.embeddings"
+        patch = read(f"{embeddings}.patch_embedding.weight").reshape(config.width, -1)
+        self._patch = to_tensor(patch.T, number)
+        positions = read(f"{embeddings}.position_embedding.weight").copy()
+        # The class token is the same for every frame; its embedding may be added beforehand.
+        positions[0] += read(f"{embeddings}.class_embedding")
+        self._positions = to_tensor(positions, number)
+
+        def norm(name: str) -> tuple[Tensor, Tensor]:
+            weight, bias = (read(f"{tower}.{name}.{part}") for part in ("weight", "bias"))
+            return to_tensor(weight, number), to_tensor(bias, number)
+
+        self._first = norm("pre_layrnorm")
+        self._layers = [
+            [
+                *norm(f"encoder.layers.{index}.layer_norm1"),
+                *norm(f"encoder.layers.{index}.layer_norm2"),
+                *_fused(read, f"{tower}.encoder.layers.{index}.self_attn", number),
+                *linear(read, f"{tower}.encoder.layers.{index}.self_attn.out_proj", number),
+                *linear(read, f"{tower}.encoder.layers.{index}.mlp.fc1", number),
+                *linear(read, f"{tower}.encoder.layers.{index}.mlp.fc2", number),
+            ]
+            for index in range(config.used)
+        ]
+        self._projector = [
+            tensor for part in ("1", "2") for tensor in _projecting(config, read, part, number)
+        ]
+        self._math = _Math(config)
+
+    def __call__(self, vision: Mapping[str, NDArray[Any]]) -> Tensor:
+        """Embeddings ``[n, out]`` of the frames in ``pixel_values`` ``[T, 3, side, side]``."""
+        pixels = vision["pixel_values"]
+        rows = self.config.grid**2 + 1
+        features = []
+        start = 0
+        while start < len(pixels):
+            most = max(1, min(len(pixels) - start, _FRAMES, _MOST_ROWS // rows))
+            count = 1 << (most.bit_length() - 1)
+            features.append(self._frames(pixels[start : start + count]))
+            start += count
+        joined = features[0] if len(features) == 1 else ops.concat(features, 0)
+        return joined if self._pooled is None else self._pool(joined, len(pixels), self._pooled)
+
+    def need(self, vision: Mapping[str, NDArray[Any]]) -> int:
+        """Bytes that a video takes at most."""
+        config, pixels = self.config, vision["pixel_values"]
+        features = config.grid**2 + 1
+        rows = min(len(pixels), _FRAMES) * features
+        working = need(rows, features, config.width, config.mlp, config.heads)
+        return working + 2 * pixels.nbytes + 4 * 4 * len(pixels) * features * config.out
+
+    def _frames(self, pixels: NDArray[np.float32]) -> Tensor:
+        count, grid, patch = len(pixels), self.config.grid, self.config.patch
+        tiles = pixels[:, :, : grid * patch, : grid * patch]
+        tiles = tiles.reshape(count, 3, grid, patch, grid, patch).transpose(0, 2, 4, 1, 3, 5)
+        patches = to_tensor(tiles.reshape(count * grid**2, -1), self._number)
+        x = self._math.embed(patches, count, self._patch, self._positions, *self._first)
+        for layer in self._layers:
+            x = self._math.layer(x, count, *layer)
+        return self._math.project(x, count, *self._projector)
+
+    def _pool(self, features: Tensor, frames: int, shape: Shape) -> Tensor:
+        """Adaptive average pooling over time, height and width, an axis after the other."""
+        grid, out = self.config.grid, self.config.out
+        sizes = [frames, grid, grid]
+        x = features.reshape(*sizes, out)
+        for axis, target in enumerate(shape):
+            matrix = to_tensor(averaging(sizes[axis], target), self._number)
+            before, after = int(np.prod(sizes[:axis])), int(np.prod(sizes[axis + 1 :])) * out
+            x = self._math.average(matrix, x.reshape(before, sizes[axis], after))
+            sizes[axis] = target
+        return x.reshape(-1, out)
+
+
+def _fused(read: Read, name: str, number: Any) -> tuple[Tensor, Tensor]:
+    """Weight ``[W, 3 * W]`` and bias of q, k and v together."""
+    weights = [read(f"{name}.{part}_proj.weight").T for part in "qkv"]
+    biases = [read(f"{name}.{part}_proj.bias") for part in "qkv"]
+    return to_tensor(np.concatenate(weights, 1), number), to_tensor(np.concatenate(biases), number)
+
+
+def _projecting(config: ClipConfig, read: Read, part: str, number: Any) -> tuple[Tensor, Tensor]:
+    name = f"multi_modal_projector.linear_{part}"
+    if config.biased:
+        return linear(read, name, number)
+    weight = read(f"{name}.weight").T
+    return to_tensor(weight, number), to_tensor(np.zeros(weight.shape[1]), number)
+
+
+class _Math(nn.Cell):  # type: ignore[misc]
+    """What is compiled. F frames, n features of each with the class token first, W the width."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__(auto_prefix=False)
+        self.heads, self.width, self.eps = config.heads, config.width, config.eps
+        self.head = config.width // config.heads
+        self.scale = self.head**-0.5
+        self.with_class = config.with_class
+        self.matmul = ops.MatMul()
+        self.batched = ops.BatchMatMul()
+
+    @ms.jit
+    def embed(
+        self, patches: Tensor, frames: int, weight: Tensor, positions: Tensor,
+        norm: Tensor, shift: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Patches ``[F * (n - 1), 3 * patch^2]`` to what enters the first layer, ``[F * n, W]``."""
+        embedded = self.matmul(patches, weight).reshape(frames, -1, self.width)
+        first = ops.zeros((frames, 1, self.width), embedded.dtype)
+        x = ops.concat((first, embedded), 1) + positions
+        return layer_norm(x.reshape(-1, self.width), norm, shift, self.eps)
+
+    @ms.jit
+    def layer(
+        self, x: Tensor, frames: int,
+        norm1: Tensor, shift1: Tensor, norm2: Tensor, shift2: Tensor,
+        qkv: Tensor, qkv_bias: Tensor, out: Tensor, out_bias: Tensor,
+        up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """One layer over ``[F * n, W]``."""
+        rows = x.shape[0]
+        shape = (frames, rows // frames, self.heads, self.head)
+        normed = layer_norm(x, norm1, shift1, self.eps)
+        joined = ops.bias_add(self.matmul(normed, qkv), qkv_bias)
+        q, k, v = ops.split(joined, self.width, -1)
+        attended = attention(q.reshape(shape) * self.scale, k.reshape(shape), v.reshape(shape))
+        x = x + ops.bias_add(self.matmul(attended.reshape(rows, self.width), out), out_bias)
+        inner = ops.bias_add(self.matmul(layer_norm(x, norm2, shift2, self.eps), up), up_bias)
+        inner = inner * ops.sigmoid(inner * 1.702)  # QuickGELU
+        return x + ops.bias_add(self.matmul(inner, down), down_bias)
+
+    @ms.jit
+    def project(
+        self, x: Tensor, frames: int, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor
+    ) -> Tensor:
+        """Features of the language model's width, ``[F * n, out]``; n without the class token."""
+        x = x.reshape(frames, -1, self.width)
+        if not self.with_class:
+            x = x[:, 1:]
+        x = x.reshape(-1, self.width)
+        inner = ops.gelu(ops.bias_add(self.matmul(x, up), up_bias), approximate="none")
+        return ops.bias_add(self.matmul(inner, down), down_bias)
+
+    @ms.jit
+    def average(self, matrix: Tensor, x: Tensor) -> Tensor:
+        """``matrix`` ``[t, s]`` applied to the middle axis of ``[a, s, b]``."""
+        matrices = ops.tile(matrix.expand_dims(0), (x.shape[0], 1, 1))
+        return self.batched(matrices, x)

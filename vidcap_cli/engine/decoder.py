@@ -1,0 +1,480 @@
+"""The language models of all three families: Llama and Qwen2, compiled, with a static cache.
+
+One step of decoding is one graph over all layers and all slots (``ms.jit``), compiled once for each
+length of the cache; the lengths are powers of two, so there are few. A prompt is prefilled by
+itself, in blocks of queries: memory grows with its length, not with its square. Only what
+depends on the number of rows alone is compiled there; attention over what came before has
+another length every time and runs operator by operator.
+
+Weights lie as MatMul reads them fastest (measured, CPU): ``[in, out]``, q, k and v fused, gate and
+up fused; the head stays ``[vocab, hidden]``, so that a tied embedding exists once. They are plain
+tensors handed to the graphs: a Parameter would be compiled in, for every layer anew.
+
+Norms, softmax and logits are float32 whatever the weights are.
+Sources: transformers 4.57 ``modeling_llama.py``, ``modeling_qwen2_vl.py``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from numpy.typing import NDArray
+
+from vidcap_cli.engine.transformer import Read, to_tensor
+from vidcap_cli.errors import ModelError
+
+QUERIES = 512  # rows of a prompt that are prefilled together
+_ROUND = 64  # the last block of a prompt is filled up to a multiple of this, to compile for few
+SHORTEST = 256  # tokens of the smallest cache
+
+_NEVER = -1e9  # added to the score of a token that must not be seen
+_LAYER = 7  # tensors of a layer: two norms, qkv, its bias, out, gate and up, down
+
+_matmul = ops.MatMul()
+_matmul_t = ops.MatMul(transpose_b=True)
+_batched = ops.BatchMatMul()
+_batched_t = ops.BatchMatMul(transpose_b=True)
+_softmax = ops.Softmax(axis=-1)
+_scatter = ops.ScatterNdUpdate()
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """Sizes of a language model. ``sections`` are M-RoPE's shares of half a head, or None."""
+
+    hidden: int
+    mlp: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    vocab: int
+    theta: float
+    eps: float
+    sections: tuple[int, ...] | None
+    tied: bool
+    biased: bool
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> "DecoderConfig":
+        """From a ``config.json``; what it leaves out is what transformers' classes assume."""
+        text: Mapping[str, Any] = config.get("text_config") or config
+        qwen = str(config.get("model_type")).startswith("qwen2")
+        usual: Mapping[str, Any] = _QWEN2_VL if qwen else _LLAMA
+        given = {**usual, **{key: value for key, value in text.items() if value is not None}}
+        if given["hidden_act"] != "silu":
+            raise ModelError(f"config.json: hidden_act {given['hidden_act']!r} is not known")
+        heads = int(given["num_attention_heads"])
+        # Older Llama files leave the number out where every head has its own keys.
+        kv_heads = text.get("num_key_value_heads") or (given["num_key_value_heads"] or heads)
+        rope = given.get("rope_scaling") or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in ("default", "mrope"):
+            raise ModelError(f"config.json: rope_scaling {kind!r} is not known")
+        sections = rope.get("mrope_section")
+        return cls(
+            hidden=int(given["hidden_size"]),
+            mlp=int(given["intermediate_size"]),
+            layers=int(given["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(kv_heads),
+            head=int(given.get("head_dim") or given["hidden_size"] // heads),
+            vocab=int(given["vocab_size"]),
+            theta=float(given["rope_theta"]),
+            eps=float(given["rms_norm_eps"]),
+            sections=tuple(map(int, sections)) if sections else None,
+            tied=bool(config.get("tie_word_embeddings", given["tie_word_embeddings"])),
+            biased=qwen or bool(given.get("attention_bias")),
+        )
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every weight, as in the files."""
+        wide, narrow = self.heads * self.head, self.kv_heads * self.head
+        shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (self.vocab, self.hidden)}
+        for index in range(self.layers):
+            layer = f"layers.{index}"
+            for name, rows in (("q", wide), ("k", narrow), ("v", narrow)):
+                shapes[f"{layer}.self_attn.{name}_proj.weight"] = (rows, self.hidden)
+                if self.biased:
+                    shapes[f"{layer}.self_attn.{name}_proj.bias"] = (rows,)
+            shapes[f"{layer}.self_attn.o_proj.weight"] = (self.hidden, wide)
+            shapes[f"{layer}.mlp.gate_proj.weight"] = (self.mlp, self.hidden)
+            shapes[f"{layer}.mlp.up_proj.weight"] = (self.mlp, self.hidden)
+            shapes[f"{layer}.mlp.down_proj.weight"] = (self.hidden, self.mlp)
+            shapes[f"{layer}.input_layernorm.weight"] = (self.hidden,)
+            shapes[f"{layer}.post_attention_layernorm.weight"] = (self.hidden,)
+        shapes["norm.weight"] = (self.hidden,)
+        if not self.tied:
+            shapes["lm_head.weight"] = (self.vocab, self.hidden)
+        return shapes
+
+    @property
+    def cache_numbers(self) -> int:
+        """Keys and values that one token leaves in all layers."""
+        return 2 * self.layers * self.kv_heads * self.head
+
+
+_LLAMA = {
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,
+    "vocab_size": 32000,
+    "rope_theta": 10_000.0,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+}
+_QWEN2_VL = {
+    "hidden_act": "silu",
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 152064,
+    "rope_theta": 1_000_000.0,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
+
+
+@dataclass(slots=True)
+class Prefilled:
+    """A prompt whose keys and values are known. ``keys[layer]`` is ``[kv_heads, length, head]``.
+
+    ``delta`` is added to the number of a token to give its position: with M-RoPE a video takes
+    fewer positions than tokens. ``logits`` ``[vocab]`` are those after the last token.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    length: int
+    delta: int
+    logits: Tensor
+
+
+class Decoder:
+    """A language model with ``slots`` sequences in the making.
+
+    ``read`` gives a weight by its name in ``DecoderConfig.shapes``, as float32; ``number`` is the
+    type they are kept and multiplied in.
+    """
+
+    def __init__(self, config: DecoderConfig, read: Read, *, slots: int, number: Any) -> None:
+        self.config = config
+        self.slots = slots
+        self._number = number
+        self._bytes = 4 if number == ms.float32 else 2
+        self.embedding = self._tensor(read("embed_tokens.weight"))
+        self._head = self.embedding if config.tied else self._tensor(read("lm_head.weight"))
+        self._norm = self._tensor(read("norm.weight"))
+        self._layers = [self._read_layer(read, index) for index in range(config.layers)]
+        self._all = [tensor for layer in self._layers for tensor in layer]
+        self._math = _Math(config)
+        self._frequencies = 1.0 / config.theta ** (
+            np.arange(0, config.head, 2, dtype=np.float32) / np.float32(config.head)
+        )
+        self._masks: dict[int, Tensor] = {}
+        self._caches: dict[int, list[Parameter]] = {}
+        self.length = 0  # tokens that the cache in use holds for each slot
+        self._filled = np.zeros(slots, np.int64)
+        self._deltas = np.zeros(slots, np.int64)
+        self._promised = np.zeros(slots, np.int64)
+
+    def embed(self, ids: NDArray[np.int64]) -> Tensor:
+        """The embeddings ``[n, hidden]`` of token ids ``[n]``."""
+        return ops.gather(self.embedding, Tensor(ids.astype(np.int32)), 0)
+
+    def prefill(self, embedded: Tensor, positions: NDArray[np.int64]) -> Prefilled:
+        """Run a prompt's embeddings ``[n, hidden]`` at ``positions`` ``[n]`` or ``[3, n]``."""
+        length = embedded.shape[0]
+        keys: list[Any] = [None] * self.config.layers
+        values: list[Any] = [None] * self.config.layers
+        cos, sin = self._angles(positions)
+        for start in range(0, length, QUERIES):
+            here = min(QUERIES, length - start)
+            rows = -(-here // _ROUND) * _ROUND
+            fill = rows - here
+            x = embedded[start : start + here]
+            if fill:
+                x = ops.concat((x, ops.zeros((fill, self.config.hidden), x.dtype)), 0)
+            turn = [
+                self._tensor(np.pad(part[start : start + here], ((0, fill), (0, 0))))
+                for part in (cos, sin)
+            ]
+            for index, layer in enumerate(self._layers):
+                x, keys[index], values[index] = self._block(
+                    x, turn, layer, keys[index], values[index], here
+                )
+            last = x[here - 1 : here]
+        logits = self._math.head(last, self._norm, self._head)[0]
+        delta = int(positions.max()) + 1 - length
+        return Prefilled(keys, values, length, delta, logits)
+
+    def _block(
+        self, x: Tensor, turn: list[Tensor], layer: list[Tensor], keys: Any, values: Any, here: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer over one block; what came before is in ``keys`` and ``values``, or None."""
+        norm1, norm2, qkv, bias, out, gate_up, down = layer
+        q, k, v = self._math.project(x, turn[0], turn[1], norm1, qkv, bias)
+        scores = _batched_t(q, k).astype(ms.float32) + self._mask(x.shape[0])
+        if keys is not None:
+            scores = ops.concat((_batched_t(q, keys).astype(ms.float32), scores), -1)
+        weights = _softmax(scores).astype(x.dtype)
+        if here < x.shape[0]:  # rows of filling are last: nothing looks at them
+            k, v = k[:, :here], v[:, :here]
+            weights = weights[..., : weights.shape[-1] - x.shape[0] + here]
+        keys = k if keys is None else ops.concat((keys, k), 1)
+        values = v if values is None else ops.concat((values, v), 1)
+        attended = _batched(weights, values)
+        return self._math.finish(x, attended, out, norm2, gate_up, down), keys, values
+
+    def _mask(self, rows: int) -> Tensor:
+        """What hides later tokens of a block, ``[kv_heads, group * rows, rows]``.
+
+        In full size: adding a mask that has to be broadcast takes twenty times as long on CPU.
+        """
+        if rows not in self._masks:
+            group = self.config.heads // self.config.kv_heads
+            later = np.triu(np.full((rows, rows), _NEVER, np.float32), 1)
+            self._masks[rows] = Tensor(np.tile(later, (self.config.kv_heads, group, 1)))
+        return self._masks[rows]
+
+    def insert(self, slot: int, prefilled: Prefilled, new_tokens: int) -> None:
+        """Put a prompt into a slot that is free, with room for ``new_tokens`` more."""
+        self._promised[slot] = prefilled.length + new_tokens
+        self._fit()
+        heads = self.config.kv_heads
+        first = slot * heads
+        for cache, tensors in zip(self._sides(), (prefilled.keys, prefilled.values), strict=True):
+            for kept, tensor in zip(cache, tensors, strict=True):
+                kept[first : first + heads, : prefilled.length] = tensor
+        self._filled[slot] = prefilled.length
+        self._deltas[slot] = prefilled.delta
+
+    def free(self, slot: int) -> None:
+        """Forget the sequence in a slot."""
+        self._filled[slot] = self._deltas[slot] = self._promised[slot] = 0
+
+    def step(self, ids: NDArray[np.int64]) -> Tensor:
+        """Append a token to every slot; the logits ``[slots, vocab]`` after it.
+
+        What free slots give means nothing.
+        """
+        heads = self.config.kv_heads
+        place = np.repeat(self._filled, heads)
+        where = np.stack([np.arange(self.slots * heads), place], 1).astype(np.int32)
+        cos, sin = self._angles(self._filled + self._deltas)
+        logits = self._math.step(
+            Tensor(ids.astype(np.int32)),
+            Tensor(where),
+            Tensor(place.astype(np.int32).reshape(-1, 1, 1)),
+            self._tensor(cos[:, None]),
+            self._tensor(sin[:, None]),
+            self.embedding,
+            self._norm,
+            self._head,
+            *self._all,
+            *self._caches[self.length],
+        )
+        self._filled += self._promised > 0
+        return logits
+
+    def need(self, prompt: int, new_tokens: int) -> int:
+        """Bytes that a prompt of so many tokens takes at most, on its way and in its slot."""
+        config, number = self.config, self._bytes
+        # Shorter caches that stay take less than this one again.
+        cached = 2 * self.slots * self.cache_length(prompt + new_tokens)
+        kept = (prompt + cached) * config.cache_numbers * number
+        rows = min(prompt, QUERIES)
+        # Scores, joined to those of earlier tokens, and their softmax, in float32.
+        scores = 4 * 3 * config.heads * rows * prompt
+        inner = number * rows * (4 * config.mlp + 6 * config.hidden)
+        joined = number * 4 * prompt * config.kv_heads * config.head
+        return kept + scores + inner + joined + 2 * number * prompt * config.hidden
+
+    def cache_length(self, promised: int) -> int:
+        """Tokens a slot of the cache has for a sequence of at most ``promised``."""
+        return max(SHORTEST, 1 << (promised - 1).bit_length())
+
+    def _sides(self) -> tuple[list[Parameter], list[Parameter]]:
+        cache = self._caches[self.length]
+        return cache[0::2], cache[1::2]
+
+    def _fit(self) -> None:
+        """Use the shortest cache that holds what every slot was promised; move what is there.
+
+        A cache once made stays, and so does what was compiled for it: together they take less than
+        twice the longest.
+        """
+        length = self.cache_length(int(self._promised.max()))
+        if length == self.length:
+            return
+        heads, head = self.config.kv_heads, self.config.head
+        before = self._caches.get(self.length)
+        if length not in self._caches:
+            zeros = np.zeros((self.slots * heads, length, head), np.float32)
+            self._caches[length] = [
+                Parameter(self._tensor(zeros), name=f"cache_{length}_{index}")
+                for index in range(2 * self.config.layers)
+            ]
+        for slot in np.flatnonzero(self._filled):
+            rows = slice(int(slot) * heads, (int(slot) + 1) * heads)
+            kept = int(self._filled[slot])
+            for old, new in zip(before or (), self._caches[length], strict=True):
+                new[rows, :kept] = old[rows, :kept]
+        self.length = length
+
+    def _angles(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Cosines and sines ``[n, head]`` of rotary positions ``[n]`` or, of M-RoPE, ``[3, n]``."""
+        if positions.ndim == 1:
+            half = positions.astype(np.float32)[:, None] * self._frequencies
+        else:
+            sections = self.config.sections
+            assert sections is not None
+            # Which of time, height and width turns each pair of numbers.
+            axis = np.repeat(np.arange(len(sections)) % 3, sections)
+            half = positions.astype(np.float32)[axis].T * self._frequencies
+        angles = np.concatenate([half, half], 1)
+        return np.cos(angles), np.sin(angles)
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return to_tensor(array, self._number)
+
+    def _read_layer(self, read: Read, index: int) -> list[Tensor]:
+        """The tensors of a layer in the order in which the graphs take them."""
+        config, layer = self.config, f"layers.{index}"
+
+        def joined(*names: str) -> Tensor:
+            return self._tensor(np.concatenate([read(f"{layer}.{n}.weight").T for n in names], 1))
+
+        qkv = [f"self_attn.{name}_proj" for name in "qkv"]
+        if config.biased:
+            bias = np.concatenate([read(f"{layer}.{name}.bias") for name in qkv])
+        else:
+            bias = np.zeros((config.heads + 2 * config.kv_heads) * config.head, np.float32)
+        return [
+            self._tensor(read(f"{layer}.input_layernorm.weight")),
+            self._tensor(read(f"{layer}.post_attention_layernorm.weight")),
+            joined(*qkv),
+            self._tensor(bias),
+            joined("self_attn.o_proj"),
+            joined("mlp.gate_proj", "mlp.up_proj"),
+            joined("mlp.down_proj"),
+        ]
+
+
+class _Math(nn.Cell):  # type: ignore[misc]
+    """What is compiled. Shapes: T rows of one prompt, or S slots; H hidden, D a head's width."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(auto_prefix=False)
+        self.heads, self.kv, self.width = config.heads, config.kv_heads, config.head
+        self.group = config.heads // config.kv_heads
+        self.mlp, self.eps, self.layers = config.mlp, config.eps, config.layers
+        self.scale = config.head**-0.5
+
+    def normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        """RMSNorm (Zhang and Sennrich 2019), in float32."""
+        wide = x.astype(ms.float32)
+        scale = ops.rsqrt(ops.mean(ops.square(wide), -1, True) + self.eps)
+        return (wide * scale).astype(x.dtype) * weight
+
+    def turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotary position embedding (Su et al. 2021) of ``[rows, heads, D]``."""
+        first, second = ops.split(x, self.width // 2, -1)
+        return x * cos + ops.concat((-second, first), -1) * sin
+
+    def heads_of(
+        self, x: Tensor, cos: Tensor, sin: Tensor, norm: Tensor, qkv: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries ``[rows, heads, D]``, scaled, keys and values ``[rows, kv, D]``."""
+        rows = x.shape[0]
+        joined = ops.bias_add(_matmul(self.normed(x, norm), qkv), bias)
+        wide, narrow = self.heads * self.width, self.kv * self.width
+        q, k, v = ops.split(joined, (wide, narrow, narrow), -1)
+        q = self.turned(q.reshape(rows, self.heads, self.width), cos, sin) * self.scale
+        k = self.turned(k.reshape(rows, self.kv, self.width), cos, sin)
+        return q, k, v.reshape(rows, self.kv, self.width)
+
+    def mixed(
+        self, x: Tensor, attended: Tensor, out: Tensor, norm: Tensor, gate_up: Tensor, down: Tensor
+    ) -> Tensor:
+        """The rest of a layer: ``attended`` ``[rows, heads * D]`` goes back in, then SwiGLU."""
+        x = x + _matmul(attended, out)
+        gate, up = ops.split(_matmul(self.normed(x, norm), gate_up), self.mlp, -1)
+        return x + _matmul(ops.silu(gate) * up, down)
+
+    @ms.jit
+    def project(
+        self, x: Tensor, cos: Tensor, sin: Tensor, norm: Tensor, qkv: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a block ``[T, H]``: queries ``[kv, group * T, D]``, keys and values ``[kv, T, D]``."""
+        rows = x.shape[0]
+        q, k, v = self.heads_of(x, cos.expand_dims(1), sin.expand_dims(1), norm, qkv, bias)
+        q = ops.transpose(q.reshape(rows, self.kv, self.group, self.width), (1, 2, 0, 3))
+        q = q.reshape(self.kv, self.group * rows, self.width)
+        return q, ops.transpose(k, (1, 0, 2)), ops.transpose(v, (1, 0, 2))
+
+    @ms.jit
+    def finish(
+        self, x: Tensor, attended: Tensor, out: Tensor, norm: Tensor, gate_up: Tensor, down: Tensor
+    ) -> Tensor:
+        """The rest of a layer for a block, from ``attended`` ``[kv, group * T, D]``."""
+        rows = x.shape[0]
+        attended = attended.reshape(self.kv, self.group, rows, self.width)
+        attended = ops.transpose(attended, (2, 0, 1, 3)).reshape(rows, self.heads * self.width)
+        return self.mixed(x, attended, out, norm, gate_up, down)
+
+    @ms.jit
+    def head(self, x: Tensor, norm: Tensor, weight: Tensor) -> Tensor:
+        """Logits ``[rows, vocab]``, float32."""
+        return self.logits_of(x, norm, weight)
+
+    def logits_of(self, x: Tensor, norm: Tensor, weight: Tensor) -> Tensor:
+        """As ``head``, within a graph."""
+        # weight @ x.T rather than x @ weight.T: on CPU the one is four times faster at 16 rows.
+        return ops.transpose(_matmul_t(weight, self.normed(x, norm)), (1, 0)).astype(ms.float32)
+
+    @ms.jit
+    def step(
+        self,
+        ids: Tensor,
+        where: Tensor,
+        last: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        embedding: Tensor,
+        norm: Tensor,
+        head: Tensor,
+        *tensors: Tensor,
+    ) -> Tensor:
+        """One token for each slot: logits ``[S, vocab]`` after ``ids`` ``[S]``.
+
+        ``where`` ``[S * kv, 2]`` says where in the caches ``[S * kv, length, D]`` its keys and
+        values go, ``last`` ``[S * kv, 1, 1]`` which is the last token to look at.
+        """
+        slots = ids.shape[0]
+        split = _LAYER * self.layers
+        length = tensors[split].shape[1]
+        x = ops.gather(embedding, ids, 0)
+        hidden = ops.arange(length).reshape(1, 1, length) > last
+        mask = hidden.astype(ms.float32) * _NEVER
+        for index in range(self.layers):
+            norm1, norm2, qkv, bias, out, gate_up, down = tensors[
+                _LAYER * index : _LAYER * (index + 1)
+            ]
+            keys, values = tensors[split + 2 * index], tensors[split + 2 * index + 1]
+            q, k, v = self.heads_of(x, cos, sin, norm1, qkv, bias)
+            _scatter(keys, where, k.reshape(slots * self.kv, self.width))
+            _scatter(values, where, v.reshape(slots * self.kv, self.width))
+            scores = _batched_t(q.reshape(slots * self.kv, self.group, self.width), keys)
+            weights = _softmax(scores.astype(ms.float32) + mask).astype(x.dtype)
+            attended = _batched(weights, values).reshape(slots, self.heads * self.width)
+            x = self.mixed(x, attended, out, norm2, gate_up, down)
+        return self.logits_of(x, norm, head)

@@ -1,0 +1,194 @@
+"""The compiled engine: slots that decode together and are refilled one by one.
+
+Each step appends a token to every slot in use. A slot whose caption ends is free at once and takes
+the next row, so that short captions do not wait for long ones. Slots know their row, and answers
+carry its id: nothing depends on the order in which captions end.
+
+Rows whose frames are not there yet are never waited for while a caption is in the making.
+Prefilling takes the same device as decoding, so it is done when a slot is free, not earlier.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+from numpy.typing import NDArray
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.engine import Answer, Feed, Generated, Request
+from vidcap_cli.engine.device import as_out_of_memory, number_type, select_device
+from vidcap_cli.engine.memory import room
+from vidcap_cli.engine.model import load_model
+from vidcap_cli.models import Prompt
+from vidcap_cli.models.checkpoint import read_generation, stored_type
+
+
+@dataclass(slots=True)
+class _Caption:
+    """A caption in the making. ``seconds`` is its share of the device's time."""
+
+    request: Request
+    ids: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def finished(self, reason: str) -> Answer:
+        return Answer(self.request.row_id, Generated(self.ids, reason), None, self.seconds)
+
+    def failed(self, error: Exception) -> Answer:
+        return Answer(self.request.row_id, None, as_out_of_memory(error) or error, self.seconds)
+
+
+class GraphEngine:
+    """One checkpoint, its decoding compiled."""
+
+    def __init__(self, config: CaptionConfig, say: Callable[[str], None]) -> None:
+        folder = Path(config.model)
+        device = select_device(config.device_target)
+        number = number_type(config.dtype, stored_type(folder), device)
+        generation = read_generation(folder)
+        self.slots = config.slots
+        self.model = load_model(config, getattr(ms, number))
+        self._decoder = self.model.decoder
+        self._room = room(config.memory_limit, device)
+        self._say = say
+        self._compiled: set[object] = set()
+        self._eos = generation.eos
+        self._most = config.max_new_tokens
+        self._penalty = generation.repetition_penalty
+        # Tokens that the repetition penalty counts: the prompt's and the caption's so far.
+        self._seen = np.zeros((config.slots, self._decoder.config.vocab), np.bool_)
+
+    def answers(self, feed: Feed, stop: Callable[[], bool]) -> Iterator[Answer]:
+        """Decode greedily what ``feed`` gives until no more comes or ``stop()`` turns true."""
+        running: dict[int, _Caption] = {}
+        while not stop():
+            while len(running) < self.slots and (request := feed(wait=not running)):
+                slot = next(slot for slot in range(self.slots) if slot not in running)
+                running[slot] = _Caption(request)
+                yield from self._begin(slot, running)
+            if not running:
+                break
+            try:
+                yield from self._advance(running)
+            except Exception as error:  # noqa: BLE001 - the status of a row, or of several
+                lost = [running.pop(slot) for slot in self._free(running)]
+                if len(lost) == 1:
+                    yield lost[0].failed(error)
+                    continue
+                for caption in lost:  # each by itself, so that one cannot fail the others
+                    yield from self.answers(_only(caption.request), stop)
+        self._free(running)
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether there is memory for a prompt and its caption."""
+        return self._room is None or self.model.need(prompt, self._most) <= self._room
+
+    def logits(self, prompt: Prompt, ids: list[int]) -> NDArray[np.float32]:
+        """Logits ``[len(ids) + 1, vocab]`` after the prompt and after each of ``ids``, for tests.
+
+        Takes the first slot: no caption may be in the making.
+        """
+        prefilled = self.model.prefill(prompt)
+        rows = [prefilled.logits.asnumpy()]
+        self._decoder.insert(0, prefilled, len(ids))
+        tokens = np.zeros(self.slots, np.int64)
+        for token in ids:
+            tokens[0] = token
+            rows.append(self._decoder.step(tokens).asnumpy()[0])
+        self._decoder.free(0)
+        return np.stack(rows)
+
+    def _begin(self, slot: int, running: dict[int, _Caption]) -> Iterator[Answer]:
+        """Prefill the row of ``slot`` and choose its first token; an answer if that ends it."""
+        caption = running[slot]
+        began = time.monotonic()
+        try:
+            prompt = caption.request.prompt
+            with self._compiling(self.model.shape(prompt)):
+                prefilled = self.model.prefill(prompt)
+            self._seen[slot] = False
+            self._seen[slot, prompt.ids] = True
+            token = int(
+                self._choose(prefilled.logits.expand_dims(0), self._seen[slot : slot + 1])[0]
+            )
+            self._decoder.insert(slot, prefilled, self._most)
+        except Exception as error:  # noqa: BLE001 - the status of the row
+            self._decoder.free(slot)
+            yield running.pop(slot).failed(error)
+            return
+        caption.seconds = time.monotonic() - began
+        yield from self._append(slot, token, running)
+
+    def _advance(self, running: dict[int, _Caption]) -> Iterator[Answer]:
+        """One step of all slots; the answers of those that it ends."""
+        began = time.monotonic()
+        tokens = np.zeros(self.slots, np.int64)
+        for slot, caption in running.items():
+            tokens[slot] = caption.ids[-1]
+        with self._compiling(self._decoder.length):
+            chosen = self._choose(self._decoder.step(tokens), self._seen)
+        share = (time.monotonic() - began) / len(running)
+        for slot, caption in list(running.items()):
+            caption.seconds += share
+            yield from self._append(slot, int(chosen[slot]), running)
+
+    def _append(self, slot: int, token: int, running: dict[int, _Caption]) -> Iterator[Answer]:
+        caption = running[slot]
+        self._seen[slot, token] = True
+        if token not in self._eos:
+            caption.ids.append(token)
+            if len(caption.ids) < self._most:
+                return
+        reason = "stop" if token in self._eos else "length"
+        self._decoder.free(slot)
+        yield running.pop(slot).finished(reason)
+
+    def _choose(self, logits: Tensor, seen: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The next tokens ``[n]`` from logits ``[n, vocab]``."""
+        if self._penalty == 1.0:
+            best = _best(logits)
+        else:
+            best = _best_penalised(logits, Tensor(seen), self._penalty)
+        chosen: NDArray[np.int64] = best.asnumpy()
+        return chosen
+
+    @contextmanager
+    def _compiling(self, shape: object) -> Iterator[None]:
+        """Say so while something runs for the first time in its shape, which compiles it."""
+        new = shape not in self._compiled
+        self._say("compiling" if new else "captioning")
+        yield
+        self._compiled.add(shape)
+
+    def _free(self, running: Iterable[int]) -> list[int]:
+        slots = list(running)
+        for slot in slots:
+            self._decoder.free(slot)
+        return slots
+
+
+@ms.jit
+def _best(logits: Tensor) -> Tensor:
+    return ops.argmax(logits, -1)
+
+
+@ms.jit
+def _best_penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Tokens seen before count for less (Keskar et al. 2019, as transformers applies it)."""
+    less = ops.where(logits < 0, logits * penalty, logits / penalty)
+    return ops.argmax(ops.where(seen, less, logits), -1)
+
+
+def _only(request: Request) -> Feed:
+    """A feed of one request."""
+    left = [request]
+
+    def feed(*, wait: bool) -> Request | None:  # noqa: ARG001 - it is ready
+        return left.pop() if left else None
+
+    return feed

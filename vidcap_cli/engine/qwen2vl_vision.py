@@ -1,0 +1,220 @@
+"""The vision tower of Qwen2-VL: patches in, embeddings for the language model out.
+
+Patches of one pair of frames attend to each other alone, so pairs are independent: they go through
+the tower a few at a time, and memory depends on the size of a frame, not on the length of the
+video. A group of pairs is one graph a layer, compiled once for each size of frame.
+
+Source: transformers 4.57 ``modeling_qwen2_vl.py``, ``Qwen2VisionTransformerPretrainedModel``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from numpy.typing import NDArray
+
+from vidcap_cli.engine.transformer import (
+    Linear,
+    Read,
+    attention,
+    layer_norm,
+    linear,
+    need,
+    to_tensor,
+)
+from vidcap_cli.errors import ModelError
+
+GROUP = 2048  # patches that go through the tower together, if a single pair has no more
+
+
+@dataclass(frozen=True, slots=True)
+class Qwen2VLVisionConfig:
+    """Sizes of the tower; ``out`` is the width of the language model."""
+
+    width: int
+    heads: int
+    depth: int
+    mlp: int
+    out: int
+    patch: int
+    merge: int
+    temporal: int
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> "Qwen2VLVisionConfig":
+        """From a ``config.json``; what it leaves out is what transformers' class assumes."""
+        vision: Mapping[str, Any] = config.get("vision_config") or {}
+        text: Mapping[str, Any] = config.get("text_config") or config
+        act = vision.get("hidden_act", "quick_gelu")
+        if act != "quick_gelu":
+            raise ModelError(f"config.json: vision hidden_act {act!r} is not known")
+        width = int(vision.get("embed_dim", 1280))
+        return cls(
+            width=width,
+            heads=int(vision.get("num_heads", 16)),
+            depth=int(vision.get("depth", 32)),
+            mlp=int(width * vision.get("mlp_ratio", 4)),
+            out=int(vision.get("hidden_size") or text["hidden_size"]),
+            patch=int(vision.get("patch_size", 14)),
+            merge=int(vision.get("spatial_merge_size", 2)),
+            temporal=int(vision.get("temporal_patch_size", 2)),
+        )
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every weight, as in the files."""
+        width, merged = self.width, self.width * self.merge**2
+        shapes: dict[str, tuple[int, ...]] = {
+            "patch_embed.proj.weight": (width, 3, self.temporal, self.patch, self.patch)
+        }
+
+        def dense(name: str, rows: int, columns: int) -> None:
+            shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (rows, columns), (rows,)
+
+        for index in range(self.depth):
+            block = f"blocks.{index}"
+            for norm in ("norm1", "norm2"):
+                shapes[f"{block}.{norm}.weight"] = shapes[f"{block}.{norm}.bias"] = (width,)
+            dense(f"{block}.attn.qkv", 3 * width, width)
+            dense(f"{block}.attn.proj", width, width)
+            dense(f"{block}.mlp.fc1", self.mlp, width)
+            dense(f"{block}.mlp.fc2", width, self.mlp)
+        shapes["merger.ln_q.weight"] = shapes["merger.ln_q.bias"] = (width,)
+        dense("merger.mlp.0", merged, merged)
+        dense("merger.mlp.2", self.out, merged)
+        return shapes
+
+
+class Qwen2VLVision:
+    """The tower, its weights read by their names in ``Qwen2VLVisionConfig.shapes``."""
+
+    def __init__(self, config: Qwen2VLVisionConfig, read: Read, number: Any) -> None:
+        self.config = config
+        self._number = number
+        patch = read("patch_embed.proj.weight").reshape(config.width, -1)
+        self._patch = to_tensor(patch.T, number)
+        self._blocks = [self._read_block(read, f"blocks.{i}", number) for i in range(config.depth)]
+        self._merger = [
+            *(to_tensor(read(f"merger.ln_q.{part}"), number) for part in ("weight", "bias")),
+            *linear(read, "merger.mlp.0", number),
+            *linear(read, "merger.mlp.2", number),
+        ]
+        self._math = _Math(config)
+
+    def __call__(self, vision: Mapping[str, NDArray[Any]]) -> Tensor:
+        """Embeddings ``[t * h * w / 4, out]`` of a video: ``pixel_values_videos`` ``[t*h*w, 1176]``
+        and ``video_grid_thw`` ``[1, 3]``.
+        """
+        patches, grid = vision["pixel_values_videos"], vision["video_grid_thw"][0]
+        pairs, size = int(grid[0]), int(grid[1] * grid[2])
+        cos, sin = self._angles(int(grid[1]), int(grid[2]))
+        embedded = []
+        start = 0
+        while start < pairs:
+            # Powers of two: few graphs, whatever the number of pairs.
+            most = max(1, min(pairs - start, GROUP // size))
+            group = 1 << (most.bit_length() - 1)
+            rows = patches[start * size : (start + group) * size]
+            embedded.append(self._group(to_tensor(rows, self._number), cos, sin, group))
+            start += group
+        return embedded[0] if len(embedded) == 1 else ops.concat(embedded, 0)
+
+    def need(self, vision: Mapping[str, NDArray[Any]]) -> int:
+        """Bytes that a video takes at most."""
+        config, (pairs, height, width) = self.config, map(int, vision["video_grid_thw"][0])
+        size = height * width
+        group = min(pairs, max(1, GROUP // size)) * size
+        working = need(group, size, config.width, config.mlp, config.heads)
+        return working + vision["pixel_values_videos"].nbytes + 4 * pairs * size * config.out
+
+    def _group(self, patches: Tensor, cos: Tensor, sin: Tensor, pairs: int) -> Tensor:
+        x = self._math.embed(patches, self._patch)
+        for block in self._blocks:
+            x = self._math.block(x, cos, sin, pairs, *block)
+        return self._math.merge(x, *self._merger)
+
+    def _angles(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines ``[h * w, 1, head]`` of the rows and columns of patches.
+
+        Patches come in groups of ``merge`` x ``merge``, as they are merged at the end.
+        """
+        merge, quarter = self.config.merge, self.config.width // self.config.heads // 2
+        frequencies = 1.0 / 10_000.0 ** (
+            np.arange(0, quarter, 2, dtype=np.float32) / np.float32(quarter)
+        )
+        tiles = (height // merge, merge, width // merge, merge)
+        place = [
+            index.reshape(tiles).transpose(0, 2, 1, 3).reshape(-1, 1).astype(np.float32)
+            for index in np.indices((height, width))
+        ]
+        half = np.concatenate([index * frequencies for index in place], 1)
+        angles = np.concatenate([half, half], 1)[:, None]
+        return to_tensor(np.cos(angles), ms.float32), to_tensor(np.sin(angles), ms.float32)
+
+    def _read_block(self, read: Read, name: str, number: Any) -> list[Tensor]:
+        norms = [
+            to_tensor(read(f"{name}.{norm}.{part}"), number)
+            for norm in ("norm1", "norm2")
+            for part in ("weight", "bias")
+        ]
+        dense: list[Linear] = [
+            linear(read, f"{name}.{part}", number)
+            for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+        ]
+        return [*norms, *(tensor for pair in dense for tensor in pair)]
+
+
+class _Math(nn.Cell):  # type: ignore[misc]
+    """What is compiled. N patches of some pairs, D a head's width, W the tower's."""
+
+    def __init__(self, config: Qwen2VLVisionConfig) -> None:
+        super().__init__(auto_prefix=False)
+        self.heads, self.width = config.heads, config.width
+        self.head = config.width // config.heads
+        self.merged = config.width * config.merge**2
+        self.scale = self.head**-0.5
+        self.matmul = ops.MatMul()
+
+    @ms.jit
+    def embed(self, patches: Tensor, weight: Tensor) -> Tensor:
+        """``[N, 1176]`` to ``[N, W]``: a convolution whose windows do not overlap is a product."""
+        return self.matmul(patches, weight)
+
+    def turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotary position embedding of ``[pairs, n, heads, D]``, in float32."""
+        wide = x.astype(ms.float32)
+        first, second = ops.split(wide, self.head // 2, -1)
+        return (wide * cos + ops.concat((-second, first), -1) * sin).astype(x.dtype)
+
+    @ms.jit
+    def block(
+        self, x: Tensor, cos: Tensor, sin: Tensor, pairs: int,
+        norm1: Tensor, shift1: Tensor, norm2: Tensor, shift2: Tensor,
+        qkv: Tensor, qkv_bias: Tensor, out: Tensor, out_bias: Tensor,
+        up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """One layer over ``pairs`` pairs of frames ``[N, W]``."""
+        rows = x.shape[0]
+        shape = (pairs, rows // pairs, self.heads, self.head)
+        normed = layer_norm(x, norm1, shift1, 1e-6)
+        joined = ops.bias_add(self.matmul(normed, qkv), qkv_bias)
+        q, k, v = ops.split(joined, self.width, -1)
+        q = self.turned(q.reshape(shape), cos, sin) * self.scale
+        k = self.turned(k.reshape(shape), cos, sin)
+        attended = attention(q, k, v.reshape(shape)).reshape(rows, self.width)
+        x = x + ops.bias_add(self.matmul(attended, out), out_bias)
+        inner = ops.bias_add(self.matmul(layer_norm(x, norm2, shift2, 1e-6), up), up_bias)
+        inner = inner * ops.sigmoid(inner * 1.702)  # QuickGELU
+        return x + ops.bias_add(self.matmul(inner, down), down_bias)
+
+    @ms.jit
+    def merge(
+        self, x: Tensor, norm: Tensor, shift: Tensor,
+        up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Four neighbours become one embedding: ``[N, W]`` to ``[N / 4, out]``."""
+        x = layer_norm(x, norm, shift, 1e-6).reshape(-1, self.merged)
+        inner = ops.gelu(ops.bias_add(self.matmul(x, up), up_bias), approximate="none")
+        return ops.bias_add(self.matmul(inner, down), down_bias)

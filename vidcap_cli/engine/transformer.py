@@ -1,0 +1,57 @@
+"""Pieces that the vision towers share. The functions run inside compiled graphs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+from numpy.typing import NDArray
+
+Read = Callable[[str], NDArray[np.float32]]
+Linear = tuple[Tensor, Tensor]
+
+_QUERIES = 1024  # rows of scores at a time: they need memory, rows times keys
+
+_batched = ops.BatchMatMul()
+_batched_t = ops.BatchMatMul(transpose_b=True)
+_softmax = ops.Softmax(axis=-1)
+
+
+def to_tensor(array: NDArray[Any], number: Any) -> Tensor:
+    """``array`` on the device, in type ``number``."""
+    return Tensor(np.ascontiguousarray(array, np.float32)).astype(number)
+
+
+def linear(read: Read, name: str, number: Any) -> Linear:
+    """Weight ``[in, out]`` and bias ``[out]`` of a dense layer."""
+    return to_tensor(read(f"{name}.weight").T, number), to_tensor(read(f"{name}.bias"), number)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Layer normalisation of the last axis, in float32."""
+    wide = x.astype(ms.float32)
+    centered = wide - ops.mean(wide, -1, True)
+    scale = ops.rsqrt(ops.mean(ops.square(centered), -1, True) + eps)
+    return ops.bias_add((centered * scale).astype(x.dtype) * weight, bias)
+
+
+def need(patches: int, sequence: int, width: int, mlp: int, heads: int) -> int:
+    """Bytes that a layer takes at most over ``patches`` rows in sequences of ``sequence``."""
+    scores = 3 * heads * (patches // sequence) * min(sequence, _QUERIES) * sequence
+    return 4 * (scores + patches * (14 * width + 3 * mlp))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention within each of B sequences: ``[B, n, heads, D]`` each, q scaled; the same back."""
+    batch, length, heads, width = q.shape
+    rows = (batch * heads, length, width)
+    q = ops.transpose(q, (0, 2, 1, 3)).reshape(rows)
+    k = ops.transpose(k, (0, 2, 1, 3)).reshape(rows)
+    v = ops.transpose(v, (0, 2, 1, 3)).reshape(rows)
+    parts = []
+    for start in range(0, length, _QUERIES):
+        scores = _batched_t(q[:, start : start + _QUERIES], k)
+        parts.append(_batched(_softmax(scores.astype(ms.float32)).astype(v.dtype), v))
+    attended = parts[0] if len(parts) == 1 else ops.concat(parts, 1)
+    return ops.transpose(attended.reshape(batch, heads, length, width), (0, 2, 1, 3))
