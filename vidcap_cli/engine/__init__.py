@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.models import Prompt
+from vidcap_cli.models import Prompt, Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Engine(Protocol):
 
     slots: int
 
-    def fits(self, prompt: Prompt) -> bool:
+    def fits(self, size: Size) -> bool:
         """Whether there is memory for a prompt and its caption, as far as the engine knows."""
 
     def answers(self, feed: Feed, stop: Callable[[], bool]) -> Iterator[Answer]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vidcap_cli.engine.transformer import Read, attention, layer_norm, linear, need, to_tensor
 from vidcap_cli.errors import ModelError
+from vidcap_cli.models import Size
 from vidcap_cli.models.pllava import Shape, averaging
 
 _FRAMES = 4  # frames that go through the tower together
@@ -168,13 +169,12 @@ class ClipVision:
         joined = features[0] if len(features) == 1 else ops.concat(features, 0)
         return joined if self._pooled is None else self._pool(joined, len(pixels), self._pooled)
 
-    def need(self, vision: Mapping[str, NDArray[Any]]) -> int:
-        """Bytes that a video takes at most."""
-        config, pixels = self.config, vision["pixel_values"]
-        features = config.grid**2 + 1
-        rows = min(len(pixels), _FRAMES) * features
-        working = need(rows, features, config.width, config.mlp, config.heads)
-        return working + 2 * pixels.nbytes + 4 * 4 * len(pixels) * features * config.out
+    def need(self, size: Size) -> int:
+        """Bytes that a video takes at most, its pixels included."""
+        config = self.config
+        group = min(size.patches, _FRAMES * size.sequence)
+        working = need(group, size.sequence, config.width, config.mlp, config.heads)
+        return working + 4 * size.patches * (2 * 3 * config.patch**2 + 4 * config.out)
 
     def _frames(self, pixels: NDArray[np.float32]) -> Tensor:
         count, grid, patch = len(pixels), self.config.grid, self.config.patch

@@ -2,9 +2,10 @@
 
 One step of decoding is one graph over all layers and all slots (``ms.jit``), compiled once for each
 length of the cache; the lengths are powers of two, so there are few. A prompt is prefilled by
-itself, in blocks of queries: memory grows with its length, not with its square. Only what
-depends on the number of rows alone is compiled there; attention over what came before has
-another length every time and runs operator by operator.
+itself, in blocks of queries: memory grows with its length, not with its square. A layer over the
+first block is one graph. Of later blocks only what depends on the number of rows alone is
+compiled; attention over what came before has another length every time and runs operator by
+operator.
 
 Weights lie as MatMul reads them fastest (measured, CPU): ``[in, out]``, q, k and v fused, gate and
 up fused; the head stays ``[vocab, hidden]``, so that a tied embedding exists once. They are plain
@@ -145,8 +146,9 @@ _QWEN2_VL = {
 
 @dataclass(slots=True)
 class Prefilled:
-    """A prompt whose keys and values are known. ``keys[layer]`` is ``[kv_heads, length, head]``.
+    """A prompt whose keys and values are known, ``[kv_heads, length, head]`` of each layer.
 
+    They may be longer than ``length``; what follows means nothing.
     ``delta`` is added to the number of a token to give its position: with M-RoPE a video takes
     fewer positions than tokens. ``logits`` ``[vocab]`` are those after the last token.
     """
@@ -209,7 +211,7 @@ class Decoder:
             ]
             for index, layer in enumerate(self._layers):
                 x, keys[index], values[index] = self._block(
-                    x, turn, layer, keys[index], values[index], here
+                    x, turn, layer, keys[index], values[index]
                 )
             last = x[here - 1 : here]
         logits = self._math.head(last, self._norm, self._head)[0]
@@ -217,21 +219,22 @@ class Decoder:
         return Prefilled(keys, values, length, delta, logits)
 
     def _block(
-        self, x: Tensor, turn: list[Tensor], layer: list[Tensor], keys: Any, values: Any, here: int
+        self, x: Tensor, turn: list[Tensor], layer: list[Tensor], keys: Any, values: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One layer over one block; what came before is in ``keys`` and ``values``, or None."""
+        """One layer over one block; what came before is in ``keys`` and ``values``, or None.
+
+        Rows of filling come last: the mask hides them from all that are not.
+        """
         norm1, norm2, qkv, bias, out, gate_up, down = layer
-        q, k, v = self._math.project(x, turn[0], turn[1], norm1, qkv, bias)
-        scores = _batched_t(q, k).astype(ms.float32) + self._mask(x.shape[0])
-        if keys is not None:
-            scores = ops.concat((_batched_t(q, keys).astype(ms.float32), scores), -1)
-        weights = _softmax(scores).astype(x.dtype)
-        if here < x.shape[0]:  # rows of filling are last: nothing looks at them
-            k, v = k[:, :here], v[:, :here]
-            weights = weights[..., : weights.shape[-1] - x.shape[0] + here]
-        keys = k if keys is None else ops.concat((keys, k), 1)
-        values = v if values is None else ops.concat((values, v), 1)
-        attended = _batched(weights, values)
+        mask = self._mask(x.shape[0])
+        if keys is None:
+            together: tuple[Tensor, Tensor, Tensor] = self._math.first(x, *turn, mask, *layer)
+            return together
+        q, k, v = self._math.project(x, *turn, norm1, qkv, bias)
+        before = _batched_t(q, keys).astype(ms.float32)
+        scores = ops.concat((before, _batched_t(q, k).astype(ms.float32) + mask), -1)
+        keys, values = ops.concat((keys, k), 1), ops.concat((values, v), 1)
+        attended = _batched(_softmax(scores).astype(x.dtype), values)
         return self._math.finish(x, attended, out, norm2, gate_up, down), keys, values
 
     def _mask(self, rows: int) -> Tensor:
@@ -247,13 +250,14 @@ class Decoder:
 
     def insert(self, slot: int, prefilled: Prefilled, new_tokens: int) -> None:
         """Put a prompt into a slot that is free, with room for ``new_tokens`` more."""
-        self._promised[slot] = prefilled.length + new_tokens
+        there = prefilled.keys[0].shape[1]
+        self._promised[slot] = max(prefilled.length + new_tokens, there)
         self._fit()
         heads = self.config.kv_heads
         first = slot * heads
         for cache, tensors in zip(self._sides(), (prefilled.keys, prefilled.values), strict=True):
             for kept, tensor in zip(cache, tensors, strict=True):
-                kept[first : first + heads, : prefilled.length] = tensor
+                kept[first : first + heads, :there] = tensor
         self._filled[slot] = prefilled.length
         self._deltas[slot] = prefilled.delta
 
@@ -410,8 +414,7 @@ class _Math(nn.Cell):  # type: ignore[misc]
         gate, up = ops.split(_matmul(self.normed(x, norm), gate_up), self.mlp, -1)
         return x + _matmul(ops.silu(gate) * up, down)
 
-    @ms.jit
-    def project(
+    def projected(
         self, x: Tensor, cos: Tensor, sin: Tensor, norm: Tensor, qkv: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of a block ``[T, H]``: queries ``[kv, group * T, D]``, keys and values ``[kv, T, D]``."""
@@ -421,8 +424,7 @@ class _Math(nn.Cell):  # type: ignore[misc]
         q = q.reshape(self.kv, self.group * rows, self.width)
         return q, ops.transpose(k, (1, 0, 2)), ops.transpose(v, (1, 0, 2))
 
-    @ms.jit
-    def finish(
+    def finished(
         self, x: Tensor, attended: Tensor, out: Tensor, norm: Tensor, gate_up: Tensor, down: Tensor
     ) -> Tensor:
         """The rest of a layer for a block, from ``attended`` ``[kv, group * T, D]``."""
@@ -430,6 +432,31 @@ class _Math(nn.Cell):  # type: ignore[misc]
         attended = attended.reshape(self.kv, self.group, rows, self.width)
         attended = ops.transpose(attended, (2, 0, 1, 3)).reshape(rows, self.heads * self.width)
         return self.mixed(x, attended, out, norm, gate_up, down)
+
+    @ms.jit
+    def first(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor,
+        norm1: Tensor, norm2: Tensor, qkv: Tensor, bias: Tensor,
+        out: Tensor, gate_up: Tensor, down: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """A layer over the first block of a prompt, with its keys and values."""
+        q, k, v = self.projected(x, cos, sin, norm1, qkv, bias)
+        weights = _softmax(_batched_t(q, k).astype(ms.float32) + mask).astype(x.dtype)
+        return self.finished(x, _batched(weights, v), out, norm2, gate_up, down), k, v
+
+    @ms.jit
+    def project(
+        self, x: Tensor, cos: Tensor, sin: Tensor, norm: Tensor, qkv: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``projected``, a graph by itself."""
+        return self.projected(x, cos, sin, norm, qkv, bias)
+
+    @ms.jit
+    def finish(
+        self, x: Tensor, attended: Tensor, out: Tensor, norm: Tensor, gate_up: Tensor, down: Tensor
+    ) -> Tensor:
+        """As ``finished``, a graph by itself."""
+        return self.finished(x, attended, out, norm, gate_up, down)
 
     @ms.jit
     def head(self, x: Tensor, norm: Tensor, weight: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from vidcap_cli.engine import Answer, Feed, Generated, Request
 from vidcap_cli.engine.device import as_out_of_memory, number_type, select_device
 from vidcap_cli.engine.memory import room
 from vidcap_cli.engine.model import load_model
-from vidcap_cli.models import Prompt
+from vidcap_cli.models import Prompt, Size
 from vidcap_cli.models.checkpoint import read_generation, stored_type
 
 
@@ -84,9 +84,9 @@ class GraphEngine:
                     yield from self.answers(_only(caption.request), stop)
         self._free(running)
 
-    def fits(self, prompt: Prompt) -> bool:
+    def fits(self, size: Size) -> bool:
         """Whether there is memory for a prompt and its caption."""
-        return self._room is None or self.model.need(prompt, self._most) <= self._room
+        return self._room is None or self.model.need(size, self._most) <= self._room
 
     def logits(self, prompt: Prompt, ids: list[int]) -> NDArray[np.float32]:
         """Logits ``[len(ids) + 1, vocab]`` after the prompt and after each of ``ids``, for tests.

@@ -21,7 +21,7 @@ from vidcap_cli.engine.decoder import Decoder, DecoderConfig, Prefilled
 from vidcap_cli.engine.lora import Scaling, Source, merged
 from vidcap_cli.engine.qwen2vl_vision import Qwen2VLVision, Qwen2VLVisionConfig
 from vidcap_cli.errors import ModelError
-from vidcap_cli.models import Prompt
+from vidcap_cli.models import Prompt, Size
 from vidcap_cli.models.checkpoint import read_json
 from vidcap_cli.models.pllava import pooled_shape
 
@@ -63,9 +63,9 @@ class Model:
         """What of a prompt decides whether it runs through graphs that exist already."""
         return (len(prompt.ids), *(tuple(array.shape) for array in prompt.vision.values()))
 
-    def need(self, prompt: Prompt, new_tokens: int) -> int:
+    def need(self, size: Size, new_tokens: int) -> int:
         """Bytes that a prompt and ``new_tokens`` more take at most."""
-        return self.vision.need(prompt.vision) + self.decoder.need(len(prompt.ids), new_tokens)
+        return self.vision.need(size) + self.decoder.need(size.tokens, new_tokens)
 
     def _positions(self, here: NDArray[np.bool_], prompt: Prompt) -> NDArray[np.int64]:
         if not self.merge:

@@ -26,6 +26,7 @@ from vidcap_cli.engine.transformer import (
     to_tensor,
 )
 from vidcap_cli.errors import ModelError
+from vidcap_cli.models import Size
 
 GROUP = 2048  # patches that go through the tower together, if a single pair has no more
 
@@ -121,13 +122,14 @@ class Qwen2VLVision:
             start += group
         return embedded[0] if len(embedded) == 1 else ops.concat(embedded, 0)
 
-    def need(self, vision: Mapping[str, NDArray[Any]]) -> int:
-        """Bytes that a video takes at most."""
-        config, (pairs, height, width) = self.config, map(int, vision["video_grid_thw"][0])
-        size = height * width
-        group = min(pairs, max(1, GROUP // size)) * size
-        working = need(group, size, config.width, config.mlp, config.heads)
-        return working + vision["pixel_values_videos"].nbytes + 4 * pairs * size * config.out
+    def need(self, size: Size) -> int:
+        """Bytes that a video takes at most, its patches included."""
+        config = self.config
+        group = min(size.patches, max(size.sequence, GROUP))
+        working = need(group, size.sequence, config.width, config.mlp, config.heads)
+        numbers = 3 * config.temporal * config.patch**2
+        # Making the patches takes two copies of them.
+        return working + 4 * size.patches * (2 * numbers + config.out)
 
     def _group(self, patches: Tensor, cos: Tensor, sin: Tensor, pairs: int) -> Tensor:
         x = self._math.embed(patches, self._patch)

@@ -28,7 +28,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request
 from vidcap_cli.engine.device import as_out_of_memory, number_type, select_device
 from vidcap_cli.errors import ModelError
-from vidcap_cli.models import Prompt
+from vidcap_cli.models import Prompt, Size
 from vidcap_cli.models.checkpoint import read_generation, stored_type
 
 _CLASSES = {
@@ -52,7 +52,7 @@ class ReferenceEngine:
         if device == "Ascend":
             self._model.to("npu")
 
-    def fits(self, prompt: Prompt) -> bool:  # noqa: ARG002
+    def fits(self, size: Size) -> bool:  # noqa: ARG002
         """Always: what transformers needs for a prompt is not known beforehand."""
         return True
 

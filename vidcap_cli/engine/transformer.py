@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Read = Callable[[str], NDArray[np.float32]]
 Linear = tuple[Tensor, Tensor]
 
-_QUERIES = 1024  # rows of scores at a time: they need memory, rows times keys
+_QUERIES = 2048  # rows of scores at a time: they need memory, rows times keys
 
 _batched = ops.BatchMatMul()
 _batched_t = ops.BatchMatMul(transpose_b=True)

@@ -25,6 +25,19 @@ class Prompt:
     vision: dict[str, NDArray[Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a prompt will be: what memory it takes can be told before it is made.
+
+    ``tokens`` of the prompt, ``patches`` of all frames, ``sequence`` patches that attend to each
+    other in the vision tower.
+    """
+
+    tokens: int
+    patches: int
+    sequence: int
+
+
 class FrameRule(Protocol):
     """Which frames of a video a model sees, and at what size. Travels to decoder processes."""
 
@@ -47,6 +60,9 @@ class Captioner(Protocol):
 
     def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
         """Model inputs for resized frames ``[T, h, w, 3]``."""
+
+    def size(self, frames: NDArray[np.uint8]) -> Size:
+        """How large ``prompt(frames)`` would be."""
 
     def smaller(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """The next smaller form of resized frames, for want of memory: smaller pictures, then

@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError, UsageError
-from vidcap_cli.models import Prompt
+from vidcap_cli.models import Prompt, Size
 from vidcap_cli.models.checkpoint import read_json, read_tokenizer
 from vidcap_cli.models.clip_image import ClipImages, read_clip_images
 
@@ -106,9 +106,17 @@ class Llava:
 
     def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
         """Model inputs for prepared frames ``[T, side, side, 3]``, an image each."""
+        pixels = self._settings.images.normalise(frames)
+        return Prompt(self._ids(len(frames)), {"pixel_values": pixels})
+
+    def size(self, frames: NDArray[np.uint8]) -> Size:
+        """How large the prompt of prepared frames would be."""
+        sequence = self._settings.grid**2 + 1
+        return Size(len(self._ids(len(frames))), len(frames) * sequence, sequence)
+
+    def _ids(self, frames: int) -> NDArray[np.int64]:
         write = llama3_prompt if self._words.knows("<|start_header_id|>") else vicuna_prompt
-        ids = self._words.ids(write(self._question, len(frames)), self._settings.features)
-        return Prompt(ids, {"pixel_values": self._settings.images.normalise(frames)})
+        return self._words.ids(write(self._question, frames), self._settings.features)
 
     def smaller(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """Half of the frames, the middles of equal pieces; None for a single one, whose size is

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError, UsageError
-from vidcap_cli.models import Prompt
+from vidcap_cli.models import Prompt, Size
 from vidcap_cli.models.checkpoint import read_json
 from vidcap_cli.models.clip_image import ClipImages
 from vidcap_cli.models.llava import IMAGE, LlavaSettings, Words, plain
@@ -73,8 +73,15 @@ class Pllava:
 
     def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
         """Model inputs for prepared frames ``[T, side, side, 3]``: all of them at one place."""
-        ids = self._words.ids(self._text, int(np.prod(self._pooled)))
-        return Prompt(ids, {"pixel_values": self._settings.images.normalise(frames)})
+        return Prompt(self._ids(), {"pixel_values": self._settings.images.normalise(frames)})
+
+    def size(self, frames: NDArray[np.uint8]) -> Size:
+        """How large the prompt of prepared frames would be."""
+        sequence = self._settings.grid**2 + 1
+        return Size(len(self._ids()), len(frames) * sequence, sequence)
+
+    def _ids(self) -> NDArray[np.int64]:
+        return self._words.ids(self._text, int(np.prod(self._pooled)))
 
     def smaller(self, frames: NDArray[np.uint8]) -> None:
         """Never: the tower fixes the size of frames and the pooling their number."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.models import Prompt
+from vidcap_cli.models import Prompt, Size
 from vidcap_cli.models.checkpoint import read_tokenizer
 from vidcap_cli.models.resize import bicubic
 
@@ -103,6 +103,13 @@ class Qwen2VL:
             "video_grid_thw": np.array([grid], np.int64),
         }
         return Prompt(np.array(ids, np.int64), vision)
+
+    def size(self, frames: NDArray[np.uint8]) -> Size:
+        """How large the prompt of resized frames ``[T, h, w, 3]`` would be."""
+        count, height, width, _ = frames.shape
+        pairs, sequence = math.ceil(count / TEMPORAL), height // PATCH * (width // PATCH)
+        text = self._tokenizer.encode(prompt(self._question, 0), add_special_tokens=False).ids
+        return Size(len(text) + pairs * sequence // MERGE**2, pairs * sequence, sequence)
 
     def smaller(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """Frames of two thirds of the area, down to the smallest the rule allows; then half of

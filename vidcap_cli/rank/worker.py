@@ -127,21 +127,19 @@ class Rank:
         ``less``: made smaller in any case. None when the row has failed instead.
         """
         captioner, engine = self._model
+        frames: NDArray[np.uint8] | None = clip.frames
+        shrink = self._config.on_oom == "shrink"
         try:
-            frames: NDArray[np.uint8] | None = clip.frames
-            if less:
-                frames = captioner.smaller(clip.frames)
+            while frames is not None and (less or not engine.fits(captioner.size(frames))):
+                frames = captioner.smaller(frames) if shrink else None
+                less = False
             prompt = None if frames is None else captioner.prompt(frames)
-            while prompt and not engine.fits(prompt):
-                shrink = self._config.on_oom == "shrink"
-                frames = captioner.smaller(frames) if shrink and frames is not None else None
-                prompt = None if frames is None else captioner.prompt(frames)
         except Exception as error:  # noqa: BLE001 - it becomes the status of the row
             traceback.print_exc()  # into the rank's log
             self._fail(decoded, "model_error", f"{type(error).__name__}: {error}")
             return None
         if frames is None or prompt is None:
-            self._out_of_memory(decoded, "it needs more memory than there is, however small")
+            self._out_of_memory(decoded, "the video needs more than there is")
             return None
         if frames is not clip.frames:
             flags = tuple(dict.fromkeys((*clip.flags, SHRUNK)))

@@ -1,0 +1,146 @@
+"""The slots of the compiled engine: refilled, keyed by row, one failure at a time."""
+
+import numpy as np
+import pytest
+import tiny
+from cases import noise
+
+pytest.importorskip("mindspore")
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.engine import Answer, OutOfMemoryError, Request, generate_all
+from vidcap_cli.engine.generate import GraphEngine
+from vidcap_cli.errors import ModelError
+from vidcap_cli.models import Prompt, Size, load_captioner
+
+SPEC = tiny.TinyQwen2VL(seed=2)
+VIDEO = 256 + tiny.SPECIAL_TOKENS.index("<|video_pad|>")
+CLIPS = [(seed, 2 * (seed % 3 + 1), 56, 28 * (seed % 4 + 2)) for seed in range(7)]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> CaptionConfig:
+    folder = tiny.write_qwen2vl(tmp_path_factory.mktemp("tiny"), SPEC)
+    return CaptionConfig("qwen2vl", str(folder), max_new_tokens=12, slots=3)
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def engine(config, said) -> GraphEngine:
+    return GraphEngine(config, said.append)
+
+
+@pytest.fixture(scope="module")
+def prompts(config) -> list[Prompt]:
+    captioner = load_captioner(config)
+    return [captioner.prompt(noise(*clip)) for clip in CLIPS]
+
+
+@pytest.fixture(scope="module")
+def alone(engine, prompts) -> list[list[int]]:
+    # An end that some captions come to early: then slots are free at different times.
+    engine._eos = (*engine._eos, generate_all(engine, prompts[1:2])[0].ids[3])
+    rows = [generate_all(engine, [prompt])[0] for prompt in prompts]
+    assert {row.finish_reason for row in rows} == {"stop", "length"}
+    return [row.ids for row in rows]
+
+
+def answers(engine: GraphEngine, prompts: list[Prompt], stop=lambda: False) -> list[Answer]:
+    left = [Request(row_id, prompt) for row_id, prompt in enumerate(prompts)]
+
+    def feed(*, wait: bool) -> Request | None:
+        return left.pop(0) if left else None
+
+    return [*engine.answers(feed, stop)]
+
+
+def ids(answers: list[Answer]) -> dict[int, list[int]]:
+    return {answer.row_id: answer.generated.ids for answer in answers if answer.generated}
+
+
+def test_refilled_slots_write_what_each_row_writes_alone(engine, prompts, alone):
+    found = answers(engine, prompts)
+    assert ids(found) == dict(enumerate(alone))
+    assert len(found) == len(prompts)
+    assert [answer.row_id for answer in found] != sorted(answer.row_id for answer in found)
+    assert all(answer.seconds > 0 for answer in found)
+
+
+def test_rows_that_are_not_ready_are_not_waited_for(engine, prompts, alone):
+    left = [Request(row_id, prompt) for row_id, prompt in enumerate(prompts)]
+    waits = []
+
+    def feed(*, wait: bool) -> Request | None:
+        """One that is ready only when the engine has nothing else to do."""
+        waits.append(wait)
+        return left.pop(0) if wait and left else None
+
+    assert ids([*engine.answers(feed, lambda: False)]) == dict(enumerate(alone))
+    assert waits.count(True) == len(prompts) + 1
+    assert waits.count(False) > len(prompts)
+
+
+def test_a_prompt_that_fails_fails_alone(engine, prompts, alone):
+    places = prompts[1].ids == VIDEO
+    short = Prompt(np.delete(prompts[1].ids, np.flatnonzero(places)[:1]), prompts[1].vision)
+    found = answers(engine, [prompts[0], short, *prompts[2:]])
+    failed = [answer for answer in found if answer.error]
+    assert [answer.row_id for answer in failed] == [1]
+    assert isinstance(failed[0].error, ModelError)
+    assert ids(found) == {row: row_ids for row, row_ids in enumerate(alone) if row != 1}
+
+
+def test_a_step_that_fails_is_repeated_for_each_row_alone(engine, prompts, alone, monkeypatch):
+    step, kept = engine._decoder.step, engine._decoder._filled
+
+    def failing(tokens: np.ndarray) -> object:
+        if (kept > 0).sum() > 1:
+            raise RuntimeError("Memory not enough: alloc failed")
+        return step(tokens)
+
+    monkeypatch.setattr(engine._decoder, "step", failing)
+    assert ids(answers(engine, prompts)) == dict(enumerate(alone))
+
+
+def test_memory_that_ends_in_the_device_is_told_apart(engine, prompts, monkeypatch):
+    def failing(tokens: np.ndarray) -> object:
+        raise RuntimeError("Memory not enough: alloc failed")
+
+    monkeypatch.setattr(engine._decoder, "step", failing)
+    found = answers(engine, prompts)
+    assert sorted(answer.row_id for answer in found) == [*range(len(prompts))]
+    assert {type(answer.error) for answer in found} == {OutOfMemoryError}
+    assert not engine._decoder._filled.any()
+
+
+def test_stopping_drops_what_is_in_the_making(engine, prompts, alone):
+    steps = []
+    found = answers(engine, prompts, lambda: len(steps) > 4 or steps.append(1))
+    assert len(found) < len(prompts)
+    assert not engine._decoder._filled.any()
+    assert ids(answers(engine, prompts[:1])) == {0: alone[0]}
+
+
+def test_what_is_compiled_is_said_once(engine, prompts, alone, said):
+    said.clear()
+    answers(engine, prompts)
+    assert set(said) == {"captioning"}
+
+
+def test_a_limit_tells_what_fits(config, monkeypatch):
+    engine = GraphEngine(config, lambda _: None)
+    size, larger = Size(300, 64, 64), Size(30_000, 64, 64)
+    engine._room = engine.model.need(size, config.max_new_tokens)
+    assert engine.fits(size)
+    assert not engine.fits(larger)
+
+
+def test_a_limit_below_the_weights_is_an_error(config):
+    from dataclasses import replace
+
+    with pytest.raises(ModelError, match=r"the weights alone take .* more than --memory-limit"):
+        GraphEngine(replace(config, memory_limit=1_000_000), lambda _: None)
