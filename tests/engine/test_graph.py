@@ -4,11 +4,10 @@ Over shapes of models, towers and prompts that the older goldens leave out, and 
 refilled while others are in the middle of a caption.
 """
 
-import functools
 import json
 
 import pytest
-from engine_cases import CASES, FAMILIES, NEW_TOKENS
+from engine_cases import CASES, FAMILIES, MANY, NEW_TOKENS
 from ids import GOLDENS, printed_by
 
 CAPTIONS = json.loads((GOLDENS / "engine.json").read_text())
@@ -16,6 +15,7 @@ CAPTIONS = json.loads((GOLDENS / "engine.json").read_text())
 CLOSE = 1e-4
 LEAD = 1e-3
 
+Rows = list[dict[str, object]]
 NAMES = {
     family: [(case.name, number) for case in cases for number in range(len(case.asked))]
     for family, cases in CASES.items()
@@ -25,14 +25,34 @@ PROMPTS = [
     for family, names in NAMES.items()
     for index, (name, number) in enumerate(names)
 ]
-MANY = [prompt for prompt in PROMPTS if "a dozen" in str(prompt.id)]
+TOGETHER = [
+    pytest.param(family, index, id=f"{family}, {number}")
+    for family, names in NAMES.items()
+    for index, (name, number) in enumerate(names)
+    if name == MANY[family].name
+]
 EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES)
 
 
 @pytest.fixture(scope="module")
-def captioned():
-    """What the program printed for a family, run when it is first asked for."""
-    return functools.cache(functools.partial(printed_by, "graph_ids.py"))
+def qwen2vl() -> Rows:
+    return printed_by("graph_ids.py", "qwen2vl")
+
+
+@pytest.fixture(scope="module")
+def llava() -> Rows:
+    return printed_by("graph_ids.py", "llava")
+
+
+@pytest.fixture(scope="module")
+def pllava() -> Rows:
+    return printed_by("graph_ids.py", "pllava")
+
+
+@pytest.fixture
+def row(family, index, request) -> dict[str, object]:
+    """What the engine makes of a prompt; the program of its family runs once, if it is needed."""
+    return request.getfixturevalue(family)[index]
 
 
 def answer(golden: dict[str, object]) -> dict[str, object]:
@@ -40,25 +60,23 @@ def answer(golden: dict[str, object]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("family", "index"), PROMPTS)
-def test_captions_equal_pytorch(family, index, captioned):
-    golden, row = CAPTIONS[family][index], captioned(family)[index]
+def test_captions_equal_pytorch(family, index, row):
+    golden = CAPTIONS[family][index]
     assert row["prompt_tokens"] == golden["prompt_tokens"]
     assert row["alone"] == answer(golden)
 
 
 @pytest.mark.parametrize(("family", "index"), PROMPTS)
-def test_logits_are_those_of_pytorch(family, index, captioned):
-    expected, rows = CAPTIONS[family][index]["logits"], captioned(family)[index]["logits"]
-    assert len(rows) == len(expected)
-    for row, theirs in zip(rows, expected, strict=True):
-        within = pytest.approx([*theirs["values"], theirs["largest"], theirs["mean"]],
-                               rel=0, abs=CLOSE * theirs["largest"])  # fmt: skip
-        assert [*row["values"], row["largest"], row["mean"]] == within
+def test_logits_are_those_of_pytorch(family, index, row):
+    for ours, theirs in zip(row["logits"], CAPTIONS[family][index]["logits"], strict=True):
+        expected = [*theirs["values"], theirs["largest"], theirs["mean"]]
+        within = pytest.approx(expected, rel=0, abs=CLOSE * theirs["largest"])
+        assert [*ours["values"], ours["largest"], ours["mean"]] == within
 
 
-@pytest.mark.parametrize(("family", "index"), MANY)
-def test_eight_slots_caption_as_one_does(family, index, captioned):
-    assert captioned(family)[index]["together"] == answer(CAPTIONS[family][index])
+@pytest.mark.parametrize(("family", "index"), TOGETHER)
+def test_eight_slots_caption_as_one_does(family, index, row):
+    assert row["together"] == answer(CAPTIONS[family][index])
 
 
 @EVERY_FAMILY

@@ -110,7 +110,7 @@ class Qwen2VLVision:
         """
         patches, grid = vision["pixel_values_videos"], vision["video_grid_thw"][0]
         pairs, size = int(grid[0]), int(grid[1] * grid[2])
-        cos, sin = self._angles(int(grid[1]), int(grid[2]))
+        angles = self._angles(int(grid[1]), int(grid[2]))
         embedded = []
         start = 0
         while start < pairs:
@@ -118,6 +118,7 @@ class Qwen2VLVision:
             most = max(1, min(pairs - start, GROUP // size))
             group = 1 << (most.bit_length() - 1)
             rows = patches[start * size : (start + group) * size]
+            cos, sin = (to_tensor(np.tile(part, (group, 1)), ms.float32) for part in angles)
             embedded.append(self._group(to_tensor(rows, self._number), cos, sin, group))
             start += group
         return embedded[0] if len(embedded) == 1 else ops.concat(embedded, 0)
@@ -137,8 +138,9 @@ class Qwen2VLVision:
             x = self._math.block(x, cos, sin, pairs, *block)
         return self._math.merge(x, *self._merger)
 
-    def _angles(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines ``[h * w, 1, head]`` of the rows and columns of patches.
+    def _angles(self, height: int, width: int) -> list[NDArray[np.float32]]:
+        """Cosines and sines ``[h * w, 2 * W]`` of the rows and columns of patches, for all heads of
+        the queries, which they scale, too, and of the keys.
 
         Patches come in groups of ``merge`` x ``merge``, as they are merged at the end.
         """
@@ -152,8 +154,10 @@ class Qwen2VLVision:
             for index in np.indices((height, width))
         ]
         half = np.concatenate([index * frequencies for index in place], 1)
-        angles = np.concatenate([half, half], 1)[:, None]
-        return to_tensor(np.cos(angles), ms.float32), to_tensor(np.sin(angles), ms.float32)
+        heads, head = self.config.heads, self.config.width // self.config.heads
+        scale = np.repeat(np.array([head**-0.5, 1.0], np.float32), self.config.width)
+        angles = np.tile(np.concatenate([half, half], 1), (1, 2 * heads))
+        return [np.cos(angles) * scale, np.sin(angles) * scale]
 
     def _read_block(self, read: Read, name: str, number: Any) -> list[Tensor]:
         norms = [
@@ -176,7 +180,6 @@ class _Math(nn.Cell):  # type: ignore[misc]
         self.heads, self.width = config.heads, config.width
         self.head = config.width // config.heads
         self.merged = config.width * config.merge**2
-        self.scale = self.head**-0.5
         self.matmul = ops.MatMul()
 
     @ms.jit
@@ -185,10 +188,11 @@ class _Math(nn.Cell):  # type: ignore[misc]
         return self.matmul(patches, weight)
 
     def turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotary position embedding of ``[pairs, n, heads, D]``, in float32."""
+        """Rotary position embedding of queries and keys ``[N, 2 * W]``, in float32."""
         wide = x.astype(ms.float32)
-        first, second = ops.split(wide, self.head // 2, -1)
-        return (wide * cos + ops.concat((-second, first), -1) * sin).astype(x.dtype)
+        first, second = ops.split(wide.reshape(-1, self.head), self.head // 2, -1)
+        crossed = ops.concat((-second, first), -1).reshape(x.shape)
+        return (wide * cos + crossed * sin).astype(x.dtype)
 
     @ms.jit
     def block(
@@ -202,10 +206,10 @@ class _Math(nn.Cell):  # type: ignore[misc]
         shape = (pairs, rows // pairs, self.heads, self.head)
         normed = layer_norm(x, norm1, shift1, 1e-6)
         joined = ops.bias_add(self.matmul(normed, qkv), qkv_bias)
-        q, k, v = ops.split(joined, self.width, -1)
-        q = self.turned(q.reshape(shape), cos, sin) * self.scale
-        k = self.turned(k.reshape(shape), cos, sin)
-        attended = attention(q, k, v.reshape(shape)).reshape(rows, self.width)
+        qk, v = ops.split(joined, (2 * self.width, self.width), -1)
+        q, k = ops.split(self.turned(qk, cos, sin), self.width, -1)
+        attended = attention(q.reshape(shape), k.reshape(shape), v.reshape(shape))
+        attended = attended.reshape(rows, self.width)
         x = x + ops.bias_add(self.matmul(attended, out), out_bias)
         inner = ops.bias_add(self.matmul(layer_norm(x, norm2, shift2, 1e-6), up), up_bias)
         inner = inner * ops.sigmoid(inner * 1.702)  # QuickGELU

@@ -29,11 +29,16 @@ def linear(read: Read, name: str, number: Any) -> Linear:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Layer normalisation of the last axis, in float32."""
+    """Layer normalisation of rows ``[n, width]``, in float32.
+
+    Means and weights are spread to full size first: on CPU operators that broadcast are slower.
+    """
+    rows, width = x.shape
     wide = x.astype(ms.float32)
-    centered = wide - ops.mean(wide, -1, True)
+    centered = wide - ops.tile(ops.mean(wide, -1, True), (1, width))
     scale = ops.rsqrt(ops.mean(ops.square(centered), -1, True) + eps)
-    return ops.bias_add((centered * scale).astype(x.dtype) * weight, bias)
+    normed = (centered * ops.tile(scale, (1, width))).astype(x.dtype)
+    return ops.bias_add(normed * ops.tile(weight.reshape(1, -1), (rows, 1)), bias)
 
 
 def need(patches: int, sequence: int, width: int, mlp: int, heads: int) -> int:

@@ -1,0 +1,148 @@
+"""The peer ``ours``: vidcap's compiled engine on MindSpore.
+
+Everything that depends on the engine's own interface is in the functions ``make_...``.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from trial import (
+    Job,
+    answer,
+    caption_clips,
+    config,
+    decode_all,
+    is_qwen,
+    median,
+    pixels,
+    settings,
+    values,
+)
+
+from vidcap_cli.engine import checkpoint, load_engine
+from vidcap_cli.engine.decoder import Decoder, DecoderConfig, Prefilled
+from vidcap_cli.engine.device import select_device
+from vidcap_cli.engine.generate import _best
+
+LANGUAGE = r".*language_model\.(?:model\.)?|(?=lm_head\.)"
+
+
+def random_weights() -> None:
+    """Make up what checkpoints hold: those of real size are true headers of empty files."""
+    checkpoint.Tensor.read = lambda tensor: values(tensor.shape)
+
+
+def read_part(job: Job, prefix: str) -> Callable[[str], np.ndarray]:
+    """What reads the weights of the job's folder whose names begin with ``prefix``."""
+    tensors = checkpoint.Weights(Path(job["folder"]))
+    found = ((re.match(prefix, name), tensor) for name, tensor in tensors.items())
+    named = {m.string[m.end() :]: tensor for m, tensor in found if m}
+    return lambda name: named[name].read()
+
+
+def make_decoder(job: Job, slots: int) -> Decoder:
+    """The language model of the job's folder."""
+    sizes = DecoderConfig.read(settings(job))
+    return Decoder(sizes, read_part(job, LANGUAGE), slots=slots, number=ms.float32)
+
+
+def make_prefill(decoder: Decoder, length: int) -> Callable[[], Prefilled]:
+    """What prefills ``length`` random embeddings, to the choice of the first token."""
+    rng = np.random.default_rng(2)
+    hidden = rng.normal(0, 0.02, (length, decoder.config.hidden)).astype(np.float32)
+    embedded, positions = ms.Tensor(hidden), np.arange(length)
+    if decoder.config.sections:
+        positions = np.tile(positions, (3, 1))
+
+    def prefill() -> Prefilled:
+        prefilled = decoder.prefill(embedded, positions)
+        _best(prefilled.logits.expand_dims(0)).asnumpy()
+        return prefilled
+
+    return prefill
+
+
+def make_step(job: Job, slots: int) -> Callable[[], None]:
+    """What appends a token to every slot, ``cached`` of them being there at the beginning."""
+    decoder = make_decoder(job, slots)
+    prefilled = make_prefill(decoder, job["cached"])()
+    for slot in range(slots):
+        decoder.insert(slot, prefilled, 64)
+    ids = np.full(slots, 5, np.int64)
+
+    def step() -> None:
+        ids[:] = _best(decoder.step(ids)).asnumpy()
+
+    return step
+
+
+def make_vision(job: Job) -> Callable[[dict[str, Any]], Any]:
+    """The vision tower of the job's folder, and what leads to the language model."""
+    whole = settings(job)
+    if is_qwen(job):
+        from vidcap_cli.engine.qwen2vl_vision import Qwen2VLVision, Qwen2VLVisionConfig
+
+        read = read_part(job, r".*visual\.")
+        return Qwen2VLVision(Qwen2VLVisionConfig.read(whole), read, ms.float32)
+    from vidcap_cli.engine.clip import ClipConfig, ClipVision
+
+    read = read_part(job, r".*(?=(?:vision_tower|multi_modal_projector)\.)")
+    sizes = ClipConfig.read(whole, whole["text_config"]["hidden_size"])
+    return ClipVision(sizes, read, ms.float32, None)
+
+
+def parts(job: Job) -> Job:
+    """Seconds of the parts of the model that the job asks for."""
+    select_device("CPU")
+    random_weights()
+    seconds = {}
+    for slots in job.get("slots", []):
+        seconds[f"step {slots}"] = median(make_step(job, slots), 2, job["count"])
+    if job.get("prefill"):
+        decoder = make_decoder(job, 1)
+        for length in job["prefill"]:
+            seconds[f"prefill {length}"] = median(make_prefill(decoder, length), 1, 1)
+        del decoder
+    if job.get("vision"):
+        tower = make_vision(job)
+        for size in job["vision"]:
+            image = pixels(job, size)
+            seconds[f"vision {size}"] = median(lambda image=image: tower(image).asnumpy(), 1, 1)
+    return {"seconds": seconds}
+
+
+def captions(job: Job) -> Job:
+    """Clips through the engine as the product runs it."""
+    if job["section"] == "caption":
+        random_weights()
+    engine = load_engine(config(job, engine="graph", device_target="CPU"))
+    return caption_clips(job, lambda prompts: decode_all(engine, prompts))
+
+
+def memory(job: Job) -> Job:
+    """Peak resident bytes while a prompt is prefilled, and once it is in its slot, too."""
+    select_device("CPU")
+    random_weights()
+    decoder = make_decoder(job, 1)
+    prefill = make_prefill(decoder, job["prefill"])
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts again here
+    prefilled = prefill()
+    peak = resident("VmHWM")
+    decoder.insert(0, prefilled, 200)
+    return {"before": before, "peak": peak, "inserted": resident("VmHWM")}
+
+
+def resident(kind: str) -> int:
+    """A figure of ``/proc/self/status``, in bytes."""
+    found = re.search(rf"{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+if __name__ == "__main__":
+    answer({"parts": parts, "caption": captions, "nano": captions, "memory": memory})
