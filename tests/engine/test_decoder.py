@@ -7,7 +7,8 @@ import pytest
 
 ms = pytest.importorskip("mindspore")
 
-from vidcap_cli.engine.decoder import QUERIES, SHORTEST, Decoder, DecoderConfig
+from vidcap_cli.engine import decoder as module
+from vidcap_cli.engine.decoder import FEWEST_ROWS, SHORTEST, Decoder, DecoderConfig
 from vidcap_cli.engine.device import select_device
 from vidcap_cli.errors import ModelError
 
@@ -15,7 +16,7 @@ CONFIG = DecoderConfig(
     hidden=32, mlp=48, layers=2, heads=4, kv_heads=2, head=8, vocab=90,
     theta=10_000.0, eps=1e-6, sections=None, tied=False, biased=True,
 )  # fmt: skip
-LONG = QUERIES + 133
+LONG = 2 * FEWEST_ROWS + 133
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,11 @@ def decoder() -> Decoder:
         for name, shape in CONFIG.shapes().items()
     }
     return Decoder(CONFIG, weights.__getitem__, slots=3, number=ms.float32)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch) -> None:
+    monkeypatch.setattr(module, "SCORES", 1)
 
 
 def tokens(seed: int, count: int) -> np.ndarray:
@@ -99,6 +105,16 @@ def test_a_prompt_that_fills_its_cache_to_the_last_token(decoder):
     assert decoder.length == SHORTEST
     decoder.free(0)
     close(logits, prefilled(decoder, ids).logits.asnumpy())
+
+
+def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
+    ids = tokens(10, LONG)
+    in_blocks = prefilled(decoder, ids).logits.asnumpy()
+    monkeypatch.setattr(module, "SCORES", 10**9)
+    close(prefilled(decoder, ids).logits.asnumpy(), in_blocks)
+    assert decoder._rows(LONG) == 2048
+    monkeypatch.setattr(module, "SCORES", 4 * 4 * CONFIG.heads * 600 * LONG)
+    assert decoder._rows(LONG) == 512
 
 
 def test_what_a_prompt_needs_grows_with_its_length_alone(decoder):

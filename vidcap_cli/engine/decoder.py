@@ -27,7 +27,10 @@ from numpy.typing import NDArray
 from vidcap_cli.engine.transformer import Read, to_tensor
 from vidcap_cli.errors import ModelError
 
-QUERIES = 512  # rows of a prompt that are prefilled together
+# Rows of a prompt that are prefilled together: many while their scores take less than so many
+# bytes, fewer with a long prompt, and never less than the fewest.
+MOST_ROWS, FEWEST_ROWS = 2048, 256
+SCORES = 2_000_000_000
 _ROUND = 64  # the last block of a prompt is filled up to a multiple of this, to compile for few
 SHORTEST = 256  # tokens of the smallest cache
 
@@ -144,6 +147,13 @@ _QWEN2_VL = {
 }
 
 
+def _score_bytes(heads: int, rows: int, length: int) -> int:
+    """What attention of ``rows`` rows takes: scores, those of earlier tokens joined to them, their
+    softmax, and at most as much for the mask, in float32.
+    """
+    return 4 * 4 * heads * rows * length
+
+
 @dataclass(slots=True)
 class Prefilled:
     """A prompt whose keys and values are known, ``[kv_heads, length, head]`` of each layer.
@@ -181,7 +191,7 @@ class Decoder:
         self._frequencies = 1.0 / config.theta ** (
             np.arange(0, config.head, 2, dtype=np.float32) / np.float32(config.head)
         )
-        self._masks: dict[int, Tensor] = {}
+        self._last_mask = Tensor(np.zeros((1, 1, 0), np.float32))
         self._caches: dict[int, list[Parameter]] = {}
         self.length = 0  # tokens that the cache in use holds for each slot
         self._filled = np.zeros(slots, np.int64)
@@ -198,8 +208,9 @@ class Decoder:
         keys: list[Any] = [None] * self.config.layers
         values: list[Any] = [None] * self.config.layers
         cos, sin = self._angles(positions)
-        for start in range(0, length, QUERIES):
-            here = min(QUERIES, length - start)
+        most = self._rows(length)
+        for start in range(0, length, most):
+            here = min(most, length - start)
             rows = -(-here // _ROUND) * _ROUND
             fill = rows - here
             x = embedded[start : start + here]
@@ -242,11 +253,16 @@ class Decoder:
 
         In full size: adding a mask that has to be broadcast takes twenty times as long on CPU.
         """
-        if rows not in self._masks:
-            group = self.config.heads // self.config.kv_heads
+        if self._last_mask.shape[-1] != rows:
             later = np.triu(np.full((rows, rows), _NEVER, np.float32), 1)
-            self._masks[rows] = Tensor(np.tile(later, (self.config.kv_heads, group, 1)))
-        return self._masks[rows]
+            group = self.config.heads // self.config.kv_heads
+            self._last_mask = Tensor(np.tile(later, (self.config.kv_heads, group, 1)))
+        return self._last_mask
+
+    def _rows(self, length: int) -> int:
+        """Rows of a prompt of ``length`` to prefill together, a power of two."""
+        most = SCORES // _score_bytes(self.config.heads, 1, length)
+        return max(FEWEST_ROWS, min(MOST_ROWS, 1 << max(0, most.bit_length() - 1)))
 
     def insert(self, slot: int, prefilled: Prefilled, new_tokens: int) -> None:
         """Put a prompt into a slot that is free, with room for ``new_tokens`` more."""
@@ -295,9 +311,8 @@ class Decoder:
         # Shorter caches that stay take less than this one again.
         cached = 2 * self.slots * self.cache_length(prompt + new_tokens)
         kept = (prompt + cached) * config.cache_numbers * number
-        rows = min(prompt, QUERIES)
-        # Scores, joined to those of earlier tokens, and their softmax, in float32.
-        scores = 4 * 3 * config.heads * rows * prompt
+        rows = min(prompt, self._rows(prompt))
+        scores = _score_bytes(config.heads, rows, prompt)
         inner = number * rows * (4 * config.mlp + 6 * config.hidden)
         joined = number * 4 * prompt * config.kv_heads * config.head
         return kept + scores + inner + joined + 2 * number * prompt * config.hidden

@@ -25,6 +25,9 @@ def select_device(target: str) -> str:
         ms.set_device(target)
         # Dispatching operators to another thread costs twenty times what they take on few cores.
         ms.runtime.launch_blocking()
+        # The default suits steps of few rows; with two, prefill and vision towers take a tenth to
+        # a fifth less time, steps of one row a fifth more (measured on two cores).
+        ms.runtime.dispatch_threads_num(2)
     return target
 
 
