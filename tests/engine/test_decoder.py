@@ -7,7 +7,6 @@ import pytest
 
 ms = pytest.importorskip("mindspore")
 
-from vidcap_cli.engine import decoder as module
 from vidcap_cli.engine.decoder import FEWEST_ROWS, SHORTEST, Decoder, DecoderConfig
 from vidcap_cli.engine.device import select_device
 from vidcap_cli.errors import ModelError
@@ -31,8 +30,8 @@ def decoder() -> Decoder:
 
 
 @pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch) -> None:
-    monkeypatch.setattr(module, "SCORES", 1)
+def _small_blocks(decoder, monkeypatch) -> None:
+    monkeypatch.setattr(decoder, "scores", 1)
 
 
 def tokens(seed: int, count: int) -> np.ndarray:
@@ -110,10 +109,10 @@ def test_a_prompt_that_fills_its_cache_to_the_last_token(decoder):
 def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
     ids = tokens(10, LONG)
     in_blocks = prefilled(decoder, ids).logits.asnumpy()
-    monkeypatch.setattr(module, "SCORES", 10**9)
+    monkeypatch.setattr(decoder, "scores", 10**9)
     close(prefilled(decoder, ids).logits.asnumpy(), in_blocks)
     assert decoder._rows(LONG) == 2048
-    monkeypatch.setattr(module, "SCORES", 4 * 4 * CONFIG.heads * 600 * LONG)
+    monkeypatch.setattr(decoder, "scores", 4 * 4 * CONFIG.heads * 600 * LONG)
     assert decoder._rows(LONG) == 512
 
 

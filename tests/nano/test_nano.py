@@ -60,5 +60,5 @@ def test_a_hundred_clips_show_every_fault(family):
 @pytest.mark.parametrize("family", BROKEN)
 def test_five_hundred_clips(family):
     shares = exact(family, 500, "detail", "brief", "alone", "by_eights")
+    assert shares.pop("differing") == 0
     assert min(shares.values()) >= 0.95
-    assert shares["alone"] == shares["by_eights"] == shares["detail"]

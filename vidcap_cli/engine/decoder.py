@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from vidcap_cli.engine.transformer import Read, to_tensor
 from vidcap_cli.errors import ModelError
 
-# Rows of a prompt that are prefilled together: many while their scores take less than so many
-# bytes, fewer with a long prompt, and never less than the fewest.
+# Rows of a prompt that are prefilled together: many while their scores take less than ``SCORES``
+# bytes (``Decoder.scores`` may be set lower), fewer with a long prompt, never less than the fewest.
 MOST_ROWS, FEWEST_ROWS = 2048, 256
 SCORES = 2_000_000_000
 _ROUND = 64  # the last block of a prompt is filled up to a multiple of this, to compile for few
@@ -180,6 +180,7 @@ class Decoder:
     def __init__(self, config: DecoderConfig, read: Read, *, slots: int, number: Any) -> None:
         self.config = config
         self.slots = slots
+        self.scores = SCORES  # bytes
         self._number = number
         self._bytes = 4 if number == ms.float32 else 2
         self.embedding = self._tensor(read("embed_tokens.weight"))
@@ -261,7 +262,7 @@ class Decoder:
 
     def _rows(self, length: int) -> int:
         """Rows of a prompt of ``length`` to prefill together, a power of two."""
-        most = SCORES // _score_bytes(self.config.heads, 1, length)
+        most = self.scores // _score_bytes(self.config.heads, 1, length)
         return max(FEWEST_ROWS, min(MOST_ROWS, 1 << max(0, most.bit_length() - 1)))
 
     def insert(self, slot: int, prefilled: Prefilled, new_tokens: int) -> None:

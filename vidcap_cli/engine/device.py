@@ -1,6 +1,7 @@
 """Everything that depends on the device: choosing it, its number types, its error texts."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import mindspore as ms
@@ -25,10 +26,18 @@ def select_device(target: str) -> str:
         ms.set_device(target)
         # Dispatching operators to another thread costs twenty times what they take on few cores.
         ms.runtime.launch_blocking()
-        # The default suits steps of few rows; with two, prefill and vision towers take a tenth to
-        # a fifth less time, steps of one row a fifth more (measured on two cores).
-        ms.runtime.dispatch_threads_num(2)
+        _set_threads()
     return target
+
+
+@cache
+def _set_threads() -> None:
+    """Two threads that dispatch operators of a graph; MindSpore lets it be said but once.
+
+    With two, prefill and vision towers take a tenth to a fifth less time than by default, steps of
+    one row a fifth more (measured on two cores).
+    """
+    ms.runtime.dispatch_threads_num(2)
 
 
 def ascend_present() -> bool:

@@ -55,6 +55,8 @@ class GraphEngine:
         self.model = load_model(config, getattr(ms, number))
         self._decoder = self.model.decoder
         self._room = room(config.memory_limit, device)
+        if self._room is not None:
+            self._decoder.scores = min(self._decoder.scores, self._room // 4)
         self._say = say
         self._compiled: set[object] = set()
         self._eos = generation.eos

@@ -18,6 +18,7 @@ from vidcap_cli.errors import ModelError
 COMMANDS = {"qwen2_vl": "qwen2vl", "llava": "llava", "pllava": "pllava"}
 # What only PLLaVA has in config.json; its checkpoints may call themselves "llava" otherwise.
 _POOLING = ("pooling_shape", "pooling_method", "use_pooling", "frame_shape")
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # loading one runs whatever code is in it
 # Tokens that end a turn in the chat templates of the models; generation stops there, too, where
 # the checkpoint's own settings name the end of the text alone.
 _TURN_ENDS = ("<|eot_id|>", "<|im_end|>")
@@ -46,8 +47,13 @@ def check_model(folder: Path, family: str) -> None:
         raise ModelError(f"{folder} holds a model of type {kind}, not one for {family}: {use}.")
     missing = lacking(folder)
     if missing:
-        pickled = any(folder.glob("*.bin"))
-        hint = " Pickled .bin weights are not loaded: save them as safetensors." if pickled else ""
+        pickled = next((f.suffix for k in _PICKLES for f in folder.glob(f"*{k}")), None)
+        hint = (
+            f" Pickled weights ({pickled}) are not loaded: load them with transformers where you "
+            "trust them, and save_pretrained(..., safe_serialization=True) writes safetensors."
+            if pickled
+            else ""
+        )
         raise ModelError(f"{folder} lacks {', '.join(missing)}; download it again.{hint}")
 
 
