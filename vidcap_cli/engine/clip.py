@@ -17,7 +17,15 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
-from vidcap_cli.engine.transformer import Read, attention, layer_norm, linear, need, to_tensor
+from vidcap_cli.engine.transformer import (
+    Read,
+    attention,
+    groups,
+    layer_norm,
+    linear,
+    need,
+    to_tensor,
+)
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models import Size
 from vidcap_cli.models.pllava import Shape, averaging
@@ -158,16 +166,17 @@ class ClipVision:
     def __call__(self, vision: Mapping[str, NDArray[Any]]) -> Tensor:
         """Embeddings ``[n, out]`` of the frames in ``pixel_values`` ``[T, 3, side, side]``."""
         pixels = vision["pixel_values"]
-        rows = self.config.grid**2 + 1
         features = []
         start = 0
-        while start < len(pixels):
-            most = max(1, min(len(pixels) - start, _FRAMES, _MOST_ROWS // rows))
-            count = 1 << (most.bit_length() - 1)
+        for count in groups(len(pixels), _FRAMES):
             features.append(self._frames(pixels[start : start + count]))
             start += count
         joined = features[0] if len(features) == 1 else ops.concat(features, 0)
         return joined if self._pooled is None else self._pool(joined, len(pixels), self._pooled)
+
+    def shapes(self, vision: Mapping[str, NDArray[Any]]) -> set[object]:
+        """What graphs a video runs through."""
+        return {("vision", count) for count in groups(len(vision["pixel_values"]), _FRAMES)}
 
     def need(self, size: Size) -> int:
         """Bytes that a video takes at most, its pixels included."""

@@ -209,10 +209,9 @@ class Decoder:
         keys: list[Any] = [None] * self.config.layers
         values: list[Any] = [None] * self.config.layers
         cos, sin = self._angles(positions)
-        most = self._rows(length)
-        for start in range(0, length, most):
-            here = min(most, length - start)
-            rows = -(-here // _ROUND) * _ROUND
+        start = 0
+        for rows in self._blocks(length):
+            here = min(rows, length - start)
             fill = rows - here
             x = embedded[start : start + here]
             if fill:
@@ -226,6 +225,7 @@ class Decoder:
                     x, turn, layer, keys[index], values[index]
                 )
             last = x[here - 1 : here]
+            start += here
         logits = self._math.head(last, self._norm, self._head)[0]
         delta = int(positions.max()) + 1 - length
         return Prefilled(keys, values, length, delta, logits)
@@ -259,6 +259,17 @@ class Decoder:
             group = self.config.heads // self.config.kv_heads
             self._last_mask = Tensor(np.tile(later, (self.config.kv_heads, group, 1)))
         return self._last_mask
+
+    def shapes(self, length: int) -> set[object]:
+        """What graphs a prompt of ``length`` runs through."""
+        first, *more = self._blocks(length)
+        return {("first", first), *(("later", rows) for rows in more)}
+
+    def _blocks(self, length: int) -> list[int]:
+        """Rows of each block of a prompt; the last is filled up."""
+        most = self._rows(length)
+        whole, rest = divmod(length, most)
+        return [most] * whole + [-(-rest // _ROUND) * _ROUND] * (rest > 0)
 
     def _rows(self, length: int) -> int:
         """Rows of a prompt of ``length`` to prefill together, a power of two."""

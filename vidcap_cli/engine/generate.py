@@ -111,7 +111,7 @@ class GraphEngine:
         began = time.monotonic()
         try:
             prompt = caption.request.prompt
-            with self._compiling(self.model.shape(prompt)):
+            with self._compiling(self.model.shapes(prompt)):
                 prefilled = self.model.prefill(prompt)
             self._seen[slot] = False
             self._seen[slot, prompt.ids] = True
@@ -132,7 +132,7 @@ class GraphEngine:
         tokens = np.zeros(self.slots, np.int64)
         for slot, caption in running.items():
             tokens[slot] = caption.ids[-1]
-        with self._compiling(self._decoder.length):
+        with self._compiling({("step", self._decoder.length)}):
             chosen = self._choose(self._decoder.step(tokens), self._seen)
         share = (time.monotonic() - began) / len(running)
         for slot, caption in list(running.items()):
@@ -160,12 +160,11 @@ class GraphEngine:
         return chosen
 
     @contextmanager
-    def _compiling(self, shape: object) -> Iterator[None]:
-        """Say so while something runs for the first time in its shape, which compiles it."""
-        new = shape not in self._compiled
-        self._say("compiling" if new else "captioning")
+    def _compiling(self, graphs: set[object]) -> Iterator[None]:
+        """Say so while any of ``graphs`` runs for the first time, which compiles it."""
+        self._say("captioning" if graphs <= self._compiled else "compiling")
         yield
-        self._compiled.add(shape)
+        self._compiled |= graphs
 
     def _free(self, running: Iterable[int]) -> list[int]:
         slots = list(running)

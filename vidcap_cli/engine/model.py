@@ -59,9 +59,9 @@ class Model:
                 parts.append(self.decoder.embed(prompt.ids[run]))
         return self.decoder.prefill(ops.concat(parts, 0), self._positions(here, prompt))
 
-    def shape(self, prompt: Prompt) -> tuple[object, ...]:
-        """What of a prompt decides whether it runs through graphs that exist already."""
-        return (len(prompt.ids), *(tuple(array.shape) for array in prompt.vision.values()))
+    def shapes(self, prompt: Prompt) -> set[object]:
+        """What graphs a prompt runs through."""
+        return self.vision.shapes(prompt.vision) | self.decoder.shapes(len(prompt.ids))
 
     def need(self, size: Size, new_tokens: int) -> int:
         """Bytes that a prompt and ``new_tokens`` more take at most."""

@@ -20,6 +20,7 @@ from vidcap_cli.engine.transformer import (
     Linear,
     Read,
     attention,
+    groups,
     layer_norm,
     linear,
     need,
@@ -113,15 +114,18 @@ class Qwen2VLVision:
         angles = self._angles(int(grid[1]), int(grid[2]))
         embedded = []
         start = 0
-        while start < pairs:
-            # Powers of two: few graphs, whatever the number of pairs.
-            most = max(1, min(pairs - start, GROUP // size))
-            group = 1 << (most.bit_length() - 1)
+        for group in groups(pairs, GROUP // size):
             rows = patches[start * size : (start + group) * size]
             cos, sin = (to_tensor(np.tile(part, (group, 1)), ms.float32) for part in angles)
             embedded.append(self._group(to_tensor(rows, self._number), cos, sin, group))
             start += group
         return embedded[0] if len(embedded) == 1 else ops.concat(embedded, 0)
+
+    def shapes(self, vision: Mapping[str, NDArray[Any]]) -> set[object]:
+        """What graphs a video runs through."""
+        pairs, height, width = map(int, vision["video_grid_thw"][0])
+        size = height * width
+        return {("vision", group, size) for group in groups(pairs, GROUP // size)}
 
     def need(self, size: Size) -> int:
         """Bytes that a video takes at most, its patches included."""

@@ -41,6 +41,15 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return ops.bias_add(normed * ops.tile(weight.reshape(1, -1), (rows, 1)), bias)
 
 
+def groups(total: int, most: int) -> list[int]:
+    """``total`` cut into powers of two of at most ``most``: few graphs, whatever ``total`` is."""
+    sizes = []
+    while total:
+        sizes.append(1 << (max(1, min(total, most)).bit_length() - 1))
+        total -= sizes[-1]
+    return sizes
+
+
 def need(patches: int, sequence: int, width: int, mlp: int, heads: int) -> int:
     """Bytes that a layer takes at most over ``patches`` rows in sequences of ``sequence``."""
     scores = 3 * heads * (patches // sequence) * min(sequence, _QUERIES) * sequence
