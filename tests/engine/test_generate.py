@@ -8,7 +8,7 @@ from cases import noise
 pytest.importorskip("mindspore")
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import Answer, OutOfMemoryError, Request, generate_all
+from vidcap_cli.engine import Answer, OutOfMemoryError, Request, feed_of, generate_all
 from vidcap_cli.engine.generate import GraphEngine
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models import Prompt, Size, load_captioner
@@ -50,12 +50,8 @@ def alone(engine, prompts) -> list[list[int]]:
 
 
 def answers(engine: GraphEngine, prompts: list[Prompt], stop=lambda: False) -> list[Answer]:
-    left = [Request(row_id, prompt) for row_id, prompt in enumerate(prompts)]
-
-    def feed(*, wait: bool) -> Request | None:
-        return left.pop(0) if left else None
-
-    return [*engine.answers(feed, stop)]
+    requests = [Request(row_id, prompt) for row_id, prompt in enumerate(prompts)]
+    return [*engine.answers(feed_of(requests), stop)]
 
 
 def ids(answers: list[Answer]) -> dict[int, list[int]]:

@@ -1,6 +1,6 @@
 """The engines: from the prompts of rows to their token ids, on MindSpore."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,15 +66,21 @@ class Engine(Protocol):
         """
 
 
-def generate_all(engine: Engine, prompts: Sequence[Prompt]) -> list[Generated]:
-    """Decode all of ``prompts``, results in their order; the first error of one is raised."""
-    left = iter([Request(number, prompt) for number, prompt in enumerate(prompts)])
+def feed_of(requests: Iterable[Request]) -> Feed:
+    """A feed of requests that are all ready."""
+    left = iter(requests)
 
-    def feed(*, wait: bool) -> Request | None:  # noqa: ARG001 - all of them are ready
+    def feed(*, wait: bool) -> Request | None:  # noqa: ARG001 - there is nothing to wait for
         return next(left, None)
 
+    return feed
+
+
+def generate_all(engine: Engine, prompts: Sequence[Prompt]) -> list[Generated]:
+    """Decode all of ``prompts``, results in their order; the first error of one is raised."""
+    requests = [Request(number, prompt) for number, prompt in enumerate(prompts)]
     generated: dict[int, Generated] = {}
-    for answer in engine.answers(feed, lambda: False):
+    for answer in engine.answers(feed_of(requests), lambda: False):
         if answer.error:
             raise answer.error
         assert answer.generated

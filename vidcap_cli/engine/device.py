@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import mindspore as ms
+import psutil
 
 from vidcap_cli.engine import OutOfMemoryError
 
@@ -43,6 +44,13 @@ def _set_threads() -> None:
 def ascend_present() -> bool:
     """Whether this machine has an Ascend device."""
     return any(Path("/dev").glob("davinci[0-9]*"))
+
+
+def memory_used(device: str) -> int:
+    """Bytes that this process takes of the device's memory; on CPU, of the machine's."""
+    if device == "CPU":
+        return int(psutil.Process().memory_info().rss)
+    return int(ms.runtime.memory_allocated())
 
 
 def number_type(requested: str, stored: str, device: str) -> str:

@@ -20,7 +20,7 @@ from mindspore import Tensor, ops
 from numpy.typing import NDArray
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import Answer, Feed, Generated, Request
+from vidcap_cli.engine import Answer, Feed, Generated, Request, feed_of
 from vidcap_cli.engine.device import as_out_of_memory, number_type, select_device
 from vidcap_cli.engine.memory import room
 from vidcap_cli.engine.model import load_model
@@ -83,7 +83,7 @@ class GraphEngine:
                     yield lost[0].failed(error)
                     continue
                 for caption in lost:  # each by itself, so that one cannot fail the others
-                    yield from self.answers(_only(caption.request), stop)
+                    yield from self.answers(feed_of([caption.request]), stop)
         self._free(running)
 
     def fits(self, size: Size) -> bool:
@@ -183,13 +183,3 @@ def _best_penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Tokens seen before count for less (Keskar et al. 2019, as transformers applies it)."""
     less = ops.where(logits < 0, logits * penalty, logits / penalty)
     return ops.argmax(ops.where(seen, less, logits), -1)
-
-
-def _only(request: Request) -> Feed:
-    """A feed of one request."""
-    left = [request]
-
-    def feed(*, wait: bool) -> Request | None:  # noqa: ARG001 - it is ready
-        return left.pop() if left else None
-
-    return feed

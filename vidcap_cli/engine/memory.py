@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from vidcap_cli.engine.device import memory_used
 from vidcap_cli.errors import ModelError
 from vidcap_cli.words import size
 
@@ -29,7 +30,7 @@ def room(limit: int | None, device: str) -> int | None:
             return None
         ranks = max(1, int(os.environ.get("VIDCAP_LOCAL_RANKS", "1")))
         return int(available() * _SHARE / ranks)
-    used = psutil.Process().memory_info().rss
+    used = memory_used(device)
     if used >= limit:
         raise ModelError(
             f"the weights alone take {size(used)}, more than --memory-limit {size(limit)} allows."
