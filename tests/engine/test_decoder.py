@@ -39,7 +39,7 @@ def tokens(seed: int, count: int) -> np.ndarray:
 
 
 def prefilled(decoder: Decoder, ids: np.ndarray):
-    return decoder.prefill(decoder.embed(ids), np.arange(len(ids)))
+    return decoder.prefill(decoder.embed(ids), np.arange(len(ids)), np.arange(len(ids)))
 
 
 def close(logits: np.ndarray, expected: np.ndarray) -> None:
@@ -48,7 +48,7 @@ def close(logits: np.ndarray, expected: np.ndarray) -> None:
 
 def test_a_prompt_in_blocks_equals_its_tokens_one_by_one(decoder):
     ids = tokens(1, LONG)
-    whole = prefilled(decoder, ids).logits.asnumpy()
+    whole = prefilled(decoder, ids).logits.asnumpy()[0]
     decoder.insert(1, prefilled(decoder, ids[: LONG - 40]), 60)
     for token in ids[LONG - 40 :]:
         logits = decoder.step(np.array([0, token, 0])).asnumpy()[1]
@@ -103,14 +103,14 @@ def test_a_prompt_that_fills_its_cache_to_the_last_token(decoder):
         logits = decoder.step(np.array([token, 0, 0])).asnumpy()[0]
     assert decoder.length == SHORTEST
     decoder.free(0)
-    close(logits, prefilled(decoder, ids).logits.asnumpy())
+    close(logits, prefilled(decoder, ids).logits.asnumpy()[0])
 
 
 def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
     ids = tokens(10, LONG)
-    in_blocks = prefilled(decoder, ids).logits.asnumpy()
+    in_blocks = prefilled(decoder, ids).logits.asnumpy()[0]
     monkeypatch.setattr(decoder, "scores", 10**9)
-    close(prefilled(decoder, ids).logits.asnumpy(), in_blocks)
+    close(prefilled(decoder, ids).logits.asnumpy()[0], in_blocks)
     assert decoder._rows(LONG) == 2048
     monkeypatch.setattr(decoder, "scores", 4 * 4 * CONFIG.heads * 600 * LONG)
     assert decoder._rows(LONG) == 512

@@ -163,16 +163,21 @@ class ClipVision:
         ]
         self._math = _Math(config)
 
-    def __call__(self, vision: Mapping[str, NDArray[Any]]) -> Tensor:
-        """Embeddings ``[n, out]`` of the frames in ``pixel_values`` ``[T, 3, side, side]``."""
+    def __call__(
+        self, vision: Mapping[str, NDArray[Any]]
+    ) -> tuple[list[Tensor], NDArray[np.int64]]:
+        """Embeddings ``[n, out]`` of the frames in ``pixel_values`` ``[T, 3, side, side]``, in
+        parts, and the numbers of those that count: all of them.
+        """
         pixels = vision["pixel_values"]
         features = []
         start = 0
         for count in groups(len(pixels), _FRAMES):
             features.append(self._frames(pixels[start : start + count]))
             start += count
-        joined = features[0] if len(features) == 1 else ops.concat(features, 0)
-        return joined if self._pooled is None else self._pool(joined, len(pixels), self._pooled)
+        if self._pooled is not None:
+            features = [self._pool(ops.concat(features, 0), len(pixels), self._pooled)]
+        return features, np.arange(sum(part.shape[0] for part in features))
 
     def shapes(self, vision: Mapping[str, NDArray[Any]]) -> set[object]:
         """What graphs a video runs through."""

@@ -154,13 +154,18 @@ def _score_bytes(heads: int, rows: int, length: int) -> int:
     return 4 * 4 * heads * rows * length
 
 
+def _rows(table: Tensor, which: NDArray[np.integer[Any]]) -> Tensor:
+    """Rows ``[n, width]`` of ``table`` by their numbers ``[n]``."""
+    return ops.gather(table, Tensor(which.astype(np.int32)), 0)
+
+
 @dataclass(slots=True)
 class Prefilled:
     """A prompt whose keys and values are known, ``[kv_heads, length, head]`` of each layer.
 
     They may be longer than ``length``; what follows means nothing.
     ``delta`` is added to the number of a token to give its position: with M-RoPE a video takes
-    fewer positions than tokens. ``logits`` ``[vocab]`` are those after the last token.
+    fewer positions than tokens. ``logits`` ``[1, vocab]`` are those after the last token.
     """
 
     keys: list[Tensor]
@@ -201,21 +206,24 @@ class Decoder:
 
     def embed(self, ids: NDArray[np.int64]) -> Tensor:
         """The embeddings ``[n, hidden]`` of token ids ``[n]``."""
-        return ops.gather(self.embedding, Tensor(ids.astype(np.int32)), 0)
+        return _rows(self.embedding, ids)
 
-    def prefill(self, embedded: Tensor, positions: NDArray[np.int64]) -> Prefilled:
-        """Run a prompt's embeddings ``[n, hidden]`` at ``positions`` ``[n]`` or ``[3, n]``."""
-        length = embedded.shape[0]
+    def prefill(
+        self, rows: Tensor, where: NDArray[np.integer[Any]], positions: NDArray[np.int64]
+    ) -> Prefilled:
+        """Run a prompt of n tokens at ``positions`` ``[n]`` or ``[3, n]``.
+
+        The embedding of each is the row of ``rows`` ``[m, hidden]`` that ``where`` ``[n]`` names.
+        """
+        length = len(where)
         keys: list[Any] = [None] * self.config.layers
         values: list[Any] = [None] * self.config.layers
         cos, sin = self._angles(positions)
         start = 0
-        for rows in self._blocks(length):
-            here = min(rows, length - start)
-            fill = rows - here
-            x = embedded[start : start + here]
-            if fill:
-                x = ops.concat((x, ops.zeros((fill, self.config.hidden), x.dtype)), 0)
+        for count in self._blocks(length):
+            here = min(count, length - start)
+            fill = count - here
+            x = _rows(rows, np.pad(where[start : start + here], (0, fill)))
             turn = [
                 self._tensor(np.pad(part[start : start + here], ((0, fill), (0, 0))))
                 for part in (cos, sin)
@@ -224,9 +232,9 @@ class Decoder:
                 x, keys[index], values[index] = self._block(
                     x, turn, layer, keys[index], values[index]
                 )
-            last = x[here - 1 : here]
+            last = _rows(x, np.array([here - 1]))
             start += here
-        logits = self._math.head(last, self._norm, self._head)[0]
+        logits = self._math.head(last, self._norm, self._head)
         delta = int(positions.max()) + 1 - length
         return Prefilled(keys, values, length, delta, logits)
 

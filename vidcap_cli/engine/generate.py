@@ -96,7 +96,7 @@ class GraphEngine:
         Takes the first slot: no caption may be in the making.
         """
         prefilled = self.model.prefill(prompt)
-        rows = [prefilled.logits.asnumpy()]
+        rows = [prefilled.logits.asnumpy()[0]]
         self._decoder.insert(0, prefilled, len(ids))
         tokens = np.zeros(self.slots, np.int64)
         for token in ids:
@@ -115,9 +115,7 @@ class GraphEngine:
                 prefilled = self.model.prefill(prompt)
             self._seen[slot] = False
             self._seen[slot, prompt.ids] = True
-            token = int(
-                self._choose(prefilled.logits.expand_dims(0), self._seen[slot : slot + 1])[0]
-            )
+            token = int(self._choose(prefilled.logits, self._seen[slot : slot + 1])[0])
             self._decoder.insert(slot, prefilled, self._most)
         except Exception as error:  # noqa: BLE001 - the status of the row
             self._decoder.free(slot)

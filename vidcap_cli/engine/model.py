@@ -47,17 +47,14 @@ class Model:
     def prefill(self, prompt: Prompt) -> Prefilled:
         """Run the tower and the prompt. Raises ModelError when the two do not fit together."""
         here = prompt.ids == self.placeholder
-        features = self.vision(prompt.vision)
-        if features.shape[0] != here.sum():
-            raise ModelError(f"{here.sum()} places in the prompt for {features.shape[0]} features")
-        parts, used = [], 0
-        for run in np.split(np.arange(len(here)), np.flatnonzero(np.diff(here)) + 1):
-            if here[run[0]]:
-                parts.append(features[used : used + len(run)])
-                used += len(run)
-            else:
-                parts.append(self.decoder.embed(prompt.ids[run]))
-        return self.decoder.prefill(ops.concat(parts, 0), self._positions(here, prompt))
+        features, used = self.vision(prompt.vision)
+        if len(used) != here.sum():
+            raise ModelError(f"{here.sum()} places in the prompt for {len(used)} features")
+        rows = ops.concat((*features, self.decoder.embed(prompt.ids[~here])), 0)
+        where = np.empty(len(here), np.int64)
+        where[here] = used
+        where[~here] = np.arange(rows.shape[0] - (~here).sum(), rows.shape[0])
+        return self.decoder.prefill(rows, where, self._positions(here, prompt))
 
     def shapes(self, prompt: Prompt) -> set[object]:
         """What graphs a prompt runs through."""

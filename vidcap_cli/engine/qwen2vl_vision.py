@@ -2,7 +2,8 @@
 
 Patches of one pair of frames attend to each other alone, so pairs are independent: they go through
 the tower a few at a time, and memory depends on the size of a frame, not on the length of the
-video. A group of pairs is one graph a layer, compiled once for each size of frame.
+video. A layer over a group of pairs is one graph. Pairs are filled up with patches that no other
+looks at, so that frames of many sizes share few graphs.
 
 Source: transformers 4.57 ``modeling_qwen2_vl.py``, ``Qwen2VisionTransformerPretrainedModel``.
 """
@@ -30,6 +31,8 @@ from vidcap_cli.errors import ModelError
 from vidcap_cli.models import Size
 
 GROUP = 2048  # patches that go through the tower together, if a single pair has no more
+_ROUND = 64  # the patches of a pair are filled up to a multiple of this
+_NEVER = -3e4  # the score of a patch that must not be seen; float16 holds it, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,41 +108,54 @@ class Qwen2VLVision:
         ]
         self._math = _Math(config)
 
-    def __call__(self, vision: Mapping[str, NDArray[Any]]) -> Tensor:
-        """Embeddings ``[t * h * w / 4, out]`` of a video: ``pixel_values_videos`` ``[t*h*w, 1176]``
-        and ``video_grid_thw`` ``[1, 3]``.
+    def __call__(
+        self, vision: Mapping[str, NDArray[Any]]
+    ) -> tuple[list[Tensor], NDArray[np.int64]]:
+        """Embeddings ``[n, out]`` of a video, in parts, and the numbers of those that count.
+
+        It comes as ``pixel_values_videos`` ``[t * h * w, 1176]`` and ``video_grid_thw`` ``[1, 3]``;
+        ``t * h * w / 4`` embeddings count.
         """
-        patches, grid = vision["pixel_values_videos"], vision["video_grid_thw"][0]
-        pairs, size = int(grid[0]), int(grid[1] * grid[2])
-        angles = self._angles(int(grid[1]), int(grid[2]))
+        pairs, height, width = map(int, vision["video_grid_thw"][0])
+        size, filled = height * width, _filled(height * width)
+        patches = vision["pixel_values_videos"].reshape(pairs, size, -1)
+        if filled > size:
+            patches = np.pad(patches, ((0, 0), (0, filled - size), (0, 0)))
+        hidden = np.repeat(np.arange(filled) >= size, self.config.heads).reshape(filled, -1)
+        fill = ((0, filled - size), (0, 0))
+        cos, sin = (np.pad(table, fill) for table in self._angles(height, width))
+        tables = cos, sin, np.where(hidden, np.float32(_NEVER), np.float32(0))
         embedded = []
         start = 0
-        for group in groups(pairs, GROUP // size):
-            rows = patches[start * size : (start + group) * size]
-            cos, sin = (to_tensor(np.tile(part, (group, 1)), ms.float32) for part in angles)
-            embedded.append(self._group(to_tensor(rows, self._number), cos, sin, group))
+        for group in groups(pairs, GROUP // filled):
+            rows = patches[start : start + group].reshape(group * filled, -1)
+            seen = [to_tensor(np.tile(table, (group, 1)), ms.float32) for table in tables]
+            embedded.append(self._group(to_tensor(rows, self._number), seen, group))
             start += group
-        return embedded[0] if len(embedded) == 1 else ops.concat(embedded, 0)
+        merged = self.config.merge**2
+        used = np.arange(pairs)[:, None] * (filled // merged) + np.arange(size // merged)
+        return embedded, used.reshape(-1)
 
     def shapes(self, vision: Mapping[str, NDArray[Any]]) -> set[object]:
         """What graphs a video runs through."""
         pairs, height, width = map(int, vision["video_grid_thw"][0])
-        size = height * width
-        return {("vision", group, size) for group in groups(pairs, GROUP // size)}
+        filled = _filled(height * width)
+        return {("vision", group, filled) for group in groups(pairs, GROUP // filled)}
 
     def need(self, size: Size) -> int:
         """Bytes that a video takes at most, its patches included."""
         config = self.config
-        group = min(size.patches, max(size.sequence, GROUP))
-        working = need(group, size.sequence, config.width, config.mlp, config.heads)
+        filled = _filled(size.sequence)
+        group = min(size.patches // size.sequence * filled, max(filled, GROUP))
+        working = need(group, filled, config.width, config.mlp, config.heads)
         numbers = 3 * config.temporal * config.patch**2
-        # Making the patches takes two copies of them.
-        return working + 4 * size.patches * (2 * numbers + config.out)
+        # Making the patches and filling them up takes three copies of them.
+        return working + 4 * size.patches * (3 * numbers + config.out)
 
-    def _group(self, patches: Tensor, cos: Tensor, sin: Tensor, pairs: int) -> Tensor:
+    def _group(self, patches: Tensor, seen: list[Tensor], pairs: int) -> Tensor:
         x = self._math.embed(patches, self._patch)
         for block in self._blocks:
-            x = self._math.block(x, cos, sin, pairs, *block)
+            x = self._math.block(x, *seen, pairs, *block)
         return self._math.merge(x, *self._merger)
 
     def _angles(self, height: int, width: int) -> list[NDArray[np.float32]]:
@@ -176,6 +192,10 @@ class Qwen2VLVision:
         return [*norms, *(tensor for pair in dense for tensor in pair)]
 
 
+def _filled(size: int) -> int:
+    return -(-size // _ROUND) * _ROUND
+
+
 class _Math(nn.Cell):  # type: ignore[misc]
     """What is compiled. N patches of some pairs, D a head's width, W the tower's."""
 
@@ -200,20 +220,26 @@ class _Math(nn.Cell):  # type: ignore[misc]
 
     @ms.jit
     def block(
-        self, x: Tensor, cos: Tensor, sin: Tensor, pairs: int,
+        self, x: Tensor, cos: Tensor, sin: Tensor, hidden: Tensor, pairs: int,
         norm1: Tensor, shift1: Tensor, norm2: Tensor, shift2: Tensor,
         qkv: Tensor, qkv_bias: Tensor, out: Tensor, out_bias: Tensor,
         up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor,
     ) -> Tensor:  # fmt: skip
-        """One layer over ``pairs`` pairs of frames ``[N, W]``."""
+        """One layer over ``pairs`` pairs of frames ``[N, W]``.
+
+        ``hidden`` ``[N, heads]`` is added to every score of a patch. It is one more number of its
+        key, whose counterpart in the queries is 1: adding to the scores would take longer.
+        """
         rows = x.shape[0]
         shape = (pairs, rows // pairs, self.heads, self.head)
+        one = (*shape[:3], 1)
         normed = layer_norm(x, norm1, shift1, 1e-6)
         joined = ops.bias_add(self.matmul(normed, qkv), qkv_bias)
         qk, v = ops.split(joined, (2 * self.width, self.width), -1)
         q, k = ops.split(self.turned(qk, cos, sin), self.width, -1)
-        attended = attention(q.reshape(shape), k.reshape(shape), v.reshape(shape))
-        attended = attended.reshape(rows, self.width)
+        q = ops.concat((q.reshape(shape), ops.ones(one, q.dtype)), -1)
+        k = ops.concat((k.reshape(shape), hidden.astype(k.dtype).reshape(one)), -1)
+        attended = attention(q, k, v.reshape(shape)).reshape(rows, self.width)
         x = x + ops.bias_add(self.matmul(attended, out), out_bias)
         inner = ops.bias_add(self.matmul(layer_norm(x, norm2, shift2, 1e-6), up), up_bias)
         inner = inner * ops.sigmoid(inner * 1.702)  # QuickGELU

@@ -57,12 +57,14 @@ def need(patches: int, sequence: int, width: int, mlp: int, heads: int) -> int:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention within each of B sequences: ``[B, n, heads, D]`` each, q scaled; the same back."""
-    batch, length, heads, width = q.shape
-    rows = (batch * heads, length, width)
-    q = ops.transpose(q, (0, 2, 1, 3)).reshape(rows)
-    k = ops.transpose(k, (0, 2, 1, 3)).reshape(rows)
-    v = ops.transpose(v, (0, 2, 1, 3)).reshape(rows)
+    """Attention within each of B sequences.
+
+    ``[B, n, heads, D]`` each, q scaled; back comes the shape of v, whose D may be another.
+    """
+    batch, length, heads, width = v.shape
+    q = ops.transpose(q, (0, 2, 1, 3)).reshape(batch * heads, length, -1)
+    k = ops.transpose(k, (0, 2, 1, 3)).reshape(batch * heads, length, -1)
+    v = ops.transpose(v, (0, 2, 1, 3)).reshape(batch * heads, length, width)
     parts = []
     for start in range(0, length, _QUERIES):
         scores = _batched_t(q[:, start : start + _QUERIES], k)

@@ -23,21 +23,32 @@ def bicubic(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.ui
         return frames
     resized = np.empty((count, height, width, channels), np.uint8)
     for index, frame in enumerate(frames):
+        # A plane for each channel: both products then run along contiguous rows.
+        planes = frame.transpose(2, 0, 1).astype(np.float32, order="C")
         # Width first, as torch does; the order matters only in the last float bit.
-        wide = frame.astype(np.float32).transpose(1, 0, 2).reshape(columns, rows * channels)
-        wide = _filter(wide, width).reshape(width, rows, channels)
-        tall = np.ascontiguousarray(wide.transpose(1, 0, 2)).reshape(rows, width * channels)
-        tall = _filter(tall, height).reshape(height, width, channels)
-        resized[index] = np.rint(np.clip(tall, 0.0, 255.0))
+        planes = _filter(planes.reshape(-1, columns), width).reshape(channels, rows, width)
+        planes = _filter_rows(planes, height)
+        np.rint(np.clip(planes, 0.0, 255.0, out=planes), out=planes)
+        resized[index] = planes.transpose(1, 2, 0)
     return resized
 
 
-def _filter(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Resample the first axis of ``[n, m]`` to ``[size, m]``."""
-    if image.shape[0] == size:
-        return image
-    blocks = _bands(image.shape[0], size)
-    return np.concatenate([band @ image[first : first + band.shape[1]] for first, band in blocks])
+def _filter(lines: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Resample the last axis of ``[n, m]`` to ``[n, size]``."""
+    if lines.shape[1] == size:
+        return lines
+    blocks = _bands(lines.shape[1], size)
+    parts = [lines[:, first : first + band.shape[1]] @ band.T for first, band in blocks]
+    return np.concatenate(parts, axis=1)
+
+
+def _filter_rows(planes: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Resample the rows of planes ``[C, n, m]`` to ``[C, size, m]``."""
+    if planes.shape[1] == size:
+        return planes
+    blocks = _bands(planes.shape[1], size)
+    parts = [band @ planes[:, first : first + band.shape[1]] for first, band in blocks]
+    return np.concatenate(parts, axis=1)
 
 
 @lru_cache(maxsize=64)
