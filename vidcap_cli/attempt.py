@@ -19,7 +19,9 @@ _LARGEST_CHUNK = 64
 class Attempt:
     """What one launch is to do: ``rows`` rows in chunks of ``chunk``, by ``ranks`` ranks.
 
-    Relative paths of videos resolve against each of ``bases`` in order.
+    Relative paths of videos resolve against each of ``bases`` in order. Rows in ``alone`` were in
+    a model when its rank died: each is captioned with no other beside it, so that a second death
+    has one culprit.
     """
 
     config: CaptionConfig
@@ -27,6 +29,7 @@ class Attempt:
     chunk: int
     ranks: int
     bases: tuple[str, ...]
+    alone: tuple[int, ...] = ()
 
     @property
     def chunks(self) -> int:
@@ -42,7 +45,8 @@ class Attempt:
         """The attempt that was written to ``folder``."""
         fields = json.loads(folder.config.read_bytes())
         config = CaptionConfig.from_json(json.dumps(fields.pop("config")))
-        return cls(config=config, bases=tuple(fields.pop("bases")), **fields)
+        bases, alone = tuple(fields.pop("bases")), tuple(fields.pop("alone", ()))
+        return cls(config=config, bases=bases, alone=alone, **fields)
 
 
 def chunk_size(rows: int, ranks: int) -> int:

@@ -208,6 +208,7 @@ class Leader:
             chunk=chunk_size(left, ranks),
             ranks=ranks,
             bases=self.plan.bases,
+            alone=tuple(sorted(row for row in self._deaths() if not self._skip[row])),
         ).write(folder)
         return folder
 
@@ -251,15 +252,20 @@ class Leader:
                 raise RunError(first["message"])
             raise RunError(f"rank {first['rank']} failed:\n\n{first['traceback'].rstrip()}")
 
+    def _deaths(self) -> Counter[int]:
+        """At how many deaths of a rank a row was in its model, for rows at which one was."""
+        deaths: Counter[int] = Counter()
+        for attempt in self.run.attempts():
+            for path in attempt.exits():
+                deaths.update(RankExit.read(path).rows)
+        return deaths
+
     def _give_up_on_rows(self, folder: AttemptDir) -> list[Done]:
         """Give the status crashed to rows that were in the model at their second death."""
         suspects = {row for path in folder.exits() for row in RankExit.read(path).rows}
         if not suspects:
             return []
-        deaths: Counter[int] = Counter()
-        for attempt in self.run.attempts():
-            for path in attempt.exits():
-                deaths.update(RankExit.read(path).rows)
+        deaths = self._deaths()
         lost = sorted(row for row in suspects if deaths[row] >= _DEATHS_TO_GIVE_UP)
         if not lost:
             return []

@@ -29,7 +29,7 @@ def test_a_machine_that_is_ready(started):
     assert report.verdict.startswith("ready to caption on")
     packages = facts(report, "packages")
     assert packages["pyarrow"] == importlib.metadata.version("pyarrow")
-    assert facts(report, "engines")["mindspore"] == {"starts": True, "seconds": 1.5}
+    assert facts(report, "engines")["engine_graph"] == {"starts": True, "seconds": 1.5}
     assert facts(report, "engines")["msrun"] is True
     assert {"h264", "av1"} <= set(facts(report, "videos")["codecs"])
     assert facts(report, "videos")["bundled_clip"] is True

@@ -370,7 +370,10 @@ class Decoder:
         self.length = length
 
     def _angles(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Cosines and sines ``[n, head]`` of rotary positions ``[n]`` or, of M-RoPE, ``[3, n]``."""
+        """Cosines and sines ``[n, head]`` of rotary positions ``[n]`` or, of M-RoPE, ``[3, n]``.
+
+        Sines of the first half are negative, as ``_Math.turned`` wants them.
+        """
         if positions.ndim == 1:
             half = positions.astype(np.float32)[:, None] * self._frequencies
         else:
@@ -379,8 +382,8 @@ class Decoder:
             # Which of time, height and width turns each pair of numbers.
             axis = np.repeat(np.arange(len(sections)) % 3, sections)
             half = positions.astype(np.float32)[axis].T * self._frequencies
-        angles = np.concatenate([half, half], 1)
-        return np.cos(angles), np.sin(angles)
+        cos, sin = np.cos(half), np.sin(half)
+        return np.concatenate([cos, cos], 1), np.concatenate([-sin, sin], 1)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return to_tensor(array, self._number)
@@ -425,9 +428,12 @@ class _Math(nn.Cell):  # type: ignore[misc]
         return (wide * scale).astype(x.dtype) * weight
 
     def turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotary position embedding (Su et al. 2021) of ``[rows, heads, D]``."""
+        """Rotary position embedding (Su et al. 2021) of ``[rows, heads, D]``.
+
+        The sign of the half that is subtracted is in ``sin``.
+        """
         first, second = ops.split(x, self.width // 2, -1)
-        return x * cos + ops.concat((-second, first), -1) * sin
+        return x * cos + ops.concat((second, first), -1) * sin
 
     def heads_of(
         self, x: Tensor, cos: Tensor, sin: Tensor, norm: Tensor, qkv: Tensor, bias: Tensor
@@ -435,11 +441,11 @@ class _Math(nn.Cell):  # type: ignore[misc]
         """Queries ``[rows, heads, D]``, scaled, keys and values ``[rows, kv, D]``."""
         rows = x.shape[0]
         joined = ops.bias_add(_matmul(self.normed(x, norm), qkv), bias)
-        wide, narrow = self.heads * self.width, self.kv * self.width
-        q, k, v = ops.split(joined, (wide, narrow, narrow), -1)
-        q = self.turned(q.reshape(rows, self.heads, self.width), cos, sin) * self.scale
-        k = self.turned(k.reshape(rows, self.kv, self.width), cos, sin)
-        return q, k, v.reshape(rows, self.kv, self.width)
+        both, narrow = self.heads + self.kv, self.kv * self.width
+        qk, v = ops.split(joined, (both * self.width, narrow), -1)
+        qk = self.turned(qk.reshape(rows, both, self.width), cos, sin)
+        q, k = ops.split(qk, (self.heads, self.kv), 1)
+        return q * self.scale, k, v.reshape(rows, self.kv, self.width)
 
     def mixed(
         self, x: Tensor, attended: Tensor, out: Tensor, norm: Tensor, gate_up: Tensor, down: Tensor

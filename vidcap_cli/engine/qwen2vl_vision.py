@@ -160,7 +160,8 @@ class Qwen2VLVision:
 
     def _angles(self, height: int, width: int) -> list[NDArray[np.float32]]:
         """Cosines and sines ``[h * w, 2 * W]`` of the rows and columns of patches, for all heads of
-        the queries, which they scale, too, and of the keys.
+        the queries, which they scale, too, and of the keys. Sines of the first half of a head are
+        negative, as ``_Math.turned`` wants them.
 
         Patches come in groups of ``merge`` x ``merge``, as they are merged at the end.
         """
@@ -176,8 +177,9 @@ class Qwen2VLVision:
         half = np.concatenate([index * frequencies for index in place], 1)
         heads, head = self.config.heads, self.config.width // self.config.heads
         scale = np.repeat(np.array([head**-0.5, 1.0], np.float32), self.config.width)
-        angles = np.tile(np.concatenate([half, half], 1), (1, 2 * heads))
-        return [np.cos(angles) * scale, np.sin(angles) * scale]
+        cos, sin = np.cos(half), np.sin(half)
+        pairs = np.concatenate([cos, cos], 1), np.concatenate([-sin, sin], 1)
+        return [np.tile(pair, (1, 2 * heads)) * scale for pair in pairs]
 
     def _read_block(self, read: Read, name: str, number: Any) -> list[Tensor]:
         norms = [
@@ -212,10 +214,13 @@ class _Math(nn.Cell):  # type: ignore[misc]
         return self.matmul(patches, weight)
 
     def turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotary position embedding of queries and keys ``[N, 2 * W]``, in float32."""
+        """Rotary position embedding of queries and keys ``[N, 2 * W]``, in float32.
+
+        The sign of the half that is subtracted is in ``sin``.
+        """
         wide = x.astype(ms.float32)
         first, second = ops.split(wide.reshape(-1, self.head), self.head // 2, -1)
-        crossed = ops.concat((-second, first), -1).reshape(x.shape)
+        crossed = ops.concat((second, first), -1).reshape(x.shape)
         return (wide * cos + crossed * sin).astype(x.dtype)
 
     @ms.jit

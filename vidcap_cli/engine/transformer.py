@@ -65,9 +65,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q = ops.transpose(q, (0, 2, 1, 3)).reshape(batch * heads, length, -1)
     k = ops.transpose(k, (0, 2, 1, 3)).reshape(batch * heads, length, -1)
     v = ops.transpose(v, (0, 2, 1, 3)).reshape(batch * heads, length, width)
-    parts = []
-    for start in range(0, length, _QUERIES):
-        scores = _batched_t(q[:, start : start + _QUERIES], k)
-        parts.append(_batched(_softmax(scores.astype(ms.float32)).astype(v.dtype), v))
-    attended = parts[0] if len(parts) == 1 else ops.concat(parts, 1)
+    if length <= _QUERIES:
+        attended = _attended(q, k, v)
+    else:
+        starts = range(0, length, _QUERIES)
+        parts = [_attended(q[:, start : start + _QUERIES], k, v) for start in starts]
+        attended = ops.concat(parts, 1)
     return ops.transpose(attended.reshape(batch, heads, length, width), (0, 2, 1, 3))
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = _batched_t(q, k).astype(ms.float32)
+    return _batched(_softmax(scores).astype(v.dtype), v)

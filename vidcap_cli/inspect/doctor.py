@@ -167,10 +167,11 @@ def _engines(device: str, limit: float, problems: list[Problem]) -> tuple[Fact, 
     with Console(stderr=True).status("starting MindSpore and mindnlp to see whether they work"):
         steps, why = _start(device, limit)
     facts = []
-    for name in ("mindspore", "mindnlp"):
+    for engine, name in (("graph", "mindspore"), ("mindnlp", "mindnlp")):
         seconds = steps.get(name, {}).get("seconds")
-        words = "does not start" if seconds is None else f"starts in {seconds:.1f} s"
-        facts.append(Fact(name, words, {"starts": seconds is not None, "seconds": seconds}))
+        words = f"{name} does not start" if seconds is None else f"{name} starts in {seconds:.1f} s"
+        value = {"starts": seconds is not None, "seconds": seconds}
+        facts.append(Fact(f"engine {engine}", words, value))
     computes = bool(steps.get("device", {}).get("right"))
     facts.append(Fact(f"computes on {device}", "yes" if computes else "no", computes))
     if why:

@@ -56,6 +56,9 @@ class Rank:
         # Rows that the engine has, with the length of their prompts; rows it is given again.
         self._running: dict[int, tuple[Decoded, int]] = {}
         self._again: deque[Request] = deque()
+        # Rows that are to be in the model alone; those of them whose frames are there.
+        self._alone = frozenset(self._attempt.alone)
+        self._held: deque[Decoded] = deque()
         self._retried: set[int] = set()
         self._state = ""
         self._busy_s = 0.0
@@ -104,6 +107,24 @@ class Rank:
         while not self.stopping:
             if self._again:
                 return self._again.popleft()
+            # A row that may have killed a rank waits for the others, and they for it.
+            lone = bool(self._held) or not self._alone.isdisjoint(self._running)
+            if lone and self._running:
+                return None
+            decoded = self._held.popleft() if lone else self._ready(wait=wait)
+            if decoded is None:
+                return None
+            if decoded.clip is None:
+                self._fail(decoded, decoded.status, decoded.error or "")
+            elif decoded.row_id in self._alone and self._running:
+                self._held.append(decoded)
+            elif request := self._request(decoded, decoded.clip):
+                return request
+        return None
+
+    def _ready(self, *, wait: bool) -> Decoded | None:
+        """The next row that the decoders are done with; None as ``_feed``."""
+        while not self.stopping:
             self._read_ahead()
             if not self._pool.pending:
                 return None
@@ -111,14 +132,9 @@ class Rank:
             decoded = self._pool.next(timeout=_PATIENCE if wait else 0)
             if wait:
                 self._wait_s += time.monotonic() - began
-            if decoded is None:
-                if not wait:
-                    return None
-                self._say("waiting for frames")
-            elif decoded.clip is None:
-                self._fail(decoded, decoded.status, decoded.error or "")
-            elif request := self._request(decoded, decoded.clip):
-                return request
+            if decoded or not wait:
+                return decoded
+            self._say("waiting for frames")
         return None
 
     def _request(self, decoded: Decoded, clip: Clip, *, less: bool = False) -> Request | None:
