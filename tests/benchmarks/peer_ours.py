@@ -26,7 +26,6 @@ from trial import (
 from vidcap_cli.engine import checkpoint, load_engine
 from vidcap_cli.engine.decoder import Decoder, DecoderConfig, Prefilled
 from vidcap_cli.engine.device import select_device
-from vidcap_cli.engine.generate import _best
 
 LANGUAGE = r".*language_model\.(?:model\.)?|(?=lm_head\.)"
 
@@ -60,7 +59,7 @@ def make_prefill(decoder: Decoder, length: int) -> Callable[[], Prefilled]:
 
     def prefill() -> Prefilled:
         prefilled = decoder.prefill(embedded, np.arange(length), positions)
-        _best(prefilled.logits).asnumpy()
+        prefilled.following.best.asnumpy()
         return prefilled
 
     return prefill
@@ -75,7 +74,7 @@ def make_step(job: Job, slots: int) -> Callable[[], None]:
     ids = np.full(slots, 5, np.int64)
 
     def step() -> None:
-        ids[:] = _best(decoder.step(ids)).asnumpy()
+        ids[:] = decoder.step(ids).best.asnumpy()
 
     return step
 

@@ -48,10 +48,10 @@ def close(logits: np.ndarray, expected: np.ndarray) -> None:
 
 def test_a_prompt_in_blocks_equals_its_tokens_one_by_one(decoder):
     ids = tokens(1, LONG)
-    whole = prefilled(decoder, ids).logits.asnumpy()[0]
+    whole = prefilled(decoder, ids).following.logits.asnumpy()[0]
     decoder.insert(1, prefilled(decoder, ids[: LONG - 40]), 60)
     for token in ids[LONG - 40 :]:
-        logits = decoder.step(np.array([0, token, 0])).asnumpy()[1]
+        logits = decoder.step(np.array([0, token, 0])).logits.asnumpy()[1]
     decoder.free(1)
     close(logits, whole)
 
@@ -62,12 +62,12 @@ def test_slots_of_different_length_do_not_touch_each_other(decoder):
     alone = []
     for row in ids:
         decoder.insert(0, prefilled(decoder, row), len(more))
-        alone.append([decoder.step(np.array([t, 0, 0])).asnumpy()[0] for t in more])
+        alone.append([decoder.step(np.array([t, 0, 0])).logits.asnumpy()[0] for t in more])
         decoder.free(0)
     for slot, row in enumerate(ids):
         decoder.insert(slot, prefilled(decoder, row), len(more))
     for step, token in enumerate(more):
-        logits = decoder.step(np.full(3, token)).asnumpy()
+        logits = decoder.step(np.full(3, token)).logits.asnumpy()
         for slot in range(3):
             close(logits[slot], alone[slot][step])
     for slot in range(3):
@@ -77,7 +77,7 @@ def test_slots_of_different_length_do_not_touch_each_other(decoder):
 def test_what_is_in_the_slots_moves_to_a_longer_cache_and_back(decoder):
     short, more = tokens(6, 20), tokens(7, 6)
     decoder.insert(0, prefilled(decoder, short), 100)
-    expected = [decoder.step(np.array([t, 0, 0])).asnumpy()[0] for t in more]
+    expected = [decoder.step(np.array([t, 0, 0])).logits.asnumpy()[0] for t in more]
     decoder.free(0)
     decoder.insert(0, prefilled(decoder, short), 100)
     lengths, logits = [], []
@@ -87,7 +87,7 @@ def test_what_is_in_the_slots_moves_to_a_longer_cache_and_back(decoder):
         if step == 4:
             decoder.free(2)
             decoder.insert(1, prefilled(decoder, short), 10)
-        logits.append(decoder.step(np.array([token, 0, 0])).asnumpy()[0])
+        logits.append(decoder.step(np.array([token, 0, 0])).logits.asnumpy()[0])
         lengths.append(decoder.length)
     decoder.free(0)
     decoder.free(1)
@@ -100,17 +100,17 @@ def test_a_prompt_that_fills_its_cache_to_the_last_token(decoder):
     ids = tokens(9, SHORTEST)
     decoder.insert(0, prefilled(decoder, ids[:-3]), 3)
     for token in ids[-3:]:
-        logits = decoder.step(np.array([token, 0, 0])).asnumpy()[0]
+        logits = decoder.step(np.array([token, 0, 0])).logits.asnumpy()[0]
     assert decoder.length == SHORTEST
     decoder.free(0)
-    close(logits, prefilled(decoder, ids).logits.asnumpy()[0])
+    close(logits, prefilled(decoder, ids).following.logits.asnumpy()[0])
 
 
 def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
     ids = tokens(10, LONG)
-    in_blocks = prefilled(decoder, ids).logits.asnumpy()[0]
+    in_blocks = prefilled(decoder, ids).following.logits.asnumpy()[0]
     monkeypatch.setattr(decoder, "scores", 10**9)
-    close(prefilled(decoder, ids).logits.asnumpy()[0], in_blocks)
+    close(prefilled(decoder, ids).following.logits.asnumpy()[0], in_blocks)
     assert decoder._rows(LONG) == 2048
     monkeypatch.setattr(decoder, "scores", 4 * 4 * CONFIG.heads * 600 * LONG)
     assert decoder._rows(LONG) == 512

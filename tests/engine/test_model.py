@@ -77,7 +77,9 @@ def test_a_head_that_is_tied_may_be_stored_all_the_same(tmp_path):
 
     def logits() -> np.ndarray:
         decoder, ids = load(folder, "qwen2vl").decoder, np.arange(9)
-        return decoder.prefill(decoder.embed(ids), ids, np.tile(ids, (3, 1))).logits.asnumpy()
+        return decoder.prefill(
+            decoder.embed(ids), ids, np.tile(ids, (3, 1))
+        ).following.logits.asnumpy()
 
     before = logits()
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"]

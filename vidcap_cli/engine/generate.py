@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request, feed_of
+from vidcap_cli.engine.decoder import Following
 from vidcap_cli.engine.device import as_out_of_memory, number_type, select_device
 from vidcap_cli.engine.memory import room
 from vidcap_cli.engine.model import load_model
@@ -96,12 +97,12 @@ class GraphEngine:
         Takes the first slot: no caption may be in the making.
         """
         prefilled = self.model.prefill(prompt)
-        rows = [prefilled.logits.asnumpy()[0]]
+        rows = [prefilled.following.logits.asnumpy()[0]]
         self._decoder.insert(0, prefilled, len(ids))
         tokens = np.zeros(self.slots, np.int64)
         for token in ids:
             tokens[0] = token
-            rows.append(self._decoder.step(tokens).asnumpy()[0])
+            rows.append(self._decoder.step(tokens).logits.asnumpy()[0])
         self._decoder.free(0)
         return np.stack(rows)
 
@@ -115,7 +116,7 @@ class GraphEngine:
                 prefilled = self.model.prefill(prompt)
             self._seen[slot] = False
             self._seen[slot, prompt.ids] = True
-            token = int(self._choose(prefilled.logits, self._seen[slot : slot + 1])[0])
+            token = int(self._choose(prefilled.following, self._seen[slot : slot + 1])[0])
             self._decoder.insert(slot, prefilled, self._most)
         except Exception as error:  # noqa: BLE001 - the status of the row
             self._decoder.free(slot)
@@ -148,12 +149,11 @@ class GraphEngine:
         self._decoder.free(slot)
         yield running.pop(slot).finished(reason)
 
-    def _choose(self, logits: Tensor, seen: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """The next tokens ``[n]`` from logits ``[n, vocab]``."""
-        if self._penalty == 1.0:
-            best = _best(logits)
-        else:
-            best = _best_penalised(logits, Tensor(seen), self._penalty)
+    def _choose(self, following: Following, seen: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The next tokens ``[n]`` of n sequences that hold the tokens ``seen`` ``[n, vocab]``."""
+        best = following.best
+        if self._penalty != 1.0:
+            best = _best_penalised(following.logits, Tensor(seen), self._penalty)
         chosen: NDArray[np.int64] = best.asnumpy()
         return chosen
 
@@ -169,11 +169,6 @@ class GraphEngine:
         for slot in slots:
             self._decoder.free(slot)
         return slots
-
-
-@ms.jit
-def _best(logits: Tensor) -> Tensor:
-    return ops.argmax(logits, -1)
 
 
 @ms.jit
