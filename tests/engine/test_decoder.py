@@ -7,6 +7,7 @@ import pytest
 
 ms = pytest.importorskip("mindspore")
 
+import vidcap_cli.engine.decoder as module
 from vidcap_cli.engine.decoder import FEWEST_ROWS, SHORTEST, Decoder, DecoderConfig
 from vidcap_cli.engine.device import select_device
 from vidcap_cli.errors import ModelError
@@ -18,15 +19,17 @@ CONFIG = DecoderConfig(
 LONG = 2 * FEWEST_ROWS + 133
 
 
-@pytest.fixture(scope="module")
-def decoder() -> Decoder:
+@pytest.fixture(scope="module", params=["cache written by rows", "cache written as a whole"])
+def decoder(request) -> Decoder:
     select_device("CPU")
     rng = np.random.default_rng(7)
     weights = {
         name: rng.normal(0, 0.3, shape).astype(np.float32)
         for name, shape in CONFIG.shapes().items()
     }
-    return Decoder(CONFIG, weights.__getitem__, slots=3, number=ms.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "writes_by_rows", lambda: request.param.endswith("rows"))
+        return Decoder(CONFIG, weights.__getitem__, slots=3, number=ms.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +117,19 @@ def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
     assert decoder._rows(LONG) == 2048
     monkeypatch.setattr(decoder, "scores", 4 * 4 * CONFIG.heads * 600 * LONG)
     assert decoder._rows(LONG) == 512
+
+
+@pytest.mark.parametrize("length", [1, 256, 257, 700, 2048])
+def test_parts_of_the_queries_equal_all_of_them(decoder, monkeypatch, length):
+    ids = tokens(11, length)
+    monkeypatch.setattr(decoder, "scores", 10**9)
+    in_parts = prefilled(decoder, ids)
+    monkeypatch.setattr(module, "_PART", 4096)
+    monkeypatch.setattr(decoder, "_math", module._Math(CONFIG, by_rows=True))
+    at_once = prefilled(decoder, ids)
+    close(in_parts.following.logits.asnumpy(), at_once.following.logits.asnumpy())
+    for ours, theirs in zip(in_parts.keys, at_once.keys, strict=True):
+        close(ours.asnumpy()[:, :length], theirs.asnumpy()[:, :length])
 
 
 def test_what_a_prompt_needs_grows_with_its_length_alone(decoder):

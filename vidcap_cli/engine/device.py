@@ -41,6 +41,15 @@ def _set_threads() -> None:
     ms.runtime.dispatch_threads_num(2)
 
 
+def writes_by_rows() -> bool:
+    """Whether a cache is written to through a view of it as rows.
+
+    ScatterNdUpdate copies the whole cache on CPU, and ScatterUpdate, which does not, writes rows.
+    That a graph sees through a view what it writes through another was only tried on CPU.
+    """
+    return str(ms.get_context("device_target")) == "CPU"
+
+
 def ascend_present() -> bool:
     """Whether this machine has an Ascend device."""
     return any(Path("/dev").glob("davinci[0-9]*"))
