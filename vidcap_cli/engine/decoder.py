@@ -172,6 +172,11 @@ def _rows(table: Tensor, which: NDArray[np.integer[Any]]) -> Tensor:
     return ops.gather(table, Tensor(which.astype(np.int32)), 0)
 
 
+def _appended(before: Any, new: Tensor) -> Tensor:
+    """Keys or values ``[kv_heads, n, head]`` after those of earlier blocks, if there are any."""
+    return new if before is None else ops.concat((before, new), 1)
+
+
 class Following(NamedTuple):
     """What may follow each of S sequences: the logits ``[S, vocab]`` of all tokens, float32, and
     the ids ``[S]`` of those with the largest.
@@ -295,7 +300,8 @@ class Decoder:
                 x, keys[index], values[index] = self._block(
                     x, turn, layer, keys[index], values[index]
                 )
-            q, keys[-1], values[-1] = self._project(x, turn, final, keys[-1], values[-1])
+            q, k, v = self._project(x, turn, final)
+            keys[-1], values[-1] = _appended(keys[-1], k), _appended(values[-1], v)
             start += here
         x = self._last(x, q, final, keys[-1], values[-1], length)
         following = Following(*self._math.head(x, self._norm, self._head))
@@ -314,23 +320,20 @@ class Decoder:
             together: tuple[Tensor, Tensor, Tensor]
             together = self._math.first(x, *turn, *layer, *self._masks(rows, _PART))
             return together
-        q, all_keys, all_values = self._project(x, turn, layer, keys, values)
-        before = keys.shape[1]
+        q, k, v = self._project(x, turn, layer)
         (mask,) = self._masks(rows, rows)
-        scores = _batched_t(q, all_keys).astype(ms.float32)
-        earlier, own = ops.split(scores, (before, rows), -1)
-        weights = _softmax(ops.concat((earlier, own + mask), -1)).astype(x.dtype)
-        return self._finish(x, _batched(weights, all_values), layer), all_keys, all_values
+        before = _batched_t(q, keys).astype(ms.float32)
+        scores = ops.concat((before, _batched_t(q, k).astype(ms.float32) + mask), -1)
+        keys, values = _appended(keys, k), _appended(values, v)
+        attended = _batched(_softmax(scores).astype(x.dtype), values)
+        return self._finish(x, attended, layer), keys, values
 
     def _project(
-        self, x: Tensor, turn: list[Tensor], layer: list[Tensor], keys: Any, values: Any
+        self, x: Tensor, turn: list[Tensor], layer: list[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of a block, and all keys and values up to its end."""
         norm, _, qkv, bias, *_ = layer
-        q, k, v = self._math.project(x, *turn, norm, qkv, bias)
-        if keys is None:
-            return q, k, v
-        return q, ops.concat((keys, k), 1), ops.concat((values, v), 1)
+        projected: tuple[Tensor, Tensor, Tensor] = self._math.project(x, *turn, norm, qkv, bias)
+        return projected
 
     def _last(
         self, x: Tensor, q: Tensor, layer: list[Tensor], keys: Tensor, values: Tensor, length: int
