@@ -119,7 +119,7 @@ def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
     assert decoder._rows(LONG) == 512
 
 
-@pytest.mark.parametrize("length", [1, 256, 257, 700, 2048])
+@pytest.mark.parametrize("length", [257, 700])
 def test_parts_of_the_queries_equal_all_of_them(decoder, monkeypatch, length):
     ids = tokens(11, length)
     monkeypatch.setattr(decoder, "scores", 10**9)

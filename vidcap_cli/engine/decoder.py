@@ -32,7 +32,7 @@ from vidcap_cli.errors import ModelError
 # bytes (``Decoder.scores`` may be set lower), fewer with a long prompt, never less than the fewest.
 MOST_ROWS, FEWEST_ROWS = 2048, 256
 SCORES = 2_000_000_000
-_ROUND = 32  # the last block of a prompt is filled up to a multiple of this, to compile for few
+_ROUND = 64  # the last block of a prompt is filled up to a multiple of this, to compile for few
 _PART = 256  # queries of a first block that look at what came before the last of them, no further
 SHORTEST = 256  # tokens of the smallest cache
 
