@@ -287,8 +287,8 @@ class Decoder:
         keys: list[Any] = [None] * self.config.layers
         values: list[Any] = [None] * self.config.layers
         cos, sin = self._angles(positions)
-        start = 0
-        for count in self._blocks(length):
+        start, blocks = 0, self._blocks(length)
+        for count in blocks:
             here = min(count, length - start)
             fill = count - here
             x = _rows(rows, np.pad(where[start : start + here], (0, fill)))
@@ -300,13 +300,22 @@ class Decoder:
                 x, keys[index], values[index] = self._block(
                     x, turn, layer, keys[index], values[index]
                 )
-            q, k, v = self._project(x, turn, final)
-            keys[-1], values[-1] = _appended(keys[-1], k), _appended(values[-1], v)
             start += here
-        x = self._last(x, q, final, keys[-1], values[-1], length)
-        following = Following(*self._math.head(x, self._norm, self._head))
+            if len(blocks) > 1:
+                q, k, v = self._project(x, turn, final)
+                keys[-1], values[-1] = _appended(keys[-1], k), _appended(values[-1], v)
+        row = Tensor(np.array([here - 1], np.int32))
+        filling = np.arange(sum(blocks)) >= length
+        hidden = Tensor(np.where(filling, _NEVER, 0).astype(np.float32))
+        if len(blocks) > 1:
+            x = self._last(x, q, final, keys[-1], values[-1], row, hidden)
+            following = self._math.head(x, self._norm, self._head)
+        else:
+            *following, keys[-1], values[-1] = self._math.last(
+                x, *turn, row, hidden, self._norm, self._head, *final
+            )
         delta = int(positions.max()) + 1 - length
-        return Prefilled(keys, values, length, delta, following)
+        return Prefilled(keys, values, length, delta, Following(*following))
 
     def _block(
         self, x: Tensor, turn: list[Tensor], layer: list[Tensor], keys: Any, values: Any
@@ -336,17 +345,15 @@ class Decoder:
         return projected
 
     def _last(
-        self, x: Tensor, q: Tensor, layer: list[Tensor], keys: Tensor, values: Tensor, length: int
-    ) -> Tensor:
-        """A layer for the last token of a prompt ``[1, hidden]``, whose block is ``x``."""
-        config, filled = self.config, keys.shape[1]
-        rows = x.shape[0]
-        row = np.array([rows - 1 - (filled - length)])
-        q = _rows(ops.transpose(q.reshape(config.heads, rows, config.head), (1, 0, 2)), row)
-        hidden = np.where(np.arange(filled) < length, 0, _NEVER).astype(np.float32)
+        self, x: Tensor, q: Tensor, layer: list[Tensor], keys: Tensor, values: Tensor,
+        row: Tensor, hidden: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """The last layer for one ``row`` of the last block ``x``, ``[1, hidden]``."""
+        config = self.config
+        q = ops.gather(q.reshape(config.heads, -1, config.head), row, 1)
         scores = _batched_t(q.reshape(config.kv_heads, -1, config.head), keys).astype(ms.float32)
-        weights = _softmax(scores + Tensor(hidden)).astype(x.dtype)
-        return self._finish(_rows(x, row), _batched(weights, values), layer)
+        weights = _softmax(scores + hidden).astype(x.dtype)
+        return self._finish(ops.gather(x, row, 0), _batched(weights, values), layer)
 
     def _finish(self, x: Tensor, attended: Tensor, layer: list[Tensor]) -> Tensor:
         _, norm, _, _, out, gate, up, down = layer
@@ -597,6 +604,24 @@ class _Math(nn.Cell):  # type: ignore[misc]
             parts.append(self.by_row(_batched(weights, values)))
         attended = joined(parts, 0)
         return self.mixed(x, attended, out, norm2, gate, up, down), all_keys, all_values
+
+    @ms.jit
+    def last(
+        self, x: Tensor, cos: Tensor, sin: Tensor, row: Tensor, hidden: Tensor,
+        norm: Tensor, head: Tensor,
+        norm1: Tensor, norm2: Tensor, qkv: Tensor, bias: Tensor,
+        out: Tensor, gate: Tensor, up: Tensor, down: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        """The last layer over the only block of a prompt: the two of ``Following`` for its last
+        ``row`` ``[1]``, and all keys and values, of which those of filling are ``hidden`` ``[T]``.
+        """
+        q, k, v = self.heads_of(x, cos, sin, norm1, qkv, bias)
+        keys, values = self.by_head(k, 1), self.by_head(v, 1)
+        q = ops.gather(q, row, 0).reshape(self.kv, self.group, self.width)
+        weights = _softmax(_batched_t(q, keys).astype(ms.float32) + hidden).astype(x.dtype)
+        attended = _batched(weights, values).reshape(1, self.heads * self.width)
+        x = self.mixed(ops.gather(x, row, 0), attended, out, norm2, gate, up, down)
+        return (*self.following(x, norm, head), keys, values)
 
     @ms.jit
     def project(
