@@ -24,7 +24,8 @@ from trial import (
 )
 
 from vidcap_cli.engine import checkpoint, load_engine
-from vidcap_cli.engine.decoder import Decoder, DecoderConfig, Prefilled
+from vidcap_cli.engine.decoder import Decoder, Prefilled
+from vidcap_cli.engine.decoder_config import DecoderConfig
 from vidcap_cli.engine.device import select_device
 
 LANGUAGE = r".*language_model\.(?:model\.)?|(?=lm_head\.)"

@@ -8,7 +8,9 @@ import pytest
 ms = pytest.importorskip("mindspore")
 
 import vidcap_cli.engine.decoder as module
-from vidcap_cli.engine.decoder import FEWEST_ROWS, SHORTEST, Decoder, DecoderConfig
+from vidcap_cli.engine.decoder import FEWEST_ROWS, SHORTEST, Decoder
+from vidcap_cli.engine.decoder_config import DecoderConfig
+from vidcap_cli.engine.decoder_graphs import Graphs
 from vidcap_cli.engine.device import select_device
 from vidcap_cli.errors import ModelError
 
@@ -125,7 +127,7 @@ def test_parts_of_the_queries_equal_all_of_them(decoder, monkeypatch, length):
     monkeypatch.setattr(decoder, "scores", 10**9)
     in_parts = prefilled(decoder, ids)
     monkeypatch.setattr(module, "_PART", 4096)
-    monkeypatch.setattr(decoder, "_math", module._Math(CONFIG, by_rows=True))
+    monkeypatch.setattr(decoder, "_graphs", Graphs(CONFIG, by_rows=True))
     at_once = prefilled(decoder, ids)
     close(in_parts.following.logits.asnumpy(), at_once.following.logits.asnumpy())
     for ours, theirs in zip(in_parts.keys, at_once.keys, strict=True):

@@ -14,19 +14,20 @@ Norms, softmax and logits are float32 whatever the weights are.
 Sources: transformers 4.57 ``modeling_llama.py``, ``modeling_qwen2_vl.py``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, ops
 from numpy.typing import NDArray
 
+from vidcap_cli.engine.decoder_config import DecoderConfig
+from vidcap_cli.engine.decoder_graphs import NEVER, Graphs, scatter_rows
 from vidcap_cli.engine.device import writes_by_rows
-from vidcap_cli.engine.transformer import Read, cut, joined, to_tensor
-from vidcap_cli.errors import ModelError
+from vidcap_cli.engine.transformer import Read, batched, batched_t, softmax, to_tensor
 
 # Rows of a prompt that are prefilled together: many while their scores take less than ``SCORES``
 # bytes (``Decoder.scores`` may be set lower), fewer with a long prompt, never less than the fewest.
@@ -35,129 +36,6 @@ SCORES = 2_000_000_000
 _ROUND = 64  # the last block of a prompt is filled up to a multiple of this, to compile for few
 _PART = 256  # queries of a first block that look at what came before the last of them, no further
 SHORTEST = 256  # tokens of the smallest cache
-
-_NEVER = -1e9  # added to the score of a token that must not be seen
-_LAYER = 8  # tensors of a layer: two norms, qkv, its bias, out, gate, up, down
-
-_matmul_t = ops.MatMul(transpose_b=True)
-_batched = ops.BatchMatMul()
-_batched_t = ops.BatchMatMul(transpose_b=True)
-_softmax = ops.Softmax(axis=-1)
-_scatter = ops.ScatterNdUpdate()
-_scatter_rows = ops.ScatterUpdate()
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderConfig:
-    """Sizes of a language model. ``sections`` are M-RoPE's shares of half a head, or None."""
-
-    hidden: int
-    mlp: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head: int
-    vocab: int
-    theta: float
-    eps: float
-    sections: tuple[int, ...] | None
-    tied: bool
-    biased: bool
-
-    @classmethod
-    def read(cls, config: Mapping[str, Any]) -> "DecoderConfig":
-        """From a ``config.json``; what it leaves out is what transformers' classes assume."""
-        text: Mapping[str, Any] = config.get("text_config") or config
-        qwen = str(config.get("model_type")).startswith("qwen2")
-        usual: Mapping[str, Any] = _QWEN2_VL if qwen else _LLAMA
-        given = {**usual, **{key: value for key, value in text.items() if value is not None}}
-        if given["hidden_act"] != "silu":
-            raise ModelError(f"config.json: hidden_act {given['hidden_act']!r} is not known")
-        heads = int(given["num_attention_heads"])
-        # Older Llama files leave the number out where every head has its own keys.
-        kv_heads = text.get("num_key_value_heads") or (given["num_key_value_heads"] or heads)
-        rope = given.get("rope_scaling") or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "mrope"):
-            raise ModelError(f"config.json: rope_scaling {kind!r} is not known")
-        sections = rope.get("mrope_section")
-        return cls(
-            hidden=int(given["hidden_size"]),
-            mlp=int(given["intermediate_size"]),
-            layers=int(given["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(kv_heads),
-            head=int(given.get("head_dim") or given["hidden_size"] // heads),
-            vocab=int(given["vocab_size"]),
-            theta=float(given["rope_theta"]),
-            eps=float(given["rms_norm_eps"]),
-            sections=tuple(map(int, sections)) if sections else None,
-            tied=bool(config.get("tie_word_embeddings", given["tie_word_embeddings"])),
-            biased=qwen or bool(given.get("attention_bias")),
-        )
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every weight, as in the files."""
-        wide, narrow = self.heads * self.head, self.kv_heads * self.head
-        shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (self.vocab, self.hidden)}
-        for index in range(self.layers):
-            layer = f"layers.{index}"
-            for name, rows in (("q", wide), ("k", narrow), ("v", narrow)):
-                shapes[f"{layer}.self_attn.{name}_proj.weight"] = (rows, self.hidden)
-                if self.biased:
-                    shapes[f"{layer}.self_attn.{name}_proj.bias"] = (rows,)
-            shapes[f"{layer}.self_attn.o_proj.weight"] = (self.hidden, wide)
-            shapes[f"{layer}.mlp.gate_proj.weight"] = (self.mlp, self.hidden)
-            shapes[f"{layer}.mlp.up_proj.weight"] = (self.mlp, self.hidden)
-            shapes[f"{layer}.mlp.down_proj.weight"] = (self.hidden, self.mlp)
-            shapes[f"{layer}.input_layernorm.weight"] = (self.hidden,)
-            shapes[f"{layer}.post_attention_layernorm.weight"] = (self.hidden,)
-        shapes["norm.weight"] = (self.hidden,)
-        if not self.tied:
-            shapes["lm_head.weight"] = (self.vocab, self.hidden)
-        return shapes
-
-    @property
-    def cache_numbers(self) -> int:
-        """Keys and values that one token leaves in all layers."""
-        return 2 * self.layers * self.kv_heads * self.head
-
-
-_LLAMA = {
-    "hidden_act": "silu",
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": None,
-    "vocab_size": 32000,
-    "rope_theta": 10_000.0,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-}
-_QWEN2_VL = {
-    "hidden_act": "silu",
-    "hidden_size": 8192,
-    "intermediate_size": 29568,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "vocab_size": 152064,
-    "rope_theta": 1_000_000.0,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-}
-
-
-def _times(x: Tensor, weight: Tensor) -> Tensor:
-    """``x`` ``[rows, in]`` times a weight ``[out, in]``, within a graph.
-
-    A few rows go second, and the product is turned: on CPU that takes up to a quarter of the time
-    (16 rows; one to four are as fast without, and from some hundred on it is the slower).
-    """
-    if 4 < x.shape[0] <= 128 and weight.shape[0] * weight.shape[1] >= 1 << 20:
-        return ops.transpose(_matmul_t(weight, x), (1, 0))
-    return _matmul_t(x, weight)
 
 
 def _score_bytes(heads: int, rows: int, length: int) -> int:
@@ -230,9 +108,7 @@ class _Cache:
             if self.rows:
                 starts = (first + np.arange(heads)) * self.whole[0].shape[1]
                 places = (starts[:, None] + np.arange(tokens)).astype(np.int32)
-                _scatter_rows(
-                    self.rows[index], Tensor(places.reshape(-1)), tensor.reshape(-1, head)
-                )
+                scatter_rows(self.rows[index], Tensor(places.reshape(-1)), tensor.reshape(-1, head))
             else:
                 self.whole[index][first : first + heads, :tokens] = tensor
 
@@ -259,7 +135,7 @@ class Decoder:
         self._norm = self._tensor(read("norm.weight"))
         self._layers = [self._read_layer(read, index) for index in range(config.layers)]
         self._all = [tensor for layer in self._layers for tensor in layer]
-        self._math = _Math(config, by_rows=writes_by_rows())
+        self._graphs = Graphs(config, by_rows=writes_by_rows())
         self._frequencies = 1.0 / config.theta ** (
             np.arange(0, config.head, 2, dtype=np.float32) / np.float32(config.head)
         )
@@ -306,12 +182,12 @@ class Decoder:
                 keys[-1], values[-1] = _appended(keys[-1], k), _appended(values[-1], v)
         row = Tensor(np.array([here - 1], np.int32))
         filling = np.arange(sum(blocks)) >= length
-        hidden = Tensor(np.where(filling, _NEVER, 0).astype(np.float32))
+        hidden = Tensor(np.where(filling, NEVER, 0).astype(np.float32))
         if len(blocks) > 1:
             x = self._last(x, q, final, keys[-1], values[-1], row, hidden)
-            following = self._math.head(x, self._norm, self._head)
+            following = self._graphs.head(x, self._norm, self._head)
         else:
-            *following, keys[-1], values[-1] = self._math.last(
+            *following, keys[-1], values[-1] = self._graphs.last(
                 x, *turn, row, hidden, self._norm, self._head, *final
             )
         delta = int(positions.max()) + 1 - length
@@ -327,21 +203,21 @@ class Decoder:
         rows = x.shape[0]
         if keys is None:
             together: tuple[Tensor, Tensor, Tensor]
-            together = self._math.first(x, *turn, *layer, *self._masks(rows, _PART))
+            together = self._graphs.first(x, *turn, *layer, *self._masks(rows, _PART))
             return together
         q, k, v = self._project(x, turn, layer)
         (mask,) = self._masks(rows, rows)
-        before = _batched_t(q, keys).astype(ms.float32)
-        scores = ops.concat((before, _batched_t(q, k).astype(ms.float32) + mask), -1)
+        before = batched_t(q, keys).astype(ms.float32)
+        scores = ops.concat((before, batched_t(q, k).astype(ms.float32) + mask), -1)
         keys, values = _appended(keys, k), _appended(values, v)
-        attended = _batched(_softmax(scores).astype(x.dtype), values)
+        attended = batched(softmax(scores).astype(x.dtype), values)
         return self._finish(x, attended, layer), keys, values
 
     def _project(
         self, x: Tensor, turn: list[Tensor], layer: list[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         norm, _, qkv, bias, *_ = layer
-        projected: tuple[Tensor, Tensor, Tensor] = self._math.project(x, *turn, norm, qkv, bias)
+        projected: tuple[Tensor, Tensor, Tensor] = self._graphs.project(x, *turn, norm, qkv, bias)
         return projected
 
     def _last(
@@ -351,13 +227,13 @@ class Decoder:
         """The last layer for one ``row`` of the last block ``x``, ``[1, hidden]``."""
         config = self.config
         q = ops.gather(q.reshape(config.heads, -1, config.head), row, 1)
-        scores = _batched_t(q.reshape(config.kv_heads, -1, config.head), keys).astype(ms.float32)
-        weights = _softmax(scores + hidden).astype(x.dtype)
-        return self._finish(ops.gather(x, row, 0), _batched(weights, values), layer)
+        scores = batched_t(q.reshape(config.kv_heads, -1, config.head), keys).astype(ms.float32)
+        weights = softmax(scores + hidden).astype(x.dtype)
+        return self._finish(ops.gather(x, row, 0), batched(weights, values), layer)
 
     def _finish(self, x: Tensor, attended: Tensor, layer: list[Tensor]) -> Tensor:
         _, norm, _, _, out, gate, up, down = layer
-        finished: Tensor = self._math.finish(x, attended, out, norm, gate, up, down)
+        finished: Tensor = self._graphs.finish(x, attended, out, norm, gate, up, down)
         return finished
 
     def _masks(self, rows: int, part: int) -> list[Tensor]:
@@ -371,7 +247,7 @@ class Decoder:
             self._masks_of, self._last_masks = (rows, part), []
             for start in range(0, rows, part):
                 end = min(rows, start + part)
-                later = np.triu(np.full((end - start, end), _NEVER, np.float32), start + 1)
+                later = np.triu(np.full((end - start, end), NEVER, np.float32), start + 1)
                 self._last_masks.append(Tensor(np.tile(later, (self.config.kv_heads, group, 1))))
         return self._last_masks
 
@@ -410,10 +286,10 @@ class Decoder:
         heads = self.config.kv_heads
         last = np.repeat(self._filled, heads)
         head = np.arange(self.slots * heads)
-        where = head * self.length + last if self._math.by_rows else np.stack([head, last], 1)
+        where = head * self.length + last if self._graphs.by_rows else np.stack([head, last], 1)
         cache = self._caches[self.length]
         cos, sin = self._angles(self._filled + self._deltas)
-        following = self._math.step(
+        following = self._graphs.step(
             Tensor(ids.astype(np.int32)),
             Tensor(where.astype(np.int32)),
             Tensor(last.astype(np.int32).reshape(-1, 1, 1)),
@@ -458,7 +334,7 @@ class Decoder:
         config, before = self.config, self._caches.get(self.length)
         if length not in self._caches:
             shape = (self.slots * config.kv_heads, length, config.head)
-            by_rows = self._math.by_rows
+            by_rows = self._graphs.by_rows
             self._caches[length] = _Cache(2 * config.layers, shape, self._number, by_rows=by_rows)
         for slot in map(int, np.flatnonzero(self._filled)):
             first = slot * config.kv_heads
@@ -470,7 +346,7 @@ class Decoder:
     def _angles(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Cosines and sines ``[n, head]`` of rotary positions ``[n]`` or, of M-RoPE, ``[3, n]``.
 
-        Sines of the first half are negative, as ``_Math.turned`` wants them.
+        Sines of the first half are negative, as ``Graphs.turned`` wants them.
         """
         if positions.ndim == 1:
             half = positions.astype(np.float32)[:, None] * self._frequencies
@@ -518,187 +394,3 @@ class Decoder:
             weight("mlp.up_proj"),
             weight("mlp.down_proj"),
         ]
-
-
-class _Math(nn.Cell):  # type: ignore[misc]
-    """What is compiled. Shapes: T rows of one prompt, or S slots; H hidden, D a head's width."""
-
-    def __init__(self, config: DecoderConfig, *, by_rows: bool) -> None:
-        super().__init__(auto_prefix=False)
-        self.by_rows = by_rows
-        self.heads, self.kv, self.width = config.heads, config.kv_heads, config.head
-        self.group = config.heads // config.kv_heads
-        self.mlp, self.eps, self.layers = config.mlp, config.eps, config.layers
-
-    def normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm (Zhang and Sennrich 2019), in float32."""
-        wide = x.astype(ms.float32)
-        scale = ops.rsqrt(ops.mean(ops.square(wide), -1, True) + self.eps)
-        return (wide * scale).astype(x.dtype) * weight
-
-    def turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotary position embedding (Su et al. 2021) of all heads ``[rows, heads * D]``.
-
-        The sign of the half that is subtracted is in ``sin``.
-        """
-        first, second = ops.split(x.reshape(-1, self.width), self.width // 2, -1)
-        crossed = ops.concat((second, first), -1).reshape(x.shape)
-        return x * cos + crossed * sin
-
-    def heads_of(
-        self, x: Tensor, cos: Tensor, sin: Tensor, norm: Tensor, qkv: Tensor, bias: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries ``[rows, heads * D]``, scaled, keys and values ``[rows, kv * D]``."""
-        wide, narrow = self.heads * self.width, self.kv * self.width
-        joined = ops.bias_add(_times(self.normed(x, norm), qkv), bias)
-        qk, v = ops.split(joined, (wide + narrow, narrow), -1)
-        q, k = ops.split(self.turned(qk, cos, sin), (wide, narrow), -1)
-        return q, k, v
-
-    def mixed(
-        self,
-        x: Tensor,
-        attended: Tensor,
-        out: Tensor,
-        norm: Tensor,
-        gate: Tensor,
-        up: Tensor,
-        down: Tensor,
-    ) -> Tensor:
-        """The rest of a layer: ``attended`` ``[rows, heads * D]`` goes back in, then SwiGLU."""
-        x = x + _times(attended, out)
-        normed = self.normed(x, norm)
-        return x + _times(ops.silu(_times(normed, gate)) * _times(normed, up), down)
-
-    def by_head(self, x: Tensor, group: int) -> Tensor:
-        """``[rows, kv * group * D]`` to ``[kv, group * rows, D]``."""
-        rows = x.shape[0]
-        x = ops.transpose(x.reshape(rows, self.kv, group, self.width), (1, 2, 0, 3))
-        return x.reshape(self.kv, group * rows, self.width)
-
-    def by_row(self, attended: Tensor) -> Tensor:
-        """``[kv, group * rows, D]`` to ``[rows, heads * D]``."""
-        x = attended.reshape(self.kv, self.group, -1, self.width)
-        return ops.transpose(x, (2, 0, 1, 3)).reshape(-1, self.heads * self.width)
-
-    @ms.jit
-    def first(
-        self, x: Tensor, cos: Tensor, sin: Tensor,
-        norm1: Tensor, norm2: Tensor, qkv: Tensor, bias: Tensor,
-        out: Tensor, gate: Tensor, up: Tensor, down: Tensor, *masks: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """A layer over the first block of a prompt ``[T, H]``, with its keys and values
-        ``[kv, T, D]``.
-
-        The queries go in parts, one a mask, each with the keys up to its last alone.
-        """
-        q, k, v = self.heads_of(x, cos, sin, norm1, qkv, bias)
-        all_keys, all_values = self.by_head(k, 1), self.by_head(v, 1)
-        queries, parts = cut(q, _PART, 0), []
-        for index, mask in enumerate(masks):
-            keys, values, end = all_keys, all_values, mask.shape[2]
-            if end < x.shape[0]:
-                keys, values = self.by_head(k[:end], 1), self.by_head(v[:end], 1)
-            scores = _batched_t(self.by_head(queries[index], self.group), keys)
-            weights = _softmax(scores.astype(ms.float32) + mask).astype(x.dtype)
-            parts.append(self.by_row(_batched(weights, values)))
-        attended = joined(parts, 0)
-        return self.mixed(x, attended, out, norm2, gate, up, down), all_keys, all_values
-
-    @ms.jit
-    def last(
-        self, x: Tensor, cos: Tensor, sin: Tensor, row: Tensor, hidden: Tensor,
-        norm: Tensor, head: Tensor,
-        norm1: Tensor, norm2: Tensor, qkv: Tensor, bias: Tensor,
-        out: Tensor, gate: Tensor, up: Tensor, down: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-        """The last layer over the only block of a prompt: the two of ``Following`` for its last
-        ``row`` ``[1]``, and all keys and values, of which those of filling are ``hidden`` ``[T]``.
-        """
-        q, k, v = self.heads_of(x, cos, sin, norm1, qkv, bias)
-        keys, values = self.by_head(k, 1), self.by_head(v, 1)
-        q = ops.gather(q, row, 0).reshape(self.kv, self.group, self.width)
-        weights = _softmax(_batched_t(q, keys).astype(ms.float32) + hidden).astype(x.dtype)
-        attended = _batched(weights, values).reshape(1, self.heads * self.width)
-        x = self.mixed(ops.gather(x, row, 0), attended, out, norm2, gate, up, down)
-        return (*self.following(x, norm, head), keys, values)
-
-    @ms.jit
-    def project(
-        self, x: Tensor, cos: Tensor, sin: Tensor, norm: Tensor, qkv: Tensor, bias: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a block ``[T, H]``: queries ``[kv, group * T, D]``, keys and values ``[kv, T, D]``."""
-        q, k, v = self.heads_of(x, cos, sin, norm, qkv, bias)
-        return self.by_head(q, self.group), self.by_head(k, 1), self.by_head(v, 1)
-
-    @ms.jit
-    def finish(
-        self,
-        x: Tensor,
-        attended: Tensor,
-        out: Tensor,
-        norm: Tensor,
-        gate: Tensor,
-        up: Tensor,
-        down: Tensor,
-    ) -> Tensor:
-        """The rest of a layer for a block, from ``attended`` ``[kv, group * T, D]``."""
-        return self.mixed(x, self.by_row(attended), out, norm, gate, up, down)
-
-    @ms.jit
-    def head(self, x: Tensor, norm: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The two of ``Following``."""
-        return self.following(x, norm, weight)
-
-    def following(self, x: Tensor, norm: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``head``, within a graph."""
-        logits = _times(self.normed(x, norm), weight).astype(ms.float32)
-        return logits, ops.argmax(logits, -1)
-
-    @ms.jit
-    def step(
-        self,
-        ids: Tensor,
-        where: Tensor,
-        last: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        embedding: Tensor,
-        norm: Tensor,
-        head: Tensor,
-        *tensors: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """One token for each slot: what follows ``ids`` ``[S]``, the two of ``Following``.
-
-        ``where`` says where in the caches ``[S * kv, length, D]`` its keys and values go, as row
-        ``[S * kv]`` or as head and token ``[S * kv, 2]``; ``last`` ``[S * kv, 1, 1]``, which is
-        the last token to look at.
-        """
-        slots = ids.shape[0]
-        split = _LAYER * self.layers
-        rows = split + 2 * self.layers
-        length = tensors[split].shape[1]
-        x = ops.gather(embedding, ids, 0)
-        hidden = ops.arange(length).reshape(1, 1, length) > last
-        mask = hidden.astype(ms.float32) * _NEVER
-        for index in range(self.layers):
-            norm1, norm2, qkv, bias, out, gate, up, down = tensors[
-                _LAYER * index : _LAYER * (index + 1)
-            ]
-            keys, values = tensors[split + 2 * index], tensors[split + 2 * index + 1]
-            q, k, v = self.heads_of(x, cos, sin, norm1, qkv, bias)
-            k = k.reshape(slots * self.kv, self.width)
-            v = v.reshape(slots * self.kv, self.width)
-            if self.by_rows:
-                written = (
-                    _scatter_rows(tensors[rows + 2 * index], where, k),
-                    _scatter_rows(tensors[rows + 2 * index + 1], where, v),
-                )
-            else:
-                written = _scatter(keys, where, k), _scatter(values, where, v)
-            q = ops.depend(q, written).reshape(slots * self.kv, self.group, self.width)
-            scores = _batched_t(q, keys).astype(ms.float32)
-            weights = _softmax(scores + mask).astype(x.dtype)
-            attended = _batched(weights, values).reshape(slots, self.heads * self.width)
-            x = self.mixed(x, attended, out, norm2, gate, up, down)
-        return self.following(x, norm, head)

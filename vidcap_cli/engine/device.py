@@ -42,10 +42,10 @@ def _set_threads() -> None:
 
 
 def writes_by_rows() -> bool:
-    """Whether a cache is written to through a view of it as rows.
+    """Whether caches are kept as rows, written by row, and read through a view.
 
     ScatterNdUpdate copies the whole cache on CPU, and ScatterUpdate, which does not, writes rows.
-    That a graph sees through a view what it writes through another was only tried on CPU.
+    That a graph sees through a view what it has written to the rows was only tried on CPU.
     """
     return str(ms.get_context("device_target")) == "CPU"
 

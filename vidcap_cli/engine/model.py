@@ -17,7 +17,8 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine.checkpoint import Tensor as Stored
 from vidcap_cli.engine.checkpoint import Weights
 from vidcap_cli.engine.clip import ClipConfig, ClipVision
-from vidcap_cli.engine.decoder import Decoder, DecoderConfig, Prefilled
+from vidcap_cli.engine.decoder import Decoder, Prefilled
+from vidcap_cli.engine.decoder_config import DecoderConfig
 from vidcap_cli.engine.lora import Scaling, Source, merged
 from vidcap_cli.engine.qwen2vl_vision import Qwen2VLVision, Qwen2VLVisionConfig
 from vidcap_cli.errors import ModelError

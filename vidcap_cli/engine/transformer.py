@@ -1,4 +1,4 @@
-"""Pieces that the vision towers share. The functions run inside compiled graphs."""
+"""Pieces that vision towers and language models share. The functions run inside compiled graphs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +16,9 @@ _QUERIES = 2048  # rows of scores at a time: they need memory, rows times keys
 # (measured, CPU).
 _SCORES = 1 << 23
 
-_batched = ops.BatchMatMul()
-_batched_t = ops.BatchMatMul(transpose_b=True)
-_softmax = ops.Softmax(axis=-1)
+batched = ops.BatchMatMul()
+batched_t = ops.BatchMatMul(transpose_b=True)
+softmax = ops.Softmax(axis=-1)
 
 
 def to_tensor(array: NDArray[Any], number: Any) -> Tensor:
@@ -101,6 +101,6 @@ def joined(parts: list[Tensor], axis: int) -> Tensor:
 def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     parts = []
     for some in cut(q, _QUERIES, 1):
-        scores = _batched_t(some, k).astype(ms.float32)
-        parts.append(_batched(_softmax(scores).astype(v.dtype), v))
+        scores = batched_t(some, k).astype(ms.float32)
+        parts.append(batched(softmax(scores).astype(v.dtype), v))
     return joined(parts, 1)

@@ -1,0 +1,109 @@
+"""Sizes of the language models, from their ``config.json``: Llama and Qwen2 families."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vidcap_cli.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """Sizes of a language model. ``sections`` are M-RoPE's shares of half a head, or None."""
+
+    hidden: int
+    mlp: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    vocab: int
+    theta: float
+    eps: float
+    sections: tuple[int, ...] | None
+    tied: bool
+    biased: bool
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> "DecoderConfig":
+        """From a ``config.json``; what it leaves out is what transformers' classes assume."""
+        text: Mapping[str, Any] = config.get("text_config") or config
+        qwen = str(config.get("model_type")).startswith("qwen2")
+        usual: Mapping[str, Any] = _QWEN2_VL if qwen else _LLAMA
+        given = {**usual, **{key: value for key, value in text.items() if value is not None}}
+        if given["hidden_act"] != "silu":
+            raise ModelError(f"config.json: hidden_act {given['hidden_act']!r} is not known")
+        heads = int(given["num_attention_heads"])
+        # Older Llama files leave the number out where every head has its own keys.
+        kv_heads = text.get("num_key_value_heads") or (given["num_key_value_heads"] or heads)
+        rope = given.get("rope_scaling") or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in ("default", "mrope"):
+            raise ModelError(f"config.json: rope_scaling {kind!r} is not known")
+        sections = rope.get("mrope_section")
+        return cls(
+            hidden=int(given["hidden_size"]),
+            mlp=int(given["intermediate_size"]),
+            layers=int(given["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(kv_heads),
+            head=int(given.get("head_dim") or given["hidden_size"] // heads),
+            vocab=int(given["vocab_size"]),
+            theta=float(given["rope_theta"]),
+            eps=float(given["rms_norm_eps"]),
+            sections=tuple(map(int, sections)) if sections else None,
+            tied=bool(config.get("tie_word_embeddings", given["tie_word_embeddings"])),
+            biased=qwen or bool(given.get("attention_bias")),
+        )
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every weight, as in the files."""
+        wide, narrow = self.heads * self.head, self.kv_heads * self.head
+        shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (self.vocab, self.hidden)}
+        for index in range(self.layers):
+            layer = f"layers.{index}"
+            for name, rows in (("q", wide), ("k", narrow), ("v", narrow)):
+                shapes[f"{layer}.self_attn.{name}_proj.weight"] = (rows, self.hidden)
+                if self.biased:
+                    shapes[f"{layer}.self_attn.{name}_proj.bias"] = (rows,)
+            shapes[f"{layer}.self_attn.o_proj.weight"] = (self.hidden, wide)
+            shapes[f"{layer}.mlp.gate_proj.weight"] = (self.mlp, self.hidden)
+            shapes[f"{layer}.mlp.up_proj.weight"] = (self.mlp, self.hidden)
+            shapes[f"{layer}.mlp.down_proj.weight"] = (self.hidden, self.mlp)
+            shapes[f"{layer}.input_layernorm.weight"] = (self.hidden,)
+            shapes[f"{layer}.post_attention_layernorm.weight"] = (self.hidden,)
+        shapes["norm.weight"] = (self.hidden,)
+        if not self.tied:
+            shapes["lm_head.weight"] = (self.vocab, self.hidden)
+        return shapes
+
+    @property
+    def cache_numbers(self) -> int:
+        """Keys and values that one token leaves in all layers."""
+        return 2 * self.layers * self.kv_heads * self.head
+
+
+_LLAMA = {
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,
+    "vocab_size": 32000,
+    "rope_theta": 10_000.0,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+}
+_QWEN2_VL = {
+    "hidden_act": "silu",
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 152064,
+    "rope_theta": 1_000_000.0,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
