@@ -184,7 +184,7 @@ class Decoder:
         filling = np.arange(sum(blocks)) >= length
         hidden = Tensor(np.where(filling, NEVER, 0).astype(np.float32))
         if len(blocks) > 1:
-            x = self._last(x, q, final, keys[-1], values[-1], row, hidden)
+            x = self._last(x, q, final, keys[-1], values[-1], row=row, hidden=hidden)
             following = self._graphs.head(x, self._norm, self._head)
         else:
             *following, keys[-1], values[-1] = self._graphs.last(
@@ -222,7 +222,7 @@ class Decoder:
 
     def _last(
         self, x: Tensor, q: Tensor, layer: list[Tensor], keys: Tensor, values: Tensor,
-        row: Tensor, hidden: Tensor,
+        *, row: Tensor, hidden: Tensor,
     ) -> Tensor:  # fmt: skip
         """The last layer for one ``row`` of the last block ``x``, ``[1, hidden]``."""
         config = self.config
