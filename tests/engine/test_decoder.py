@@ -23,7 +23,7 @@ LONG = 2 * FEWEST_ROWS + 133
 
 @pytest.fixture(scope="module", params=["cache written by rows", "cache written as a whole"])
 def decoder(request) -> Decoder:
-    select_device("CPU")
+    select_device("CPU", compiled=True)
     rng = np.random.default_rng(7)
     weights = {
         name: rng.normal(0, 0.3, shape).astype(np.float32)

@@ -40,7 +40,7 @@ def written(folder: Path, family: str) -> tuple[Path, dict[str, np.ndarray]]:
 
 
 def load(folder: Path, family: str):
-    select_device("CPU")
+    select_device("CPU", compiled=True)
     return load_model(CaptionConfig(family, str(folder)), ms.float32)
 
 

@@ -1,8 +1,8 @@
 """The vision tower of LLaVA and PLLaVA: CLIP, the projector, and PLLaVA's pooling.
 
 Frames are independent and go through the tower a few at a time. The layers after the one whose
-output is used (the last but one) are neither read nor run. One graph a layer, compiled once for
-each number of frames that go together, which are powers of two.
+output is used (the last but one) are neither read nor run. Some layers are one graph, compiled
+once for each number of frames that go together, which are powers of two.
 
 Sources: transformers 4.57 ``modeling_clip.py``, ``modeling_llava.py``; magic-research/PLLaVA
 (pooling).
@@ -21,6 +21,8 @@ from vidcap_cli.engine.transformer import (
     Read,
     attention,
     groups,
+    in_graphs,
+    joined,
     layer_norm,
     linear,
     need,
@@ -31,7 +33,7 @@ from vidcap_cli.models import Size
 from vidcap_cli.models.pllava import Shape, averaging
 
 _FRAMES = 4  # frames that go through the tower together
-_MOST_ROWS = 4096  # features of frames that do
+_EMBED, _LAYER, _PROJECT = 4, 12, 4  # tensors that they take
 
 # transformers' LlavaConfig without a vision_config, and its CLIPVisionConfig.
 _VIT_L = {
@@ -136,18 +138,15 @@ class ClipVision:
         tower = "vision_tower.vision_model"
         embeddings = f"{tower}.embeddings"
         patch = read(f"{embeddings}.patch_embedding.weight").reshape(config.width, -1)
-        self._patch = to_tensor(patch.T, number)
         positions = read(f"{embeddings}.position_embedding.weight").copy()
         # The class token is the same for every frame; its embedding may be added beforehand.
         positions[0] += read(f"{embeddings}.class_embedding")
-        self._positions = to_tensor(positions, number)
 
         def norm(name: str) -> tuple[Tensor, Tensor]:
             weight, bias = (read(f"{tower}.{name}.{part}") for part in ("weight", "bias"))
             return to_tensor(weight, number), to_tensor(bias, number)
 
-        self._first = norm("pre_layrnorm")
-        self._layers = [
+        layers = [
             [
                 *norm(f"encoder.layers.{index}.layer_norm1"),
                 *norm(f"encoder.layers.{index}.layer_norm2"),
@@ -158,9 +157,14 @@ class ClipVision:
             ]
             for index in range(config.used)
         ]
-        self._projector = [
-            tensor for part in ("1", "2") for tensor in _projecting(config, read, part, number)
-        ]
+        self._parts = in_graphs(layers)
+        self._parts[0][:0] = (
+            to_tensor(patch.T, number),
+            to_tensor(positions, number),
+            *norm("pre_layrnorm"),
+        )
+        for part in ("1", "2"):
+            self._parts[-1] += _projecting(config, read, part, number)
         self._math = _Math(config)
 
     def __call__(
@@ -176,7 +180,7 @@ class ClipVision:
             features.append(self._frames(pixels[start : start + count]))
             start += count
         if self._pooled is not None:
-            features = [self._pool(ops.concat(features, 0), len(pixels), self._pooled)]
+            features = [self._pool(joined(features, 0), len(pixels), self._pooled)]
         return features, np.arange(sum(part.shape[0] for part in features))
 
     def shapes(self, vision: Mapping[str, NDArray[Any]]) -> set[object]:
@@ -194,23 +198,21 @@ class ClipVision:
         count, grid, patch = len(pixels), self.config.grid, self.config.patch
         tiles = pixels[:, :, : grid * patch, : grid * patch]
         tiles = tiles.reshape(count, 3, grid, patch, grid, patch).transpose(0, 2, 4, 1, 3, 5)
-        patches = to_tensor(tiles.reshape(count * grid**2, -1), self._number)
-        x = self._math.embed(patches, count, self._patch, self._positions, *self._first)
-        for layer in self._layers:
-            x = self._math.layer(x, count, *layer)
-        return self._math.project(x, count, *self._projector)
+        x = to_tensor(tiles.reshape(count * grid**2, -1), self._number)
+        for index, part in enumerate(self._parts):
+            first, last = index == 0, index == len(self._parts) - 1
+            x = self._math.part(x, count, *part, first=first, last=last)
+        return x
 
     def _pool(self, features: Tensor, frames: int, shape: Shape) -> Tensor:
         """Adaptive average pooling over time, height and width, an axis after the other."""
-        grid, out = self.config.grid, self.config.out
-        sizes = [frames, grid, grid]
-        x = features.reshape(*sizes, out)
-        for axis, target in enumerate(shape):
-            matrix = to_tensor(averaging(sizes[axis], target), self._number)
-            before, after = int(np.prod(sizes[:axis])), int(np.prod(sizes[axis + 1 :])) * out
-            x = self._math.average(matrix, x.reshape(before, sizes[axis], after))
-            sizes[axis] = target
-        return x.reshape(-1, out)
+        grid = self.config.grid
+        matrices = [
+            to_tensor(averaging(size, target), self._number)
+            for size, target in zip((frames, grid, grid), shape, strict=True)
+        ]
+        pooled: Tensor = self._math.pool(features, *matrices)
+        return pooled
 
 
 def _fused(read: Read, name: str, number: Any) -> tuple[Tensor, Tensor]:
@@ -240,7 +242,6 @@ class _Math(nn.Cell):  # type: ignore[misc]
         self.matmul = ops.MatMul()
         self.batched = ops.BatchMatMul()
 
-    @ms.jit
     def embed(
         self, patches: Tensor, frames: int, weight: Tensor, positions: Tensor,
         norm: Tensor, shift: Tensor,
@@ -252,6 +253,19 @@ class _Math(nn.Cell):  # type: ignore[misc]
         return layer_norm(x.reshape(-1, self.width), norm, shift, self.eps)
 
     @ms.jit
+    def part(self, x: Tensor, frames: int, *tensors: Tensor, first: bool, last: bool) -> Tensor:
+        """Some layers over ``[F * n, W]``. The ``first`` are given patches, the ``last`` give
+        features: their ``tensors`` begin with those of ``embed`` and end with those of ``project``.
+        """
+        start, end = _EMBED * first, len(tensors) - _PROJECT * last
+        if first:
+            x = self.embed(x, frames, *tensors[:start])
+        for index in range(start, end, _LAYER):
+            x = self.layer(x, frames, *tensors[index : index + _LAYER])
+        if last:
+            x = self.project(x, frames, *tensors[end:])
+        return x
+
     def layer(
         self, x: Tensor, frames: int,
         norm1: Tensor, shift1: Tensor, norm2: Tensor, shift2: Tensor,
@@ -270,7 +284,6 @@ class _Math(nn.Cell):  # type: ignore[misc]
         inner = inner * ops.sigmoid(inner * 1.702)  # QuickGELU
         return x + ops.bias_add(self.matmul(inner, down), down_bias)
 
-    @ms.jit
     def project(
         self, x: Tensor, frames: int, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor
     ) -> Tensor:
@@ -284,7 +297,14 @@ class _Math(nn.Cell):  # type: ignore[misc]
         return ops.bias_add(self.matmul(inner, down), down_bias)
 
     @ms.jit
-    def average(self, matrix: Tensor, x: Tensor) -> Tensor:
-        """``matrix`` ``[t, s]`` applied to the middle axis of ``[a, s, b]``."""
-        matrices = ops.tile(matrix.expand_dims(0), (x.shape[0], 1, 1))
-        return self.batched(matrices, x)
+    def pool(self, x: Tensor, time: Tensor, height: Tensor, width: Tensor) -> Tensor:
+        """Features ``[T * H * W, out]`` averaged by matrices ``[t, T]``, ``[h, H]``, ``[w, W]``."""
+        rows, out = x.shape
+        before, after = 1, rows
+        for matrix in (time, height, width):
+            target, size = matrix.shape
+            after = after // size
+            matrices = ops.tile(matrix.reshape(1, target, size), (before, 1, 1))
+            x = self.batched(matrices, x.reshape(before, size, after * out))
+            before = before * target
+        return x.reshape(-1, out)

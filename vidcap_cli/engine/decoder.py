@@ -26,14 +26,24 @@ from numpy.typing import NDArray
 
 from vidcap_cli.engine.decoder_config import DecoderConfig
 from vidcap_cli.engine.decoder_graphs import NEVER, Graphs, scatter_rows
-from vidcap_cli.engine.device import writes_by_rows
-from vidcap_cli.engine.transformer import Read, batched, batched_t, softmax, to_tensor
+from vidcap_cli.engine.device import view, writes_by_rows
+from vidcap_cli.engine.transformer import (
+    Read,
+    batched,
+    batched_t,
+    in_graphs,
+    softmax,
+    to_tensor,
+)
 
 # Rows of a prompt that are prefilled together: many while their scores take less than ``SCORES``
 # bytes (``Decoder.scores`` may be set lower), fewer with a long prompt, never less than the fewest.
 MOST_ROWS, FEWEST_ROWS = 2048, 256
 SCORES = 2_000_000_000
 _ROUND = 64  # the last block of a prompt is filled up to a multiple of this, to compile for few
+# Rows of a prompt so short that some layers share a graph. A longer one takes long enough for it
+# not to matter, and longer to compile.
+SHORT = 512
 _PART = 256  # queries of a first block that look at what came before the last of them, no further
 SHORTEST = 256  # tokens of the smallest cache
 
@@ -99,18 +109,20 @@ class _Cache:
             for index in range(tensors)
         ]
         self.rows = kept if by_rows else []
-        self.whole = [tensor.view(*shape) for tensor in kept] if by_rows else kept
+        self.whole = [view(tensor, *shape) for tensor in kept] if by_rows else kept
 
     def put(self, first: int, tensors: Iterable[Tensor]) -> None:
         """Write ``tensors`` ``[b, n, head]`` to the first n tokens from ``first`` on."""
+        where = None
         for index, tensor in enumerate(tensors):
-            heads, tokens, head = tensor.shape
-            if self.rows:
-                starts = (first + np.arange(heads)) * self.whole[0].shape[1]
-                places = (starts[:, None] + np.arange(tokens)).astype(np.int32)
-                scatter_rows(self.rows[index], Tensor(places.reshape(-1)), tensor.reshape(-1, head))
-            else:
+            heads, tokens, _ = tensor.shape
+            if not self.rows:
                 self.whole[index][first : first + heads, :tokens] = tensor
+                continue
+            if where is None:  # the same for all
+                starts = (first + np.arange(heads)) * self.whole[0].shape[1]
+                where = Tensor((starts[:, None] + np.arange(tokens)).astype(np.int32))
+            scatter_rows(self.rows[index], where, tensor)
 
     def get(self, first: int, heads: int, tokens: int) -> Iterator[Tensor]:
         """What ``put`` has put there."""
@@ -134,6 +146,7 @@ class Decoder:
         self._head = self.embedding if config.tied else self._tensor(read("lm_head.weight"))
         self._norm = self._tensor(read("norm.weight"))
         self._layers = [self._read_layer(read, index) for index in range(config.layers)]
+        self._together = in_graphs(self._layers)
         self._all = [tensor for layer in self._layers for tensor in layer]
         self._graphs = Graphs(config, by_rows=writes_by_rows())
         self._frequencies = 1.0 / config.theta ** (
@@ -159,54 +172,75 @@ class Decoder:
         The embedding of each is the row of ``rows`` ``[m, hidden]`` that ``where`` ``[n]`` names.
         """
         length = len(where)
-        *layers, final = self._layers
-        keys: list[Any] = [None] * self.config.layers
-        values: list[Any] = [None] * self.config.layers
-        cos, sin = self._angles(positions)
-        start, blocks = 0, self._blocks(length)
-        for count in blocks:
-            here = min(count, length - start)
-            fill = count - here
-            x = _rows(rows, np.pad(where[start : start + here], (0, fill)))
-            turn = [
-                self._spread(np.pad(part[start : start + here], ((0, fill), (0, 0))))
-                for part in (cos, sin)
-            ]
-            for index, layer in enumerate(layers):
-                x, keys[index], values[index] = self._block(
-                    x, turn, layer, keys[index], values[index]
-                )
-            start += here
-            if len(blocks) > 1:
-                q, k, v = self._project(x, turn, final)
-                keys[-1], values[-1] = _appended(keys[-1], k), _appended(values[-1], v)
-        row = Tensor(np.array([here - 1], np.int32))
-        filling = np.arange(sum(blocks)) >= length
+        blocks = self._blocks(length)
+        fill = sum(blocks) - length
+        where = np.pad(where, (0, fill))
+        tables = [np.pad(table, ((0, fill), (0, 0))) for table in self._angles(positions)]
+        row = Tensor(np.array([(length - 1) % blocks[0]], np.int32))
+        filling = np.arange(length + fill) >= length
         hidden = Tensor(np.where(filling, NEVER, 0).astype(np.float32))
-        if len(blocks) > 1:
-            x = self._last(x, q, final, keys[-1], values[-1], row=row, hidden=hidden)
-            following = self._graphs.head(x, self._norm, self._head)
-        else:
-            *following, keys[-1], values[-1] = self._graphs.last(
-                x, *turn, row, hidden, self._norm, self._head, *final
-            )
+        run = self._in_one if len(blocks) == 1 else self._in_blocks
+        following, kept = run(rows, where, tables, blocks, row=row, hidden=hidden)
         delta = int(positions.max()) + 1 - length
-        return Prefilled(keys, values, length, delta, Following(*following))
+        return Prefilled(kept[::2], kept[1::2], length, delta, following)
 
-    def _block(
-        self, x: Tensor, turn: list[Tensor], layer: list[Tensor], keys: Any, values: Any
+    def _in_one(
+        self, rows: Tensor, where: NDArray[np.integer[Any]], tables: list[NDArray[Any]],
+        blocks: list[int], *, row: Tensor, hidden: Tensor,
+    ) -> tuple[Following, list[Tensor]]:  # fmt: skip
+        """A prompt of a single block; back come its keys and values, too, layer by layer."""
+        x, turn = _rows(rows, where), [self._spread(table) for table in tables]
+        *most, final = self._together if blocks[0] <= SHORT else self._layers
+        x, kept = self._first(x, turn, most)
+        masks = self._masks(x.shape[0], _PART)
+        logits, best, *more = self._graphs.last(
+            x, *turn, row, hidden, self._norm, self._head, len(masks), *masks, *final
+        )
+        return Following(logits, best), kept + more
+
+    def _in_blocks(
+        self, rows: Tensor, where: NDArray[np.integer[Any]], tables: list[NDArray[Any]],
+        blocks: list[int], *, row: Tensor, hidden: Tensor,
+    ) -> tuple[Following, list[Tensor]]:  # fmt: skip
+        """As ``_in_one``, block by block."""
+        *layers, final = self._layers
+        kept: list[Any] = []
+        start = 0
+        for count in blocks:
+            here = slice(start, start + count)
+            x, turn = _rows(rows, where[here]), [self._spread(table[here]) for table in tables]
+            if start == 0:
+                x, kept = self._first(x, turn, layers)
+                kept += None, None
+            else:
+                for index, layer in enumerate(layers):
+                    pair = slice(2 * index, 2 * index + 2)
+                    x, *kept[pair] = self._later(x, turn, layer, *kept[pair])
+            q, k, v = self._project(x, turn, final)
+            kept[-2:] = _appended(kept[-2], k), _appended(kept[-1], v)
+            start += count
+        x = self._last(x, q, final, *kept[-2:], row=row, hidden=hidden)
+        return Following(*self._graphs.head(x, self._norm, self._head)), kept
+
+    def _first(
+        self, x: Tensor, turn: list[Tensor], layers: list[list[Tensor]]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Layers over the first block, those of each list in one graph."""
+        masks, kept = self._masks(x.shape[0], _PART), []
+        for some in layers:
+            x, *more = self._graphs.first(x, *turn, len(masks), *masks, *some)
+            kept += more
+        return x, kept
+
+    def _later(
+        self, x: Tensor, turn: list[Tensor], layer: list[Tensor], keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One layer over one block; what came before is in ``keys`` and ``values``, or None.
+        """One layer over a block after the first; ``keys`` and ``values`` of what came before.
 
         Rows of filling come last: masks hide them from all that are not.
         """
-        rows = x.shape[0]
-        if keys is None:
-            together: tuple[Tensor, Tensor, Tensor]
-            together = self._graphs.first(x, *turn, *layer, *self._masks(rows, _PART))
-            return together
         q, k, v = self._project(x, turn, layer)
-        (mask,) = self._masks(rows, rows)
+        (mask,) = self._masks(x.shape[0], x.shape[0])
         before = batched_t(q, keys).astype(ms.float32)
         scores = ops.concat((before, batched_t(q, k).astype(ms.float32) + mask), -1)
         keys, values = _appended(keys, k), _appended(values, v)

@@ -86,12 +86,34 @@ class Graphs(nn.Cell):  # type: ignore[misc]
 
     @ms.jit
     def first(
+        self, x: Tensor, cos: Tensor, sin: Tensor, parts: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Some layers over the first block of a prompt ``[T, H]``, with the keys and values
+        ``[kv, T, D]`` of each in turn.
+
+        ``tensors`` are masks, one for each of ``parts``, and those of the layers.
+        """
+        x, kept = self.through(x, cos, sin, tensors[:parts], tensors[parts:])
+        return (x, *kept)
+
+    def through(
         self, x: Tensor, cos: Tensor, sin: Tensor,
+        masks: tuple[Tensor, ...], tensors: tuple[Tensor, ...],
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
+        """As ``first``, within a graph."""
+        kept: tuple[Tensor, ...] = ()
+        for index in range(len(tensors) // LAYER):
+            layer = tensors[LAYER * index : LAYER * (index + 1)]
+            x, keys, values = self.layer(x, cos, sin, masks, *layer)
+            kept = (*kept, keys, values)
+        return x, kept
+
+    def layer(
+        self, x: Tensor, cos: Tensor, sin: Tensor, masks: tuple[Tensor, ...],
         norm1: Tensor, norm2: Tensor, qkv: Tensor, bias: Tensor,
-        out: Tensor, gate: Tensor, up: Tensor, down: Tensor, *masks: Tensor,
+        out: Tensor, gate: Tensor, up: Tensor, down: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """A layer over the first block of a prompt ``[T, H]``, with its keys and values
-        ``[kv, T, D]``.
+        """A layer over the first block of a prompt, with its keys and values.
 
         The queries go in parts, one a mask, each with the keys up to its last alone.
         """
@@ -111,20 +133,21 @@ class Graphs(nn.Cell):  # type: ignore[misc]
     @ms.jit
     def last(
         self, x: Tensor, cos: Tensor, sin: Tensor, row: Tensor, hidden: Tensor,
-        norm: Tensor, head: Tensor,
-        norm1: Tensor, norm2: Tensor, qkv: Tensor, bias: Tensor,
-        out: Tensor, gate: Tensor, up: Tensor, down: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-        """The last layer over the only block of a prompt: the two of ``Following`` for its last
-        ``row`` ``[1]``, and all keys and values, of which those of filling are ``hidden`` ``[T]``.
+        norm: Tensor, head: Tensor, parts: int, *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """The last layer over the only block of a prompt, after others that may come before it:
+        the two of ``Following`` for its last ``row`` ``[1]``, then as ``first``. Keys of filling
+        are ``hidden`` ``[T]``.
         """
+        x, kept = self.through(x, cos, sin, tensors[:parts], tensors[parts:-LAYER])
+        norm1, norm2, qkv, bias, out, gate, up, down = tensors[-LAYER:]
         q, k, v = self.heads_of(x, cos, sin, norm1, qkv, bias)
         keys, values = self.by_head(k, 1), self.by_head(v, 1)
         q = ops.gather(q, row, 0).reshape(self.kv, self.group, self.width)
         weights = softmax(batched_t(q, keys).astype(ms.float32) + hidden).astype(x.dtype)
         attended = batched(weights, values).reshape(1, self.heads * self.width)
         x = self.mixed(ops.gather(x, row, 0), attended, out, norm2, gate, up, down)
-        return (*self.following(x, norm, head), keys, values)
+        return (*self.following(x, norm, head), *kept, keys, values)
 
     @ms.jit
     def project(

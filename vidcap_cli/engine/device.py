@@ -1,11 +1,11 @@
 """Everything that depends on the device: choosing it, its number types, its error texts."""
 
 import os
-from functools import cache
 from pathlib import Path
 
 import mindspore as ms
 import psutil
+from mindspore import Tensor
 
 from vidcap_cli.engine import OutOfMemoryError
 
@@ -14,10 +14,11 @@ from vidcap_cli.engine import OutOfMemoryError
 _MEMORY_WORDS = ("out of memory", "Memory not enough", "memory isn't enough", "bad_alloc")
 
 
-def select_device(target: str) -> str:
+def select_device(target: str, *, compiled: bool) -> str:
     """Bind this process to its device and return the device's name, "Ascend" or "CPU".
 
-    msrun numbers the devices of a machine in ``DEVICE_ID``.
+    msrun numbers the devices of a machine in ``DEVICE_ID``. ``compiled`` says that what runs is
+    compiled, but for single operators between graphs.
     """
     if target == "auto":
         target = "Ascend" if ascend_present() else "CPU"
@@ -27,18 +28,11 @@ def select_device(target: str) -> str:
         ms.set_device(target)
         # Dispatching operators to another thread costs twenty times what they take on few cores.
         ms.runtime.launch_blocking()
-        _set_threads()
+        if compiled:
+            # Or a third thread starts the graphs, and two spin until they end: on two cores small
+            # graphs then often wait for the scheduler, 4 ms at a time.
+            ms.set_context(mode=ms.GRAPH_MODE)
     return target
-
-
-@cache
-def _set_threads() -> None:
-    """Two threads that dispatch operators of a graph; MindSpore lets it be said but once.
-
-    With two, prefill and vision towers take a tenth to a fifth less time than by default, steps of
-    one row a fifth more (measured on two cores).
-    """
-    ms.runtime.dispatch_threads_num(2)
 
 
 def writes_by_rows() -> bool:
@@ -48,6 +42,16 @@ def writes_by_rows() -> bool:
     That a graph sees through a view what it has written to the rows was only tried on CPU.
     """
     return str(ms.get_context("device_target")) == "CPU"
+
+
+def view(tensor: Tensor, *shape: int) -> Tensor:
+    """``tensor`` in another shape, on the same memory; in graph mode MindSpore would copy it."""
+    mode = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        return tensor.view(*shape)
+    finally:
+        ms.set_context(mode=mode)
 
 
 def ascend_present() -> bool:

@@ -49,7 +49,7 @@ class GraphEngine:
 
     def __init__(self, config: CaptionConfig, say: Callable[[str], None]) -> None:
         folder = Path(config.model)
-        device = select_device(config.device_target)
+        device = select_device(config.device_target, compiled=True)
         number = number_type(config.dtype, stored_type(folder), device)
         generation = read_generation(folder)
         self.slots = config.slots

@@ -2,8 +2,8 @@
 
 Patches of one pair of frames attend to each other alone, so pairs are independent: they go through
 the tower a few at a time, and memory depends on the size of a frame, not on the length of the
-video. A layer over a group of pairs is one graph. Pairs are filled up with patches that no other
-looks at, so that frames of many sizes share few graphs.
+video. Some layers over a group of pairs are one graph. Pairs are filled up with patches that no
+other looks at, so that frames of many sizes share few graphs.
 
 Source: transformers 4.57 ``modeling_qwen2_vl.py``, ``Qwen2VisionTransformerPretrainedModel``.
 """
@@ -22,6 +22,7 @@ from vidcap_cli.engine.transformer import (
     Read,
     attention,
     groups,
+    in_graphs,
     layer_norm,
     linear,
     need,
@@ -31,7 +32,9 @@ from vidcap_cli.errors import ModelError
 from vidcap_cli.models import Size
 
 GROUP = 2048  # patches that go through the tower together, if a single pair has no more
+_LEAST = 512  # patches that do at least, empty pairs among them: less work than one graph more
 _ROUND = 64  # the patches of a pair are filled up to a multiple of this
+_BLOCK, _MERGE = 12, 6  # tensors that they take
 _NEVER = -3e4  # the score of a patch that must not be seen; float16 holds it, too
 
 
@@ -99,9 +102,10 @@ class Qwen2VLVision:
         self.config = config
         self._number = number
         patch = read("patch_embed.proj.weight").reshape(config.width, -1)
-        self._patch = to_tensor(patch.T, number)
-        self._blocks = [self._read_block(read, f"blocks.{i}", number) for i in range(config.depth)]
-        self._merger = [
+        blocks = [self._read_block(read, f"blocks.{i}", number) for i in range(config.depth)]
+        self._parts = in_graphs(blocks)
+        self._parts[0].insert(0, to_tensor(patch.T, number))
+        self._parts[-1] += [
             *(to_tensor(read(f"merger.ln_q.{part}"), number) for part in ("weight", "bias")),
             *linear(read, "merger.mlp.0", number),
             *linear(read, "merger.mlp.2", number),
@@ -119,15 +123,16 @@ class Qwen2VLVision:
         pairs, height, width = map(int, vision["video_grid_thw"][0])
         size, filled = height * width, _filled(height * width)
         patches = vision["pixel_values_videos"].reshape(pairs, size, -1)
-        if filled > size:
-            patches = np.pad(patches, ((0, 0), (0, filled - size), (0, 0)))
+        parts = _groups(pairs, filled)
+        if filled > size or sum(parts) > pairs:
+            patches = np.pad(patches, ((0, sum(parts) - pairs), (0, filled - size), (0, 0)))
         hidden = np.repeat(np.arange(filled) >= size, self.config.heads).reshape(filled, -1)
         fill = ((0, filled - size), (0, 0))
         cos, sin = (np.pad(table, fill) for table in self._angles(height, width))
         tables = cos, sin, np.where(hidden, np.float32(_NEVER), np.float32(0))
         embedded = []
         start = 0
-        for group in groups(pairs, GROUP // filled):
+        for group in parts:
             rows = patches[start : start + group].reshape(group * filled, -1)
             seen = [to_tensor(np.tile(table, (group, 1)), ms.float32) for table in tables]
             embedded.append(self._group(to_tensor(rows, self._number), seen, group))
@@ -140,23 +145,24 @@ class Qwen2VLVision:
         """What graphs a video runs through."""
         pairs, height, width = map(int, vision["video_grid_thw"][0])
         filled = _filled(height * width)
-        return {("vision", group, filled) for group in groups(pairs, GROUP // filled)}
+        return {("vision", group, filled) for group in _groups(pairs, filled)}
 
     def need(self, size: Size) -> int:
         """Bytes that a video takes at most, its patches included."""
         config = self.config
         filled = _filled(size.sequence)
-        group = min(size.patches // size.sequence * filled, max(filled, GROUP))
-        working = need(group, filled, config.width, config.mlp, config.heads)
+        parts = _groups(size.patches // size.sequence, filled)
+        working = need(max(parts) * filled, filled, config.width, config.mlp, config.heads)
         numbers = 3 * config.temporal * config.patch**2
         # Making the patches and filling them up takes three copies of them.
-        return working + 4 * size.patches * (3 * numbers + config.out)
+        return working + 4 * sum(parts) * filled * (3 * numbers + config.out)
 
     def _group(self, patches: Tensor, seen: list[Tensor], pairs: int) -> Tensor:
-        x = self._math.embed(patches, self._patch)
-        for block in self._blocks:
-            x = self._math.block(x, *seen, pairs, *block)
-        return self._math.merge(x, *self._merger)
+        x = patches
+        for index, part in enumerate(self._parts):
+            first, last = index == 0, index == len(self._parts) - 1
+            x = self._math.part(x, *seen, pairs, *part, first=first, last=last)
+        return x
 
     def _angles(self, height: int, width: int) -> list[NDArray[np.float32]]:
         """Cosines and sines ``[h * w, 2 * W]`` of the rows and columns of patches, for all heads of
@@ -194,6 +200,11 @@ class Qwen2VLVision:
         return [*norms, *(tensor for pair in dense for tensor in pair)]
 
 
+def _groups(pairs: int, filled: int) -> list[int]:
+    """Pairs that go through the tower together, in powers of two, the last perhaps filled up."""
+    return groups(pairs, GROUP // filled, _LEAST // filled)
+
+
 def _filled(size: int) -> int:
     return -(-size // _ROUND) * _ROUND
 
@@ -208,11 +219,6 @@ class _Math(nn.Cell):  # type: ignore[misc]
         self.merged = config.width * config.merge**2
         self.matmul = ops.MatMul()
 
-    @ms.jit
-    def embed(self, patches: Tensor, weight: Tensor) -> Tensor:
-        """``[N, 1176]`` to ``[N, W]``: a convolution whose windows do not overlap is a product."""
-        return self.matmul(patches, weight)
-
     def turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Rotary position embedding of queries and keys ``[N, 2 * W]``, in float32.
 
@@ -224,6 +230,25 @@ class _Math(nn.Cell):  # type: ignore[misc]
         return (wide * cos + crossed * sin).astype(x.dtype)
 
     @ms.jit
+    def part(
+        self, x: Tensor, cos: Tensor, sin: Tensor, hidden: Tensor, pairs: int,
+        *tensors: Tensor, first: bool, last: bool,
+    ) -> Tensor:  # fmt: skip
+        """Some layers over ``pairs`` pairs of frames ``[N, W]``.
+
+        The ``first`` are given patches ``[N, 1176]``, and their ``tensors`` begin with the weight
+        of the embedding: a convolution whose windows do not overlap is a product. The ``last``
+        give embeddings, and theirs end with those of ``merge``.
+        """
+        start, end = int(first), len(tensors) - _MERGE * last
+        if first:
+            x = self.matmul(x, tensors[0])
+        for index in range(start, end, _BLOCK):
+            x = self.block(x, cos, sin, hidden, pairs, *tensors[index : index + _BLOCK])
+        if last:
+            x = self.merge(x, *tensors[end:])
+        return x
+
     def block(
         self, x: Tensor, cos: Tensor, sin: Tensor, hidden: Tensor, pairs: int,
         norm1: Tensor, shift1: Tensor, norm2: Tensor, shift2: Tensor,
@@ -250,7 +275,6 @@ class _Math(nn.Cell):  # type: ignore[misc]
         inner = inner * ops.sigmoid(inner * 1.702)  # QuickGELU
         return x + ops.bias_add(self.matmul(inner, down), down_bias)
 
-    @ms.jit
     def merge(
         self, x: Tensor, norm: Tensor, shift: Tensor,
         up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor,

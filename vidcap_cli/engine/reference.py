@@ -42,7 +42,7 @@ class ReferenceEngine:
 
     def __init__(self, config: CaptionConfig, say: Callable[[str], None]) -> None:
         folder = Path(config.model)
-        device = select_device(config.device_target)
+        device = select_device(config.device_target, compiled=False)
         number = number_type(config.dtype, stored_type(folder), device)
         self.slots = config.slots
         self._say = say

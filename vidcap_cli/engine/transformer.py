@@ -1,6 +1,7 @@
 """Pieces that vision towers and language models share. The functions run inside compiled graphs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain, pairwise
 from typing import Any
 
 import mindspore as ms
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 Read = Callable[[str], NDArray[np.float32]]
 Linear = tuple[Tensor, Tensor]
 
+# Layers that share a graph: to start one takes some milliseconds on few cores, to compile it grows.
+_LAYERS = 6
 _QUERIES = 2048  # rows of scores at a time: they need memory, rows times keys
 # Scores at a time, if a single head has no more: those that a cache holds take a quarter less time
 # (measured, CPU).
@@ -44,12 +47,25 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return ops.bias_add(normed * ops.tile(weight.reshape(1, -1), (rows, 1)), bias)
 
 
-def groups(total: int, most: int) -> list[int]:
-    """``total`` cut into powers of two of at most ``most``: few graphs, whatever ``total`` is."""
-    sizes = []
-    while total:
-        sizes.append(1 << (max(1, min(total, most)).bit_length() - 1))
-        total -= sizes[-1]
+def in_graphs(layers: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """The tensors of all layers, those of layers that share a graph in one list, at least one.
+
+    Layers are spread evenly: lists are of two lengths at most, and so are graphs.
+    """
+    count = max(1, -(-len(layers) // _LAYERS))
+    ends = [len(layers) * index // count for index in range(count + 1)]
+    return [list(chain.from_iterable(layers[a:b])) for a, b in pairwise(ends)]
+
+
+def groups(total: int, most: int, least: int = 1) -> list[int]:
+    """``total`` cut into powers of two of at most ``most``: few graphs, whatever ``total`` is.
+
+    None is less than half of ``least``, so that the last may be larger than what is left.
+    """
+    sizes: list[int] = []
+    while sum(sizes) < total:
+        size = max(1, min(most, max(least, total - sum(sizes))))
+        sizes.append(1 << (size.bit_length() - 1))
     return sizes
 
 
