@@ -103,7 +103,7 @@ def see(tower: Callable[[dict[str, Any]], Any], image: dict[str, Any]) -> None:
 
 def parts(job: Job) -> Job:
     """Seconds of the parts of the model that the job asks for."""
-    select_device("CPU")
+    select_device("CPU", compiled=True)
     random_weights()
     seconds = {}
     for slots in job.get("slots", []):
@@ -131,7 +131,7 @@ def captions(job: Job) -> Job:
 
 def memory(job: Job) -> Job:
     """Peak resident bytes while a prompt is prefilled, and once it is in its slot, too."""
-    select_device("CPU")
+    select_device("CPU", compiled=True)
     random_weights()
     decoder = make_decoder(job, 1)
     prefill = make_prefill(decoder, job["prefill"])
