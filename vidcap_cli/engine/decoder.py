@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from vidcap_cli.engine.decoder_config import DecoderConfig
 from vidcap_cli.engine.decoder_graphs import NEVER, Graphs, scatter_rows
-from vidcap_cli.engine.device import view, writes_by_rows
+from vidcap_cli.engine.device import eagerly, writes_by_rows
 from vidcap_cli.engine.transformer import (
     Read,
     batched,
@@ -109,7 +109,8 @@ class _Cache:
             for index in range(tensors)
         ]
         self.rows = kept if by_rows else []
-        self.whole = [view(tensor, *shape) for tensor in kept] if by_rows else kept
+        with eagerly():
+            self.whole = [tensor.view(*shape) for tensor in kept] if by_rows else kept
 
     def put(self, first: int, tensors: Iterable[Tensor]) -> None:
         """Write ``tensors`` ``[b, n, head]`` to the first n tokens from ``first`` on."""
@@ -307,7 +308,8 @@ class Decoder:
         self._promised[slot] = max(prefilled.length + new_tokens, there)
         self._fit()
         pairs = zip(prefilled.keys, prefilled.values, strict=True)
-        self._caches[self.length].put(slot * self.config.kv_heads, chain.from_iterable(pairs))
+        with eagerly():
+            self._caches[self.length].put(slot * self.config.kv_heads, chain.from_iterable(pairs))
         self._filled[slot] = prefilled.length
         self._deltas[slot] = prefilled.delta
 

@@ -1,11 +1,12 @@
 """Everything that depends on the device: choosing it, its number types, its error texts."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mindspore as ms
 import psutil
-from mindspore import Tensor
 
 from vidcap_cli.engine import OutOfMemoryError
 
@@ -44,12 +45,15 @@ def writes_by_rows() -> bool:
     return str(ms.get_context("device_target")) == "CPU"
 
 
-def view(tensor: Tensor, *shape: int) -> Tensor:
-    """``tensor`` in another shape, on the same memory; in graph mode MindSpore would copy it."""
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Run single operators here, no graphs: in graph mode MindSpore takes three times as long to
+    write into a cache, and a view becomes a copy.
+    """
     mode = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)
     try:
-        return tensor.view(*shape)
+        yield
     finally:
         ms.set_context(mode=mode)
 

@@ -33,7 +33,7 @@ from vidcap_cli.models import Size
 
 GROUP = 2048  # patches that go through the tower together, if a single pair has no more
 _LEAST = 512  # patches that do at least, empty pairs among them: less work than one graph more
-_ROUND = 64  # the patches of a pair are filled up to a multiple of this
+_ROUND = 128  # the patches of a pair are filled up to a multiple of this
 _BLOCK, _MERGE = 12, 6  # tensors that they take
 _NEVER = -3e4  # the score of a patch that must not be seen; float16 holds it, too
 
@@ -201,8 +201,10 @@ class Qwen2VLVision:
 
 
 def _groups(pairs: int, filled: int) -> list[int]:
-    """Pairs that go through the tower together, in powers of two, the last perhaps filled up."""
-    return groups(pairs, GROUP // filled, _LEAST // filled)
+    """Pairs that go through the tower together, the last of them perhaps empty."""
+    most, least = (max(1, patches // filled) for patches in (GROUP, _LEAST))
+    # Powers of two, as the number of pairs often is.
+    return groups(pairs, 1 << (most.bit_length() - 1), 1 << (least.bit_length() - 1))
 
 
 def _filled(size: int) -> int:

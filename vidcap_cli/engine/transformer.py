@@ -58,15 +58,12 @@ def in_graphs(layers: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
 
 
 def groups(total: int, most: int, least: int = 1) -> list[int]:
-    """``total`` cut into powers of two of at most ``most``: few graphs, whatever ``total`` is.
-
-    None is less than half of ``least``, so that the last may be larger than what is left.
+    """``total`` cut into groups of ``most`` and, of what is left, of ``least``, the last of them
+    perhaps not full: two graphs at most, whatever ``total`` is.
     """
-    sizes: list[int] = []
-    while sum(sizes) < total:
-        size = max(1, min(most, max(least, total - sum(sizes))))
-        sizes.append(1 << (size.bit_length() - 1))
-    return sizes
+    large, rest = divmod(total, most)
+    small = -(-rest // least)
+    return [most] * large + ([least] * small if small * least < most else [most])
 
 
 def need(patches: int, sequence: int, width: int, mlp: int, heads: int) -> int:
