@@ -1,7 +1,7 @@
 """Captions the checkpoints of ``engine_cases`` with the compiled engine; prints JSON.
 
-``python graph_ids.py FAMILY``. A program of its own, as the others here are. Each prompt alone,
-with its logits where the goldens have theirs; the prompts of ``MANY`` in eight slots as well.
+``python graph_ids.py FAMILY CASE...``. A program of its own, as the others here are. Each prompt
+alone, with its logits where the goldens have theirs; those of ``MANY`` in eight slots as well.
 """
 
 import json
@@ -87,13 +87,14 @@ def captions(case: Case, goldens: list[dict[str, Any]]) -> list[dict[str, object
 
 
 def main() -> None:
-    """Print one list, in the order of the goldens."""
-    family = sys.argv[1]
+    """Print what ``captions`` gives, by the names of the cases."""
+    family, *names = sys.argv[1:]
     goldens = json.loads((GOLDENS / "engine.json").read_text())[family]
-    done = []
-    for case in CASES[family]:
-        mine = goldens[len(done) : len(done) + len(case.asked)]
-        done += captions(case, mine)
+    done = {
+        case.name: captions(case, [golden for golden in goldens if golden["case"] == case.name])
+        for case in CASES[family]
+        if case.name in names
+    }
     print(json.dumps(done))
 
 

@@ -1,8 +1,8 @@
 """The vision tower of LLaVA and PLLaVA: CLIP, the projector, and PLLaVA's pooling.
 
-Frames are independent and go through the tower a few at a time. The layers after the one whose
-output is used (the last but one) are neither read nor run. Some layers are one graph, compiled
-once for each number of frames that go together, which are powers of two.
+Frames are independent and go through the tower four at a time, the rest one by one. The layers
+after the one whose output is used (the last but one) are neither read nor run. Some layers are one
+graph, compiled once for four frames and once for one.
 
 Sources: transformers 4.57 ``modeling_clip.py``, ``modeling_llava.py``; magic-research/PLLaVA
 (pooling).

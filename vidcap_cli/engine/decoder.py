@@ -3,9 +3,10 @@
 One step of decoding is one graph over all layers and all slots (``ms.jit``), compiled once for each
 length of the cache; the lengths are powers of two, so there are few. A prompt is prefilled by
 itself, in blocks of queries: memory grows with its length, not with its square. A layer over the
-first block is one graph. Of later blocks only what depends on the number of rows alone is
-compiled; attention over what came before has another length every time and runs operator by
-operator. Of the last layer only the keys, the values and the last row are wanted.
+first block is one graph, some layers over a short prompt are. Of later blocks only what depends on
+the number of rows alone is compiled; attention over what came before has another length every time
+and runs operator by operator. Of the last layer only the keys, the values and the last row are
+wanted.
 
 Weights lie as in the files, ``[out, in]``, q, k and v one after the other. They are plain tensors
 handed to the graphs: a Parameter would be compiled in, for every layer anew.

@@ -216,7 +216,10 @@ class Graphs(nn.Cell):  # type: ignore[misc]
                 )
             else:
                 written = _scatter(keys, where, k), _scatter(values, where, v)
-            q = ops.depend(q, written).reshape(slots * self.kv, self.group, self.width)
+            q = q.reshape(slots * self.kv, self.group, self.width)
+            # The caches wait, not the queries alone: in 16 bits a kernel reads a converted copy,
+            # which must not be made before the token is in.
+            keys, values = ops.depend(keys, written), ops.depend(values, written)
             scores = batched_t(q, keys).astype(ms.float32)
             weights = softmax(scores + mask).astype(x.dtype)
             attended = batched(weights, values).reshape(slots, self.heads * self.width)
