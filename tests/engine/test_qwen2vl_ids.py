@@ -3,14 +3,13 @@
 import json
 
 import pytest
-from ids import GOLDENS, printed_by, until_end
+from ids import ENGINES, GOLDENS, printed_by, until_end
 
 CAPTIONS = json.loads((GOLDENS / "qwen2vl.json").read_text())["captions"]
 EOS = (256, 258)
 
 
-# test_graph.py and test_model.py cover the compiled engine with more shapes and every layout.
-@pytest.fixture(scope="module", params=["mindnlp", pytest.param("graph", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=ENGINES)
 def captioned(request) -> list[dict[str, object]]:
     return printed_by("qwen2vl_ids.py", request.param)
 
