@@ -33,7 +33,7 @@ from vidcap_cli.models import Size
 
 GROUP = 2048  # patches that go through the tower together, if a single pair has no more
 _LEAST = 512  # patches that do at least, empty pairs among them: less work than one graph more
-_ROUND = 128  # the patches of a pair are filled up to a multiple of this
+_FEWEST, _ROUND = 128, 64  # the patches of a pair are filled up, at least, and to a multiple
 _BLOCK, _MERGE = 12, 6  # tensors that they take
 _NEVER = -3e4  # the score of a patch that must not be seen; float16 holds it, too
 
@@ -208,7 +208,7 @@ def _groups(pairs: int, filled: int) -> list[int]:
 
 
 def _filled(size: int) -> int:
-    return -(-size // _ROUND) * _ROUND
+    return max(_FEWEST, -(-size // _ROUND) * _ROUND)
 
 
 class _Math(nn.Cell):  # type: ignore[misc]
