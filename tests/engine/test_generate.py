@@ -1,5 +1,7 @@
 """The slots of the compiled engine: refilled, keyed by row, one failure at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
@@ -10,7 +12,7 @@ pytest.importorskip("mindspore")
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, OutOfMemoryError, Request, feed_of, generate_all
 from vidcap_cli.engine.generate import GraphEngine
-from vidcap_cli.errors import ModelError
+from vidcap_cli.errors import ModelError, RunError
 from vidcap_cli.models import Prompt, Size, load_captioner
 
 SPEC = tiny.TinyQwen2VL(seed=2)
@@ -140,3 +142,8 @@ def test_a_limit_below_the_weights_is_an_error(config):
 
     with pytest.raises(ModelError, match=r"the weights alone take .* more than --memory-limit"):
         GraphEngine(replace(config, memory_limit=1_000_000), lambda _: None)
+
+
+def test_a_number_type_that_the_device_lacks_is_refused_at_once(config):
+    with pytest.raises(RunError, match="on CPU use float32 or float16"):
+        GraphEngine(replace(config, dtype="bfloat16"), [].append)

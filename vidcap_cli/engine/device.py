@@ -9,6 +9,7 @@ import mindspore as ms
 import psutil
 
 from vidcap_cli.engine import OutOfMemoryError
+from vidcap_cli.errors import RunError
 
 # Substrings of what MindSpore says when an allocation fails. Those of Ascend come from its
 # documentation; they were not provoked on a device.
@@ -73,8 +74,11 @@ def memory_used(device: str) -> int:
 def number_type(requested: str, stored: str, device: str) -> str:
     """The type to compute in: as asked, or the checkpoint's own, but float32 on CPU.
 
-    MindSpore multiplies no bfloat16 matrices on CPU, and float16 ones several times slower.
+    MindSpore multiplies no bfloat16 matrices on CPU, and float16 ones several times slower. Raises
+    RunError where the device does not compute in what was asked for.
     """
+    if requested == "bfloat16" and device == "CPU":
+        raise RunError("--dtype bfloat16 needs an Ascend device; on CPU use float32 or float16.")
     if requested != "auto":
         return requested
     return "float32" if device == "CPU" else stored
