@@ -1,8 +1,8 @@
 """The peer ``command``: ``vidcap`` as a user runs it, with msrun, decoder processes and part files.
 
 A clip's seconds are those from the caption with which the warm-up ended to the last, by their
-number: by then the command has started, loaded and compiled what most clips need, and its slots
-are as full as they are at the end of the clips that count.
+number: by then the command has started, loaded and compiled what most clips need, and the slots of
+its ranks are as full as they are at the end of the clips that count.
 """
 
 import csv
@@ -18,7 +18,9 @@ from vidcap_cli.rundir import RunDir
 
 
 def nano(job: Job) -> Job:
-    """Nano clips in a table, as ``vidcap FAMILY table.csv --model nano --bs N`` captions them."""
+    """Nano clips in a table, as ``vidcap FAMILY table.csv --model nano --bs N --worker-num M``
+    captions them.
+    """
     warm = len(job["warm"])
     with tempfile.TemporaryDirectory() as place:
         table, output = Path(place, "clips.csv"), Path(place, "captioned.csv")
@@ -26,14 +28,21 @@ def nano(job: Job) -> Job:
         command = [
             *(sys.executable, "-m", "vidcap_cli", job["family"], str(table)),
             *("--model", "nano", "--bs", str(job["batch"]), "-o", str(output)),
+            *("--worker-num", str(job["ranks"])),
         ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         (attempt,) = RunDir(output.with_suffix(".vidcap")).attempts()
-        done = [e for e in EventReader(attempt.events(0)).read() if isinstance(e, Done)]
+        ranks = [
+            [event for event in EventReader(attempt.events(rank)).read() if isinstance(event, Done)]
+            for rank in range(job["ranks"])
+        ]
         with output.open(newline="", encoding="utf-8") as file:
             texts = [row["text"] for row in csv.DictReader(file)]
-    seconds = (done[-1].time - done[warm - 1].time) / (len(done) - warm)
-    waiting = done[-1].wait_s / (done[-1].wait_s + done[-1].busy_s)
+    times = sorted(event.time for events in ranks for event in events)
+    seconds = (times[-1] - times[warm - 1]) / (len(times) - warm)
+    last = [events[-1] for events in ranks if events]
+    waited, busy = (sum(getattr(event, name) for event in last) for name in ("wait_s", "busy_s"))
+    waiting = waited / (waited + busy)
     return {"seconds": {"clip": seconds}, "texts": texts[warm:], "waiting": waiting}
 
 

@@ -28,6 +28,7 @@ def select_device(target: str, *, compiled: bool) -> str:
         ms.set_device(target, int(os.environ.get("DEVICE_ID", "0")))
     else:
         ms.set_device(target)
+        _keep_to_own_cores()
         # Dispatching operators to another thread costs twenty times what they take on few cores.
         ms.runtime.launch_blocking()
         if compiled:
@@ -57,6 +58,24 @@ def eagerly() -> Iterator[None]:
         yield
     finally:
         ms.set_context(mode=mode)
+
+
+def local_ranks() -> int:
+    """Ranks that share this machine, this one included."""
+    return int(os.environ.get("VIDCAP_LOCAL_RANKS", "1"))
+
+
+def _keep_to_own_cores() -> None:
+    """Give the model its share of the cores when other ranks run here, too.
+
+    MindSpore's threads spin while they wait, so those of several ranks hinder each other. Threads
+    that are there already, such as the decoders', stay free to run anywhere.
+    """
+    ranks, cores = local_ranks(), sorted(os.sched_getaffinity(0))
+    share = len(cores) // ranks
+    if ranks > 1 and share:
+        first = int(os.environ["RANK_ID"]) % ranks * share
+        os.sched_setaffinity(0, cores[first : first + share])
 
 
 def ascend_present() -> bool:

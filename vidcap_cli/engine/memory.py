@@ -6,12 +6,11 @@ loaded; what the engine keeps afterwards (its caches) counts as part of each pro
 whether a clip fits does not depend on the clips before it.
 """
 
-import os
 from pathlib import Path
 
 import psutil
 
-from vidcap_cli.engine.device import memory_used
+from vidcap_cli.engine.device import local_ranks, memory_used
 from vidcap_cli.errors import ModelError
 from vidcap_cli.words import size
 
@@ -28,8 +27,7 @@ def room(limit: int | None, device: str) -> int | None:
     if limit is None:
         if device != "CPU":
             return None
-        ranks = max(1, int(os.environ.get("VIDCAP_LOCAL_RANKS", "1")))
-        return int(available() * _SHARE / ranks)
+        return int(available() * _SHARE / local_ranks())
     used = memory_used(device)
     if used >= limit:
         raise ModelError(
