@@ -431,6 +431,12 @@ def nano(bench: Bench) -> None:
             f"{found.same('ours', 'mindnlp', 'texts')} mindnlp's; "
             f"the command waited for frames {waiting:.1%} of its time, two ranks {together:.1%}"
         )
+        if spent := found.results["command"].get("startup"):
+            parts = ", ".join(f"{what} {seconds:.1f}" for what, seconds in spent.items())
+            bench.notes.append(
+                f"nano {family}: {sum(spent.values()):.1f} s from command to first caption, "
+                f"with {slots['batch']} clips in the model: {parts}"
+            )
 
 
 def memory(bench: Bench) -> None:

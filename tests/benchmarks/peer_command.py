@@ -9,11 +9,12 @@ import csv
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from trial import Job, answer
 
-from vidcap_cli.events import Done, EventReader
+from vidcap_cli.events import Done, Event, EventReader, Started, State
 from vidcap_cli.rundir import RunDir
 
 
@@ -30,20 +31,44 @@ def nano(job: Job) -> Job:
             *("--model", "nano", "--bs", str(job["batch"]), "-o", str(output)),
             *("--worker-num", str(job["ranks"])),
         ]
+        began = time.time()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         (attempt,) = RunDir(output.with_suffix(".vidcap")).attempts()
-        ranks = [
-            [event for event in EventReader(attempt.events(rank)).read() if isinstance(event, Done)]
-            for rank in range(job["ranks"])
-        ]
+        planned = attempt.config.stat().st_mtime
+        events = [list(EventReader(attempt.events(rank)).read()) for rank in range(job["ranks"])]
         with output.open(newline="", encoding="utf-8") as file:
             texts = [row["text"] for row in csv.DictReader(file)]
-    times = sorted(event.time for events in ranks for event in events)
+    done = [[event for event in rank if isinstance(event, Done)] for rank in events]
+    times = sorted(event.time for rank in done for event in rank)
     seconds = (times[-1] - times[warm - 1]) / (len(times) - warm)
-    last = [events[-1] for events in ranks if events]
+    last = [rank[-1] for rank in done if rank]
     waited, busy = (sum(getattr(event, name) for event in last) for name in ("wait_s", "busy_s"))
-    waiting = waited / (waited + busy)
-    return {"seconds": {"clip": seconds}, "texts": texts[warm:], "waiting": waiting}
+    return {
+        "seconds": {"clip": seconds},
+        "texts": texts[warm:],
+        "waiting": waited / (waited + busy),
+        "startup": startup(began, planned, events[0]),
+    }
+
+
+def startup(began: float, planned: float, events: list[Event]) -> dict[str, float]:
+    """Seconds from the command, at ``began``, to the first caption of a rank, by what they went to.
+
+    ``planned`` is when the attempt was written, which msrun then starts.
+    """
+    spent = {"planning": planned - began}
+    doing, since = "msrun", planned
+    for event in events:
+        if isinstance(event, Started | State | Done):
+            spent[doing] = spent.get(doing, 0.0) + event.time - since
+            since = event.time
+        if isinstance(event, Started):
+            doing = "importing"
+        elif isinstance(event, State):
+            doing = event.state
+        elif isinstance(event, Done):
+            break
+    return spent
 
 
 if __name__ == "__main__":
