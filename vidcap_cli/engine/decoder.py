@@ -2,11 +2,11 @@
 
 One step of decoding is one graph over all layers and all slots (``ms.jit``), compiled once for each
 length of the cache; the lengths are powers of two, so there are few. A prompt is prefilled by
-itself, in blocks of queries: memory grows with its length, not with its square. A layer over the
-first block is one graph, some layers over a short prompt are. Of later blocks only what depends on
-the number of rows alone is compiled; attention over what came before has another length every time
-and runs operator by operator. Of the last layer only the keys, the values and the last row are
-wanted.
+itself, in blocks of queries: memory grows with its length, not with its square. Some layers over a
+prompt of one block are one graph, a layer over the first block of more is. Of later blocks only
+what depends on the number of rows alone is compiled; attention over what came before has another
+length every time and runs operator by operator. Of the last layer only the keys, the values and the
+last row are wanted.
 
 Weights lie as in the files, ``[out, in]``, q, k and v one after the other. They are plain tensors
 handed to the graphs: a Parameter would be compiled in, for every layer anew.
@@ -32,28 +32,21 @@ from vidcap_cli.engine.transformer import (
     Read,
     batched,
     batched_t,
+    cut,
     in_graphs,
+    joined,
     softmax,
     to_tensor,
 )
 
-# Rows of a prompt that are prefilled together: many while their scores take less than ``SCORES``
-# bytes (``Decoder.scores`` may be set lower), fewer with a long prompt, never less than the fewest.
-MOST_ROWS, FEWEST_ROWS = 2048, 256
-SCORES = 2_000_000_000
+# Rows of a prompt that are prefilled together: fewer where their scores take more than ``SCORES``
+# bytes (``Decoder.scores`` may be set lower), never less than the fewest. More rows would not be
+# faster, but take more memory, and more graphs: blocks have a graph for each number of rows.
+MOST_ROWS, FEWEST_ROWS = 512, 256
+SCORES = 1_000_000_000
 _ROUND = 64  # the last block of a prompt is filled up to a multiple of this, to compile for few
-# Rows of a prompt so short that some layers share a graph. A longer one takes long enough for it
-# not to matter, and longer to compile.
-SHORT = 512
 _PART = 256  # queries of a first block that look at what came before the last of them, no further
 SHORTEST = 256  # tokens of the smallest cache
-
-
-def _score_bytes(heads: int, rows: int, length: int) -> int:
-    """What attention of ``rows`` rows takes: scores, those of earlier tokens joined to them, their
-    softmax, and at most as much for the mask, in float32.
-    """
-    return 4 * 4 * heads * rows * length
 
 
 def _rows(table: Tensor, which: NDArray[np.integer[Any]]) -> Tensor:
@@ -150,11 +143,12 @@ class Decoder:
         self._layers = [self._read_layer(read, index) for index in range(config.layers)]
         self._together = in_graphs(self._layers)
         self._all = [tensor for layer in self._layers for tensor in layer]
+        self._group = config.heads // config.kv_heads  # heads that share keys
         self._graphs = Graphs(config, by_rows=writes_by_rows())
         self._frequencies = 1.0 / config.theta ** (
             np.arange(0, config.head, 2, dtype=np.float32) / np.float32(config.head)
         )
-        self._masks_of = (0, 0)  # rows and part
+        self._masks_of = (0, 0, 0)  # rows, part and group
         self._last_masks: list[Tensor] = []
         self._caches: dict[int, _Cache] = {}
         self.length = 0  # tokens that the cache in use holds for each slot
@@ -181,20 +175,22 @@ class Decoder:
         row = Tensor(np.array([(length - 1) % blocks[0]], np.int32))
         filling = np.arange(length + fill) >= length
         hidden = Tensor(np.where(filling, NEVER, 0).astype(np.float32))
-        run = self._in_one if len(blocks) == 1 else self._in_blocks
-        following, kept = run(rows, where, tables, blocks, row=row, hidden=hidden)
+        if len(blocks) == 1:
+            following, kept = self._in_one(rows, where, tables, row=row, hidden=hidden)
+        else:
+            following, kept = self._in_blocks(rows, where, tables, blocks, row=row, hidden=hidden)
         delta = int(positions.max()) + 1 - length
         return Prefilled(kept[::2], kept[1::2], length, delta, following)
 
     def _in_one(
         self, rows: Tensor, where: NDArray[np.integer[Any]], tables: list[NDArray[Any]],
-        blocks: list[int], *, row: Tensor, hidden: Tensor,
+        *, row: Tensor, hidden: Tensor,
     ) -> tuple[Following, list[Tensor]]:  # fmt: skip
         """A prompt of a single block; back come its keys and values, too, layer by layer."""
         x, turn = _rows(rows, where), [self._spread(table) for table in tables]
-        *most, final = self._together if blocks[0] <= SHORT else self._layers
+        *most, final = self._together
         x, kept = self._first(x, turn, most)
-        masks = self._masks(x.shape[0], _PART)
+        masks = self._masks(x.shape[0], _PART, self._group)
         logits, best, *more = self._graphs.last(
             x, *turn, row, hidden, self._norm, self._head, len(masks), *masks, *final
         )
@@ -228,7 +224,7 @@ class Decoder:
         self, x: Tensor, turn: list[Tensor], layers: list[list[Tensor]]
     ) -> tuple[Tensor, list[Tensor]]:
         """Layers over the first block, those of each list in one graph."""
-        masks, kept = self._masks(x.shape[0], _PART), []
+        masks, kept = self._masks(x.shape[0], _PART, self._group), []
         for some in layers:
             x, *more = self._graphs.first(x, *turn, len(masks), *masks, *some)
             kept += more
@@ -239,15 +235,19 @@ class Decoder:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One layer over a block after the first; ``keys`` and ``values`` of what came before.
 
-        Rows of filling come last: masks hide them from all that are not.
+        Rows of filling come last: masks hide them from all that are not. Of the heads that share
+        keys one goes at a time: their scores are what takes memory.
         """
         q, k, v = self._project(x, turn, layer)
-        (mask,) = self._masks(x.shape[0], x.shape[0])
-        before = batched_t(q, keys).astype(ms.float32)
-        scores = ops.concat((before, batched_t(q, k).astype(ms.float32) + mask), -1)
-        keys, values = _appended(keys, k), _appended(values, v)
-        attended = batched(softmax(scores).astype(x.dtype), values)
-        return self._finish(x, attended, layer), keys, values
+        rows = x.shape[0]
+        (mask,) = self._masks(rows, rows, 1)
+        all_keys, all_values = _appended(keys, k), _appended(values, v)
+        attended = []
+        for some in cut(q, rows, 1):
+            before, own = (batched_t(some, part).astype(ms.float32) for part in (keys, k))
+            weights = softmax(ops.concat((before, own + mask), -1)).astype(x.dtype)
+            attended.append(batched(weights, all_values))
+        return self._finish(x, joined(attended, 1), layer), all_keys, all_values
 
     def _project(
         self, x: Tensor, turn: list[Tensor], layer: list[Tensor]
@@ -272,15 +272,14 @@ class Decoder:
         finished: Tensor = self._graphs.finish(x, attended, out, norm, gate, up, down)
         return finished
 
-    def _masks(self, rows: int, part: int) -> list[Tensor]:
-        """What hides later tokens of a block from ``part`` queries at a time.
+    def _masks(self, rows: int, part: int, group: int) -> list[Tensor]:
+        """What hides later tokens of a block from ``part`` queries of ``group`` heads at a time.
 
         Each ``[kv_heads, group * queries, keys]``, the keys up to the last of the queries.
         In full size: adding a mask that has to be broadcast takes twenty times as long on CPU.
         """
-        if self._masks_of != (rows, part):
-            group = self.config.heads // self.config.kv_heads
-            self._masks_of, self._last_masks = (rows, part), []
+        if self._masks_of != (rows, part, group):
+            self._masks_of, self._last_masks = (rows, part, group), []
             for start in range(0, rows, part):
                 end = min(rows, start + part)
                 later = np.triu(np.full((end - start, end), NEVER, np.float32), start + 1)
@@ -300,8 +299,21 @@ class Decoder:
 
     def _rows(self, length: int) -> int:
         """Rows of a prompt of ``length`` to prefill together, a power of two."""
-        most = self.scores // _score_bytes(self.config.heads, 1, length)
-        return max(FEWEST_ROWS, min(MOST_ROWS, 1 << max(0, most.bit_length() - 1)))
+        rows = MOST_ROWS
+        while rows > FEWEST_ROWS and self._score_bytes(rows, length) > self.scores:
+            rows //= 2
+        return rows
+
+    def _score_bytes(self, rows: int, length: int) -> int:
+        """What attention in blocks of ``rows`` takes of a prompt of ``length``: scores, those of
+        earlier tokens joined to them, their softmax, and at most as much for the mask, in float32.
+
+        A first block has all heads at once, each query with the tokens before it; a later one a
+        head for each of keys and values.
+        """
+        rows = min(rows, length)
+        first = self.config.heads * rows * rows // 2
+        return 4 * 4 * max(first, self.config.kv_heads * rows * length)
 
     def insert(self, slot: int, prefilled: Prefilled, new_tokens: int) -> None:
         """Put a prompt into a slot that is free, with room for ``new_tokens`` more."""
@@ -349,7 +361,7 @@ class Decoder:
         cached = 2 * self.slots * self.cache_length(prompt + new_tokens)
         kept = (prompt + cached) * config.cache_numbers * number
         rows = min(prompt, self._rows(prompt))
-        scores = _score_bytes(config.heads, rows, prompt)
+        scores = self._score_bytes(rows, prompt)
         turned = (config.heads + config.kv_heads) * config.head
         inner = number * rows * (4 * config.mlp + 6 * config.hidden + 4 * turned)
         joined = number * 4 * prompt * config.kv_heads * config.head
