@@ -2,11 +2,11 @@
 
 One step of decoding is one graph over all layers and all slots (``ms.jit``), compiled once for each
 length of the cache; the lengths are powers of two, so there are few. A prompt is prefilled by
-itself, in blocks of queries: memory grows with its length, not with its square. Some layers over a
-prompt of one block are one graph, a layer over the first block of more is. Of later blocks only
-what depends on the number of rows alone is compiled; attention over what came before has another
-length every time and runs operator by operator. Of the last layer only the keys, the values and the
-last row are wanted.
+itself, in blocks of queries: memory grows with its length, not with its square. A layer over the
+first block is one graph, some layers over a short prompt are. Of later blocks only what depends on
+the number of rows alone is compiled; attention over what came before has another length every time
+and runs operator by operator. Of the last layer only the keys, the values and the last row are
+wanted.
 
 Weights lie as in the files, ``[out, in]``, q, k and v one after the other. They are plain tensors
 handed to the graphs: a Parameter would be compiled in, for every layer anew.
@@ -39,12 +39,15 @@ from vidcap_cli.engine.transformer import (
     to_tensor,
 )
 
-# Rows of a prompt that are prefilled together: fewer where their scores take more than ``SCORES``
-# bytes (``Decoder.scores`` may be set lower), never less than the fewest. More rows would not be
-# faster, but take more memory, and more graphs: blocks have a graph for each number of rows.
-MOST_ROWS, FEWEST_ROWS = 512, 256
-SCORES = 1_000_000_000
+# Rows of a prompt that are prefilled together: all if there are no more than ``MOST_ROWS``, else
+# ``ROWS``, which takes less memory and is seldom slower. Fewer where their scores would take more
+# than ``SCORES`` bytes (``Decoder.scores`` may be set lower), never less than the fewest.
+MOST_ROWS, ROWS, FEWEST_ROWS = 2048, 1024, 256
+SCORES = 1_200_000_000
 _ROUND = 64  # the last block of a prompt is filled up to a multiple of this, to compile for few
+# Rows of a prompt so short that some layers share a graph. A longer one takes long enough for it
+# not to matter, and longer to compile.
+SHORT = 512
 _PART = 256  # queries of a first block that look at what came before the last of them, no further
 SHORTEST = 256  # tokens of the smallest cache
 
@@ -188,7 +191,7 @@ class Decoder:
     ) -> tuple[Following, list[Tensor]]:  # fmt: skip
         """A prompt of a single block; back come its keys and values, too, layer by layer."""
         x, turn = _rows(rows, where), [self._spread(table) for table in tables]
-        *most, final = self._together
+        *most, final = self._together if x.shape[0] <= SHORT else self._layers
         x, kept = self._first(x, turn, most)
         masks = self._masks(x.shape[0], _PART, self._group)
         logits, best, *more = self._graphs.last(
@@ -299,7 +302,7 @@ class Decoder:
 
     def _rows(self, length: int) -> int:
         """Rows of a prompt of ``length`` to prefill together, a power of two."""
-        rows = MOST_ROWS
+        rows = MOST_ROWS if length <= MOST_ROWS else ROWS
         while rows > FEWEST_ROWS and self._score_bytes(rows, length) > self.scores:
             rows //= 2
         return rows
@@ -360,12 +363,14 @@ class Decoder:
         # Shorter caches that stay take less than this one again.
         cached = 2 * self.slots * self.cache_length(prompt + new_tokens)
         kept = (prompt + cached) * config.cache_numbers * number
-        rows = min(prompt, self._rows(prompt))
+        rows = self._rows(prompt)
         scores = self._score_bytes(rows, prompt)
         turned = (config.heads + config.kv_heads) * config.head
-        inner = number * rows * (4 * config.mlp + 6 * config.hidden + 4 * turned)
+        # Blocks of two sizes: an allocator does not put all of one where the other was.
+        inner = number * min(prompt, 2 * rows) * (4 * config.mlp + 6 * config.hidden + 4 * turned)
         joined = number * 4 * prompt * config.kv_heads * config.head
-        return kept + scores + inner + joined + 2 * number * prompt * config.hidden
+        total = kept + scores + inner + joined + 2 * number * prompt * config.hidden
+        return total * 5 // 4  # what it loses to gaps, measured with prompts of many lengths (CPU)
 
     def cache_length(self, promised: int) -> int:
         """Tokens a slot of the cache has for a sequence of at most ``promised``."""
