@@ -136,9 +136,9 @@ def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
     in_blocks = prefilled(decoder, ids).following.logits.asnumpy()[0]
     monkeypatch.setattr(decoder, "scores", 10**9)
     close(prefilled(decoder, ids).following.logits.asnumpy()[0], in_blocks)
-    assert decoder._rows(LONG) == 2048
+    assert decoder._block_rows(LONG) == 2048
     monkeypatch.setattr(decoder, "scores", 4 * 4 * CONFIG.kv_heads * 600 * LONG)
-    assert decoder._rows(LONG) == 512
+    assert decoder._block_rows(LONG) == 512
 
 
 @pytest.mark.parametrize("length", [257, 700])

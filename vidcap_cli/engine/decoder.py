@@ -40,9 +40,10 @@ from vidcap_cli.engine.transformer import (
 )
 
 # Rows of a prompt that are prefilled together: all if there are no more than ``MOST_ROWS``, else
-# ``ROWS``, which takes less memory and is seldom slower. Fewer where their scores would take more
-# than ``SCORES`` bytes (``Decoder.scores`` may be set lower), never less than the fewest.
-MOST_ROWS, ROWS, FEWEST_ROWS = 2048, 1024, 256
+# ``BLOCK_ROWS``: less memory, as fast from 4,096 tokens on, a fifth slower at 2,500 (CPU).
+# Fewer where their scores would take more than ``SCORES`` bytes (``Decoder.scores`` may be set
+# lower), never less than the fewest.
+MOST_ROWS, BLOCK_ROWS, FEWEST_ROWS = 2048, 1024, 256
 SCORES = 1_200_000_000
 _ROUND = 64  # the last block of a prompt is filled up to a multiple of this, to compile for few
 # Rows of a prompt so short that some layers share a graph. A longer one takes long enough for it
@@ -146,7 +147,6 @@ class Decoder:
         self._layers = [self._read_layer(read, index) for index in range(config.layers)]
         self._together = in_graphs(self._layers)
         self._all = [tensor for layer in self._layers for tensor in layer]
-        self._group = config.heads // config.kv_heads  # heads that share keys
         self._graphs = Graphs(config, by_rows=writes_by_rows())
         self._frequencies = 1.0 / config.theta ** (
             np.arange(0, config.head, 2, dtype=np.float32) / np.float32(config.head)
@@ -193,7 +193,7 @@ class Decoder:
         x, turn = _rows(rows, where), [self._spread(table) for table in tables]
         *most, final = self._together if x.shape[0] <= SHORT else self._layers
         x, kept = self._first(x, turn, most)
-        masks = self._masks(x.shape[0], _PART, self._group)
+        masks = self._masks(x.shape[0], _PART, self._graphs.group)
         logits, best, *more = self._graphs.last(
             x, *turn, row, hidden, self._norm, self._head, len(masks), *masks, *final
         )
@@ -227,7 +227,7 @@ class Decoder:
         self, x: Tensor, turn: list[Tensor], layers: list[list[Tensor]]
     ) -> tuple[Tensor, list[Tensor]]:
         """Layers over the first block, those of each list in one graph."""
-        masks, kept = self._masks(x.shape[0], _PART, self._group), []
+        masks, kept = self._masks(x.shape[0], _PART, self._graphs.group), []
         for some in layers:
             x, *more = self._graphs.first(x, *turn, len(masks), *masks, *some)
             kept += more
@@ -296,13 +296,13 @@ class Decoder:
 
     def _blocks(self, length: int) -> list[int]:
         """Rows of each block of a prompt; the last is filled up."""
-        most = self._rows(length)
+        most = self._block_rows(length)
         whole, rest = divmod(length, most)
         return [most] * whole + [-(-rest // _ROUND) * _ROUND] * (rest > 0)
 
-    def _rows(self, length: int) -> int:
+    def _block_rows(self, length: int) -> int:
         """Rows of a prompt of ``length`` to prefill together, a power of two."""
-        rows = MOST_ROWS if length <= MOST_ROWS else ROWS
+        rows = MOST_ROWS if length <= MOST_ROWS else BLOCK_ROWS
         while rows > FEWEST_ROWS and self._score_bytes(rows, length) > self.scores:
             rows //= 2
         return rows
@@ -363,7 +363,7 @@ class Decoder:
         # Shorter caches that stay take less than this one again.
         cached = 2 * self.slots * self.cache_length(prompt + new_tokens)
         kept = (prompt + cached) * config.cache_numbers * number
-        rows = self._rows(prompt)
+        rows = self._block_rows(prompt)
         scores = self._score_bytes(rows, prompt)
         turned = (config.heads + config.kv_heads) * config.head
         # Blocks of two sizes: an allocator does not put all of one where the other was.
