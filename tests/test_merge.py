@@ -485,6 +485,67 @@ def test_damaged_inputs_are_named_and_nothing_is_written(tmp_path, meta, run):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".") and p != temporary]
 
 
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_a_damaged_part_is_refused_with_two_remedies(tmp_path, meta, run, form):
+    part = put(run, [ok(i, f"t{i}") for i in range(3)], form=form)
+    put(run, [ok(3, "t3")], attempt=2)
+    data = bytearray(part.read_bytes())
+    data[len(data) // 3] ^= 16
+    part.write_bytes(data)
+    before = digest(run.path)
+    remedies = "repeat the command of its run, which does its rows again, or leave it out: move it"
+    with pytest.raises(TableError, match=f"{part}: this part is damaged .*{remedies}"):
+        merge([run.path], tmp_path / "out.csv")
+    shutil.copytree(run.parts, tmp_path / "loose")
+    with pytest.raises(TableError, match=rf"{part.name}: this part is damaged .*; leave it out"):
+        merge([tmp_path / "loose"], tmp_path / "out.csv", meta=meta)
+    assert digest(run.path) == before
+    assert not (tmp_path / "out.csv").exists()
+    part.rename(tmp_path / "elsewhere")
+    merge([run.path], tmp_path / "out.csv")
+    assert texts(tmp_path / "out.csv") == ["", "", "", "t3"]
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_a_part_of_another_run_is_refused(tmp_path, run, form):
+    put(run, [ok(0, "A")])
+    write_part(run.part(2, 0, 0, form), [Result(1, "x.mp4", "ok", "of another video")])
+    with pytest.raises(TableError, match=r"'x\.mp4' for row 1, where the plan has another path"):
+        merge([run.path], tmp_path / "out.csv")
+
+
+def test_parts_of_other_versions(tmp_path, run):
+    """Columns that lack are null and new ones are left out, in both forms, loose or not."""
+    put(run, [ok(0, "A")])
+    run.part(2, 0, 0, "csv").write_text('"new","text","status","row_id"\n1,"B","ok",1\n')
+    rows = pa.Table.from_pylist([{"row_id": 2, "status": "oom", "path": "c.mp4", "new": [1]}])
+    pq.write_table(rows, run.part(3, 0, 0, "parquet"))
+    account = merge([run.path], tmp_path / "out.csv", all_columns=True)
+    assert texts(tmp_path / "out.csv") == ["A", "B", "", ""]
+    assert list(account.failed) == ["oom"]
+    shutil.copytree(run.parts, tmp_path / "loose")
+    # Without a path a loose part cannot be told from another table's: it is not used.
+    account = merge([tmp_path / "loose"], tmp_path / "o2.csv", meta=tmp_path / "meta.csv")
+    assert texts(tmp_path / "o2.csv") == ["A", "", "", ""]
+    assert account.mismatched.count == 1
+
+
+def test_runs_of_one_folder_at_two_places(tmp_path):
+    """Each run's results are compared with its own plan: the absolute paths may differ."""
+    runs = []
+    for place, text in (("here", "A"), ("there", "B")):
+        clips = tmp_path / place
+        clips.mkdir()
+        for name in "ab":
+            (clips / f"{name}.mp4").touch()
+        runs.append(new_run(tmp_path / f"run-{place}", clips))
+        row = len(runs) - 1
+        part = runs[-1].part(1, 0, 0, "parquet")
+        write_part(part, [Result(row, str(clips / f"{'ab'[row]}.mp4"), "ok", text)])
+    merge([run.path for run in runs], tmp_path / "out.csv")
+    assert texts(tmp_path / "out.csv") == ["A", "B"]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

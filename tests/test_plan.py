@@ -17,12 +17,10 @@ from hypothesis import strategies as st
 from vidcap_cli import plan as plan_module
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError
-from vidcap_cli.parts import Result, write_part
 from vidcap_cli.plan import (
     Plan,
     Todo,
     check_unchanged,
-    done_mask,
     make_plan,
     read_plan,
     resolve,
@@ -235,38 +233,40 @@ def test_resolve(tmp_path):
     assert resolve("/abs/x.mp4", bases) == Path("/abs/x.mp4")
 
 
-def put_part(run: RunDir, attempt: int, sequence: int, results: list[Result], form: str) -> None:
-    run.parts.mkdir(exist_ok=True)
-    write_part(run.part(attempt, 0, sequence, form), results)
-
-
-@pytest.mark.parametrize("form", ["parquet", "csv"])
-def test_done_mask(tmp_path, run, form):
+def test_rows_belong_to_their_plan(tmp_path, run):
     plan = make_plan(table(tmp_path), run, CONFIG)
-    assert not done_mask(run, plan).any.any()
-    put_part(
-        run, 1, 0, [Result(0, "0.mp4", "ok", "a"), Result(2, "2.mp4", "oom", attempts=1)], form
-    )
-    put_part(run, 1, 1, [Result(1, "1.mp4", "empty")], form)
-    put_part(run, 2, 0, [Result(1, "1.mp4", "ok", "b", attempts=2)], form)
-    put_part(run, 3, 0, [Result(2, "2.mp4", "oom", attempts=3)], form)
-    (run.parts / ".part-0003-0000-00001.parquet.abc.tmp").write_bytes(b"half")
-    done = done_mask(run, plan)
-    assert done.ok.tolist() == [True, True, False, False, False]
-    assert done.any.tolist() == [True, True, True, False, False]
-    assert done.attempts.tolist() == [1, 2, 3, 0, 0]
-    assert done_mask(run, plan, since=2).any.tolist() == [False, True, True, False, False]
+    data = run.rows.read_bytes()
+    other = RunDir(tmp_path / "other")
+    (tmp_path / "o").mkdir()
+    make_plan(table(tmp_path / "o", 6), other, CONFIG)
+    flipped = bytearray(data)
+    flipped[60] ^= 1
+    renamed = RunDir(tmp_path / "renamed")
+    (tmp_path / "r.csv").write_text("path\n" + "".join(f"x{i}.mp4\n" for i in range(5)))
+    make_plan(tmp_path / "r.csv", renamed, CONFIG)
+    for wrong in (
+        data[: len(data) // 2], b"", bytes(flipped), other.rows.read_bytes(),
+        renamed.rows.read_bytes(),
+    ):  # fmt: skip
+        run.rows.write_bytes(wrong)
+        with pytest.raises(RunError, match=r"rows\.parquet: damaged or another run's .*--fresh"):
+            read_plan(run)
+    run.rows.unlink()
+    with pytest.raises(RunError, match=r"rows\.parquet: damaged or another run's .*--fresh"):
+        read_plan(run)
+    run.rows.write_bytes(data)
+    assert read_plan(run) == plan
 
 
-def test_damaged_and_foreign_parts_are_named(tmp_path, run):
-    plan = make_plan(table(tmp_path), run, CONFIG)
-    put_part(run, 1, 0, [Result(5, "5.mp4", "ok", "a")], "parquet")
-    with pytest.raises(RunError, match=r"part-0001-0000-00000\.parquet: .*another run"):
-        done_mask(run, plan)
-    path = run.part(1, 0, 0, "parquet")
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(RunError, match=r"part-0001-0000-00000\.parquet: .*damaged.*delete it"):
-        done_mask(run, plan)
+def test_plans_of_older_versions_have_no_digest(tmp_path, run):
+    make_plan(table(tmp_path), run, CONFIG)
+    plan = json.loads(run.plan.read_text())
+    del plan["rows_digest"]
+    run.plan.write_text(json.dumps(plan))
+    assert read_plan(run).rows == 5
+    run.plan.write_text(json.dumps({**plan, "rows": 6}))
+    with pytest.raises(RunError, match=r"5 rows where plan\.json has 6"):
+        read_plan(run)
 
 
 @settings(deadline=None, max_examples=40)
@@ -309,7 +309,8 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.plan import Todo, check_unchanged, done_mask, make_plan, write_todo
+from vidcap_cli.ledger import done_mask
+from vidcap_cli.plan import Todo, check_unchanged, make_plan, write_todo
 from vidcap_cli.rundir import RunDir
 
 def peak():  # MB; not ru_maxrss, which a child inherits from the process that started it

@@ -34,6 +34,52 @@ def test_an_unfinished_run_is_continued(job):
         assert leader.run.path == job.run_dir
 
 
+class Notices:
+    """A view that only remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.told.append(text)
+
+
+@pytest.mark.parametrize("damage", ["flip", "foreign"])
+def test_a_damaged_part_is_set_aside_and_its_rows_are_done_again(job, damage):
+    with leading(job) as leader:
+        caption_rows(leader.run, 0, 1)
+        caption_rows(leader.run, 1, 2, attempt=2)
+    part = leader.run.part(1, 0, 0, "parquet")
+    if damage == "flip":
+        data = bytearray(part.read_bytes())
+        data[200] ^= 1
+        part.write_bytes(data)
+    else:  # as it comes to lie there when two run directories are mixed up
+        part.unlink()
+        write_part(part, [Result(0, "b.mp4", "ok", "words")])
+    before = part.read_bytes()
+    with leading(job) as leader:
+        assert leader.finished_before == 2
+        assert not part.exists()
+        assert part.with_name(f"{part.name}.damaged").read_bytes() == before
+        caption_rows(leader.run, 0, attempt=leader.first)
+        leader.work(view := Notices())  # nothing is left: no rank is launched
+    assert len(view.told) == 1
+    assert f"{part}: this part " in view.told[0]
+    assert "set aside as part-0001-0000-00000.parquet.damaged" in view.told[0]
+    with leading(job) as leader:
+        assert leader.finished_before == 3
+
+
+def test_launches_are_numbered_beyond_the_parts(job):
+    """A part is never replaced, also when the folder of launches was removed."""
+    with leading(job) as leader:
+        assert leader.first == 1
+        caption_rows(leader.run, 0, attempt=7)
+    with leading(job) as leader:
+        assert leader.first == 8
+
+
 def test_options_that_alter_captions_are_refused_with_the_difference(job):
     with leading(job) as leader:
         caption_rows(leader.run, 0)

@@ -4,6 +4,7 @@ A message is one or two sentences: what was wrong, where, and what to do next. A
 escapes is a bug and keeps its traceback.
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 OK = 0
@@ -35,6 +36,18 @@ class ModelError(VidcapError):
 
 class RunError(VidcapError):
     """The run as a whole failed; finished rows are on disk."""
+
+
+class DamagedPartError(RunError):
+    """A part file that is not as it was written, or whose rows are another run's.
+
+    The message is ``part`` and what is wrong with it, without a full stop: who reads parts adds
+    what to do.
+    """
+
+    def __init__(self, part: Path, fault: str) -> None:
+        super().__init__(f"{part}: {fault}")
+        self.part = part
 
 
 class RunChangedError(UsageError):

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vidcap_cli.config import CaptionConfig
+from vidcap_cli.ledger import done_mask
 from vidcap_cli.models import load_captioner
-from vidcap_cli.plan import Plan, check_unchanged, done_mask, make_plan, read_plan, resolve
+from vidcap_cli.plan import Plan, check_unchanged, make_plan, read_plan, resolve
 from vidcap_cli.rank.decode import DecodePool
 from vidcap_cli.rundir import RunDir
 from vidcap_cli.video import Clip, Rule, probe

@@ -23,8 +23,7 @@ import pyarrow.parquet as pq
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError
-from vidcap_cli.parts import OK, read_part
-from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write, attempt_of
+from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write
 from vidcap_cli.tables import READABLE, committing, open_meta, paths, regroup
 
 VERSION = 1
@@ -48,7 +47,8 @@ class Plan:
     ``meta`` is META as an absolute path and ``kind`` what it is: table, video or folder.
     ``fingerprint`` is the SHA-256 of the table's bytes, of the folder's sorted relative listing,
     or of the video's path. A relative path in the table is looked for in ``bases``, in order.
-    ``options`` are those that decide what the captions say.
+    ``options`` are those that decide what the captions say. ``rows_digest`` is the SHA-256 of
+    rows.parquet, empty in plans of older versions.
     """
 
     meta: str
@@ -58,6 +58,7 @@ class Plan:
     bases: tuple[str, ...]
     options: dict[str, Any]
     version: int = VERSION
+    rows_digest: str = ""
 
     def to_json(self) -> str:
         """The plan as JSON."""
@@ -86,10 +87,12 @@ def make_plan(meta: Path, run: RunDir, config: CaptionConfig) -> Plan:
     fingerprint = fingerprint_of(meta, kind)
     run.path.mkdir(parents=True, exist_ok=True)
     rows = 0
-    with committing(run.rows) as temporary, pq.ParquetWriter(temporary, _ROWS) as writer:
-        for table in regroup(_planned(meta, kind), _GROUP):
-            writer.write_table(table, row_group_size=_GROUP)
-            rows += table.num_rows
+    with committing(run.rows) as temporary:
+        with pq.ParquetWriter(temporary, _ROWS) as writer:
+            for table in regroup(_planned(meta, kind), _GROUP):
+                writer.write_table(table, row_group_size=_GROUP)
+                rows += table.num_rows
+        digest = _digest_of(temporary)
     plan = Plan(
         meta=str(meta),
         kind=kind,
@@ -97,6 +100,7 @@ def make_plan(meta: Path, run: RunDir, config: CaptionConfig) -> Plan:
         rows=rows,
         bases=(str(meta if kind == FOLDER else meta.parent), str(Path.cwd())),
         options=config.caption_options(),
+        rows_digest=digest,
     )
     atomic_write(run.plan, plan.to_json().encode())
     return plan
@@ -119,7 +123,33 @@ def read_plan(run: RunDir) -> Plan:
             f"{run.plan}: written by a newer vidcap (plan version {plan.version}, this one knows "
             f"{VERSION}); update vidcap, or start over with --fresh"
         )
+    _check_rows(run, plan)
     return plan
+
+
+def _check_rows(run: RunDir, plan: Plan) -> None:
+    """Raise RunError unless rows.parquet is the one that ``plan`` was written with."""
+    try:
+        rows = pq.read_metadata(run.rows).num_rows
+        digest = _digest_of(run.rows) if plan.rows_digest else ""
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise RunError(_wrong_rows(run, str(error).splitlines()[0])) from error
+    if rows != plan.rows:
+        raise RunError(_wrong_rows(run, f"{rows} rows where plan.json has {plan.rows}"))
+    if digest != plan.rows_digest:
+        raise RunError(_wrong_rows(run, "not the one that plan.json was written with"))
+
+
+def _wrong_rows(run: RunDir, detail: str) -> str:
+    return (
+        f"{run.rows}: damaged or another run's ({detail}); restore it, or start over with --fresh "
+        f"(a copy of {run.parts} keeps the captions: vidcap merge takes it with --meta)"
+    )
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_unchanged(plan: Plan, meta: Path, config: CaptionConfig) -> None:
@@ -186,8 +216,7 @@ def fingerprint_of(meta: Path, kind: str) -> str:
     if kind == VIDEO:
         return hashlib.sha256(os.fsencode(meta)).hexdigest()
     try:
-        with meta.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _digest_of(meta)
     except FileNotFoundError as error:
         raise TableError(f"{meta}: there is no such file; check the spelling") from error
     except OSError as error:
@@ -249,45 +278,6 @@ def _videos(folder: Path) -> list[Path]:
         known = " ".join(sorted(VIDEO_SUFFIXES))
         raise TableError(f"{folder}: no videos in this folder or below; known are {known}")
     return sorted(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What the committed parts say, by row: arrays of the plan's length.
-
-    ``ok``: has a caption; ``any``: has a result of whatever status from the attempts asked
-    about; ``attempts``: how many launches took the row up, as far as its results tell.
-    """
-
-    ok: npt.NDArray[np.bool_]
-    any: npt.NDArray[np.bool_]
-    attempts: npt.NDArray[np.int32]
-
-
-def done_mask(run: RunDir, plan: Plan, since: int = 1) -> Done:
-    """Read the parts of ``run``, one by one; ``RunError`` names a part that is damaged.
-
-    ``Done.any`` counts the results of attempt ``since`` and later ones only.
-    """
-    ok = np.zeros(plan.rows, np.bool_)
-    seen = np.zeros(plan.rows, np.bool_)
-    attempts = np.zeros(plan.rows, np.int32)
-    for part in run.part_files():
-        try:
-            table = read_part(part, ["row_id", "status", "attempts"])
-        except (pa.ArrowException, ValueError, OSError) as error:
-            raise RunError(
-                f"{part}: this part is damaged ({error}); delete it and its rows are done again"
-            ) from error
-        row_ids = table["row_id"].to_numpy()
-        if len(row_ids) and not 0 <= row_ids.min() <= row_ids.max() < plan.rows:
-            raise RunError(f"{part}: this part has rows outside the plan; it is another run's")
-        good = np.equal(table["status"].to_numpy(), OK)
-        if (attempt_of(part) or 0) >= since:
-            seen[row_ids] = True
-        ok[row_ids[good]] = True
-        np.maximum.at(attempts, row_ids, table["attempts"].fill_null(1).to_numpy())
-    return Done(ok, seen, attempts)
 
 
 def write_todo(

@@ -21,11 +21,13 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError, StoppedError, UsageError
 from vidcap_cli.events import Done
 from vidcap_cli.launch import Cluster, RankExit
+from vidcap_cli.ledger import Done as Ledgered
+from vidcap_cli.ledger import Ledger
 from vidcap_cli.lock import leadership
-from vidcap_cli.parts import Result, write_part
-from vidcap_cli.plan import Plan, check_unchanged, done_mask, make_plan, read_plan, write_todo
+from vidcap_cli.parts import Result, set_aside, write_part
+from vidcap_cli.plan import Plan, check_unchanged, make_plan, read_plan, write_todo
 from vidcap_cli.progress import View
-from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write
+from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write, attempt_of
 from vidcap_cli.supervise import Interrupts, supervise
 
 # How often to look whether other nodes have finished: it reads every part file.
@@ -126,11 +128,15 @@ class Leader:
         self.plan = plan
         self._job = job
         self.rows = plan.rows if job.limit is None else min(job.limit, plan.rows)
-        done = done_mask(run, plan)
+        self._ledger = Ledger(run, plan)
+        self._damage: list[str] = []  # what is still to be told of damaged parts
+        done = self._look()
         self._attempts = done.attempts
         # Rows that failed in an earlier command are tried again; a caption is kept.
         self._skip = done.ok.copy()
-        self._first = max((attempt.number for attempt in run.attempts()), default=0) + 1
+        numbers = [attempt.number for attempt in run.attempts()]
+        numbers += [attempt_of(part) or 0 for part in run.part_files()]
+        self.first = max(numbers, default=0) + 1
         # A run that is continued is not finished, and launches that were cut off are over.
         run.finished.unlink(missing_ok=True)
         for attempt in run.attempts():
@@ -145,8 +151,9 @@ class Leader:
         ``retries`` launches in a row brought nothing.
         """
         with self._interrupts:
-            number, fruitless = self._first, 0
+            number, fruitless = self.first, 0
             left = self._left()
+            self._tell_damage(view)
             while left:
                 folder = self._prepare(number, left)
                 self._launch(folder, view)
@@ -159,6 +166,7 @@ class Leader:
                         "and the same command continues"
                     )
                 before, left = left, self._left()
+                self._tell_damage(view)
                 if not left:
                     break
                 fruitless = 0 if left < before else fruitless + 1
@@ -185,10 +193,23 @@ class Leader:
 
     def _left(self) -> int:
         """How many rows have no result yet, as far as this command is concerned."""
-        done = done_mask(self.run, self.plan, since=self._first)
+        done = self._look(since=self.first)
         self._skip |= done.any
         self._attempts = np.maximum(self._attempts, done.attempts)
         return int((~self._skip[: self.rows]).sum())
+
+    def _look(self, since: int = 1) -> Ledgered:
+        """What the parts say now; those that are damaged are set aside and done again."""
+        done = self._ledger.read(since)
+        for error in done.damaged:
+            kept = set_aside(error.part)
+            self._damage.append(f"{error}; set aside as {kept.name}, its rows are done again")
+        return done
+
+    def _tell_damage(self, view: View) -> None:
+        for words in self._damage:
+            view.notice(words)
+        self._damage.clear()
 
     def _prepare(self, number: int, left: int) -> AttemptDir:
         folder = self.run.attempt(number)

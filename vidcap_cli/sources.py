@@ -13,11 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vidcap_cli.errors import TableError, UsageError
+from vidcap_cli.errors import DamagedPartError, TableError, UsageError
+from vidcap_cli.ledger import RunParts
 from vidcap_cli.parts import OK, SCHEMA, read_part
 from vidcap_cli.plan import Plan, read_plan
 from vidcap_cli.rundir import RunDir, attempt_of, part_files
-from vidcap_cli.tables import Table, odd_quotes, open_table
+from vidcap_cli.tables import Table, open_table
 
 MISSING = "missing"
 BASE_COLUMNS = ("row_id", "path", "text", "status", "error", "flags")
@@ -111,7 +112,7 @@ def read_source(source: Source, columns: Sequence[str]) -> pa.Table:
     schema = result_schema(columns)
     if source.is_table:
         return pa.concat_tables([schema.empty_table(), *_table_results(source.name, schema)])
-    tables = [_part_results(file, columns).cast(schema) for file in source.files]
+    tables = [table.cast(schema) for table in _part_results(source, columns)]
     return pa.concat_tables([schema.empty_table(), *tables])
 
 
@@ -123,18 +124,20 @@ def result_schema(columns: Sequence[str]) -> pa.Schema:
     )
 
 
-def _part_results(file: Path, columns: Sequence[str]) -> pa.Table:
-    try:
-        if file.suffix == ".csv":
-            _check_whole(file)
-            if odd_quotes(file):
-                raise TableError(_cut_short(file))
-        return read_part(file, columns)
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise TableError(
-            f"{file}: damaged, or not a part file ({error}); restore it or leave it out "
-            "(rows without another result are then missing)"
-        ) from error
+def _part_results(source: Source, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The results in the parts of a source, compared with the plan where there is one."""
+    parts = RunParts(source.run, source.plan) if source.run and source.plan else None
+    for file in source.files:
+        try:
+            yield parts.read(file, columns) if parts else read_part(file, columns)
+        except DamagedPartError as error:
+            remedy = (
+                "repeat the command of its run, which does its rows again, or " if parts else ""
+            )
+            raise TableError(
+                f"{error}; {remedy}leave it out: move it elsewhere and merge again (rows without "
+                "another result are then missing)"
+            ) from error
 
 
 def _table_results(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:

@@ -14,7 +14,7 @@ from vidcap_cli.errors import RunError
 from vidcap_cli.events import Began, Done, Ended, EventWriter, Started, State
 from vidcap_cli.inspect import inspect
 from vidcap_cli.launch import RankExit
-from vidcap_cli.parts import Result, write_part
+from vidcap_cli.parts import Result, set_aside, write_part
 from vidcap_cli.plan import make_plan
 from vidcap_cli.rundir import RunDir
 
@@ -136,6 +136,40 @@ def test_a_finished_run_with_failures(run):
 
 
 def test_damage_is_named(run):
-    run.part(4, 0, 0, "parquet").write_bytes(b"half a file")
-    with pytest.raises(RunError, match="part-0004-0000-00000"):
+    part = run.part(2, 0, 0, "parquet")
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 8
+    part.write_bytes(data)
+    report = inspect(run.path)
+    assert not report.ok
+    problem = next(problem for problem in report.problems if str(part) in problem.text)
+    assert "this part is damaged (its checksum" in problem.text
+    assert "vidcap qwen2vl" in (problem.remedy or "")
+    assert facts(report, "rows") == {"captioned": 1, "decode_error": 1, "left": 4}
+    kept = set_aside(part)
+    report = inspect(run.path)
+    assert report.ok
+    assert any(f"1 damaged part set aside earlier, such as {kept}" in p.text
+               for p in report.problems)  # fmt: skip
+
+
+def test_a_part_of_another_run_is_named(run):
+    part = run.part(4, 0, 0, "csv")
+    write_part(part, [Result(4, "5.mp4", "ok", text="A circle.")])
+    report = inspect(run.path)
+    assert not report.ok
+    assert f"{part}: this part has '5.mp4' for row 4" in report.problems[-2].text
+    assert facts(report, "rows")["left"] == 2
+
+
+def test_columns_that_lack_or_are_new(run):
+    run.part(4, 0, 0, "csv").write_text('"new","status","row_id"\n1,"oom",4\n2,"ok",5\n')
+    report = inspect(run.path)
+    assert report.ok
+    assert facts(report, "rows") == {"captioned": 4, "decode_error": 1, "oom": 1, "left": 0}
+
+
+def test_foreign_rows_are_named(run):
+    run.rows.write_bytes(run.rows.read_bytes()[:-20])
+    with pytest.raises(RunError, match=r"rows\.parquet: damaged"):
         inspect(run.path)

@@ -7,24 +7,23 @@ died, and on another machine that sees the folder.
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from vidcap_cli.attempt import Attempt
 from vidcap_cli.caption import default_output, default_run_dir
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import RunError
+from vidcap_cli.errors import DamagedPartError
 from vidcap_cli.events import Done, Ended, EventReader, State
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.launch import RankExit
+from vidcap_cli.ledger import RunParts
 from vidcap_cli.lock import is_led
-from vidcap_cli.parts import OK, read_part
+from vidcap_cli.parts import OK
 from vidcap_cli.plan import Plan, read_plan
 from vidcap_cli.rundir import AttemptDir, RunDir
 from vidcap_cli.words import count, duration, figure, one_line
@@ -37,17 +36,19 @@ _NOT_OPTIONS = ("family", "model", "model_fingerprint")
 @dataclass(frozen=True, slots=True)
 class Rows:
     """What the parts say of the planned rows: ``statuses`` counts the latest result of each row
-    (a caption is never superseded), ``failed`` a few rows as (path, status, error).
+    (a caption is never superseded), ``failed`` a few rows as (path, status, error), ``damaged``
+    what is wrong with parts that count in no row.
     """
 
     statuses: Counter[str]
     failed: tuple[tuple[str, str, str], ...]
+    damaged: tuple[str, ...] = ()
 
 
 def run_report(run: RunDir) -> Report:
-    """The report on a run. Raises RunError when its plan or a part is damaged."""
+    """The report on a run. Raises RunError when its plan is damaged."""
     plan = read_plan(run)
-    rows = read_rows(run, plan.rows)
+    rows = read_rows(run, plan)
     ok = rows.statuses[OK]
     failed = rows.statuses.total() - ok
     sections = [Section("plan", _plan_facts(plan)), Section("rows", _row_facts(plan.rows, rows))]
@@ -57,6 +58,7 @@ def run_report(run: RunDir) -> Report:
     ]
     if failed > len(rows.failed):
         problems.append(Problem(f"and {failed - len(rows.failed):,} more rows", serious=False))
+    problems += _damage(run, plan, rows)
     for folder in run.attempts():
         sections.append(Section(f"launch {folder.number}", _attempt_facts(folder)))
         problems += _errors(folder)
@@ -84,17 +86,31 @@ def _standing(run: RunDir, plan: Plan, *, ok: int, failed: int) -> tuple[str, li
     return f"{'finished' if finished else 'not finished'}: {', '.join(parts)}", [step]
 
 
-def read_rows(run: RunDir, planned: int) -> Rows:
+def _damage(run: RunDir, plan: Plan, rows: Rows) -> list[Problem]:
+    remedy = f"its rows are done again by {continue_command(run, plan)}"
+    problems = [Problem(fault, remedy) for fault in rows.damaged]
+    aside = sorted(run.parts.glob("part-*.damaged*"))
+    if aside:
+        what = f"{count(len(aside), 'damaged part')} set aside earlier, such as {aside[0]}"
+        problems.append(Problem(what, serious=False))
+    return problems
+
+
+def read_rows(run: RunDir, plan: Plan) -> Rows:
     """Read every part: bounded memory a row, whatever the errors say."""
     names: list[str] = [OK]
-    status: npt.NDArray[np.int16] = np.full(planned, -1, np.int16)
-    origin: npt.NDArray[np.int32] = np.full(planned, -1, np.int32)
+    status: npt.NDArray[np.int16] = np.full(plan.rows, -1, np.int16)
+    origin: npt.NDArray[np.int32] = np.full(plan.rows, -1, np.int32)
     files = run.part_files()
+    parts = RunParts(run, plan)
+    damaged = []
     for number, file in enumerate(files):
-        table = _part(file, ["row_id", "status"])
+        try:
+            table = parts.read(file, ["row_id", "status"])
+        except DamagedPartError as error:
+            damaged.append(str(error))
+            continue
         row_ids = table["row_id"].to_numpy()
-        if len(row_ids) and not 0 <= row_ids.min() <= row_ids.max() < planned:
-            raise RunError(f"{file}: this part has rows outside the plan; it is another run's")
         values = table["status"].to_pylist()
         names += sorted(set(values) - set(names))
         codes = np.array([names.index(value) for value in values], np.int16)
@@ -104,24 +120,15 @@ def read_rows(run: RunDir, planned: int) -> Rows:
     codes, numbers = np.unique(status[status >= 0], return_counts=True)
     statuses = Counter({names[c]: int(n) for c, n in zip(codes, numbers, strict=True)})
     shown = np.flatnonzero(status > 0)[:_LISTED]
-    failed = [_failure(files[origin[row]], int(row)) for row in shown]
-    return Rows(statuses, tuple(failed))
+    failed = [_failure(parts, files[origin[row]], int(row)) for row in shown]
+    return Rows(statuses, tuple(failed), tuple(damaged))
 
 
-def _failure(file: Path, row: int) -> tuple[str, str, str]:
-    table = _part(file, ["row_id", "path", "status", "error"])
+def _failure(parts: RunParts, file: Path, row: int) -> tuple[str, str, str]:
+    table = parts.read(file, ["row_id", "path", "status", "error"])
     place = int(np.flatnonzero(table["row_id"].to_numpy() == row)[-1])
     found = table.slice(place, 1).to_pylist()[0]
     return found["path"] or "", found["status"], found["error"] or ""
-
-
-def _part(file: Path, columns: Sequence[str]) -> pa.Table:
-    try:
-        return read_part(file, columns)
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise RunError(
-            f"{file}: this part is damaged ({error}); delete it and its rows are done again"
-        ) from error
 
 
 def continue_command(run: RunDir, plan: Plan) -> str:
