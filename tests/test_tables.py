@@ -229,6 +229,16 @@ def test_jsonl_keeps_types_and_dates_stay_strings(tmp_path):
     assert table["new"].to_pylist() == [None, True, None]
 
 
+def test_what_is_read_can_be_read_again(tmp_path):
+    """Deeper, Arrow writes a Parquet file that it cannot read."""
+    deep = '{"path": "a", "n": ' + '{"a": [' * 49 + "1" + "]}" * 49 + "}\n"
+    table = whole(put(tmp_path, "a.jsonl", deep))
+    for form in ("csv", "parquet"):
+        write(tmp_path / f"o.{form}", table, form)
+        assert whole(tmp_path / f"o.{form}").num_rows == 1
+    assert whole(tmp_path / "o.parquet") == table
+
+
 def test_jsonl_types_are_those_of_all_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "_JSON_ROWS", 2)
     rows = [{"path": str(i), **({"x": i} if i < 3 else {"x": i + 0.5, "y": "z"})} for i in range(7)]
@@ -289,6 +299,16 @@ def test_jsonl_types_are_those_of_all_batches(tmp_path, monkeypatch):
         ("a.jsonl", '{"path": "a", "n": 99999999999999999999}\n', "the column `n` has a value of"),
         ("a.jsonl", '{"path": "\\ud800"}\n', "the column `path` has a value of"),
         ("a.jsonl", b'{"path": "\xff"}\n', "line 1 is not UTF-8"),
+        (
+            "a.jsonl",
+            '{"path": "a"}\n{"path": "a", "n": ' + "[" * 100_000 + "]" * 100_000 + "}\n",
+            "line 2 has lists or objects in more than 100 others",
+        ),
+        (
+            "a.jsonl",
+            '{"path": "a", "n": ' + '{"a": [' * 51 + "]}" * 51 + "}\n",
+            "the column `n`, in one of the 1 rows from line 1 on, has lists or objects",
+        ),
         ("a.parquet", b"PAR1 and no more", "cannot be read, the file looks damaged"),
         ("a.parquet", b"", "cannot be read, the file looks damaged"),
     ],

@@ -387,6 +387,8 @@ def _encoding(path: Path) -> str:
 
 
 # JSON Lines: Arrow's own reader turns strings that look like dates into dates, so Python reads.
+# Arrow writes a Parquet file with columns nested deeper than this, but cannot read it again.
+_DEEPEST = 100
 _JSON_FAULTS = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError)
 
 
@@ -400,6 +402,8 @@ def _json_rows(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
                 row = json.loads(line)
             except ValueError as error:
                 raise TableError(f"{path}: line {number} is not JSON: {error}; mend it") from error
+            except RecursionError as error:
+                raise TableError(_too_deep(path, f"line {number}")) from error
             if not isinstance(row, dict):
                 raise TableError(f"{path}: line {number} is not a JSON object {{...}}; mend it")
             rows.append(row)
@@ -414,6 +418,9 @@ def _json_schema(path: Path) -> pa.Schema:
         for name in names:
             try:
                 kind = pa.infer_type([row.get(name) for row in rows])
+                if _nesting(kind) > _DEEPEST:
+                    where = f"the column `{name}`, in one of the {len(rows)} rows from line {line}"
+                    raise TableError(_too_deep(path, f"{where} on,"))
                 field = pa.schema([(name, kind)])
                 schema = pa.unify_schemas([schema, field], promote_options="permissive")
             except _JSON_FAULTS as error:
@@ -421,6 +428,22 @@ def _json_schema(path: Path) -> pa.Schema:
     if not schema.names:
         raise TableError(f"{path}: the file is empty; write one JSON object a line")
     return schema
+
+
+def _nesting(kind: pa.DataType) -> int:
+    """How many lists and structs lie in each other; without recursion, which would end early."""
+    level, depth = [kind], -1
+    while level:
+        level = [each.field(i).type for each in level for i in range(each.num_fields)]
+        depth += 1
+    return depth
+
+
+def _too_deep(path: Path, where: str) -> str:
+    return (
+        f"{path}: {where} has lists or objects in more than {_DEEPEST} others; drop them, or write "
+        "them as one string"
+    )
 
 
 def _json_batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
