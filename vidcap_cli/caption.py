@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
+from vidcap_cli.columns import TEXT, CaptionColumns
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, UsageError
 from vidcap_cli.join import join
@@ -21,9 +22,10 @@ from vidcap_cli.launch import Cluster
 from vidcap_cli.merge import Reconciliation, merge
 from vidcap_cli.models.checkpoint import check_model, fingerprint
 from vidcap_cli.models.hub import fetch, is_hub_name
-from vidcap_cli.plan import VIDEO, kind_of
+from vidcap_cli.plan import TABLE, VIDEO, kind_of
 from vidcap_cli.progress import Outcome, captions_table, make_view, summary
 from vidcap_cli.run import Job, Leader, choose_run, leading
+from vidcap_cli.tables import open_meta
 
 NANO = "nano"
 
@@ -47,6 +49,8 @@ class Request:
     dry_run: bool = False
     skip_if_existing: bool = False
     all_columns: bool = False
+    caption_column: str = TEXT
+    overwrite_column: bool = False
     demo: bool = False
     retries: int = 3
     log_dir: Path | None = None
@@ -70,6 +74,7 @@ def caption(request: Request) -> int:
     if request.skip_if_existing and not shown and output.exists():
         notice(f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
+    _check_columns(request, meta)
     model = model_folder(request.model, family, download=not request.dry_run)
     check_model(model, family)
     config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
@@ -91,8 +96,17 @@ def caption(request: Request) -> int:
         with leading(job) as leader:
             account = _lead(leader, request, target, shown=shown)
         if shown:
-            _print_captions(target)
+            _print_captions(target, request.caption_column)
     return OK if account.complete else INCOMPLETE
+
+
+def _check_columns(request: Request, meta: Path) -> None:
+    """Refuse at once what the merge would refuse when all videos have been captioned."""
+    columns = CaptionColumns(
+        request.caption_column, overwrite=request.overwrite_column, everything=request.all_columns
+    )
+    if kind_of(meta) == TABLE:
+        columns.check(open_meta(meta))
 
 
 def _dry_run(request: Request, meta: Path, config: CaptionConfig, output: Path | None) -> int:
@@ -126,6 +140,8 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> Rec
         target,
         limit=request.limit,
         all_columns=request.all_columns,
+        caption_column=request.caption_column,
+        overwrite_column=request.overwrite_column,
         form=None if shown else request.form,
     )
     failed = account.rows - account.ok
@@ -200,11 +216,11 @@ def _working_place(
             shutil.rmtree(place)
 
 
-def _print_captions(table: Path) -> None:
+def _print_captions(table: Path, column: str) -> None:
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    rows = pq.read_table(table, columns=["path", "text"]).to_pylist()
-    captions_table((row["path"], row["text"]) for row in rows)
+    rows = pq.read_table(table, columns=["path", column]).to_pylist()
+    captions_table((row["path"], row[column]) for row in rows)
 
 
 def _cluster(request: Request) -> Cluster:

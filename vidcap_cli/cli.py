@@ -75,6 +75,8 @@ def _caption(
     output: options.Output = None,
     form: options.FormOption = None,
     all_columns: options.AllColumns = False,
+    caption_column: options.CaptionColumn = "text",
+    overwrite_column: options.OverwriteColumn = False,
     skip_if_existing: options.SkipIfExisting = False,
     run_dir: options.RunDirectory = None,
     fresh: options.Fresh = False,
@@ -125,6 +127,8 @@ def _caption(
         dry_run=dry_run,
         skip_if_existing=skip_if_existing,
         all_columns=all_columns,
+        caption_column=caption_column,
+        overwrite_column=overwrite_column,
         demo=demo,
         retries=retries,
         log_dir=log_dir,
@@ -298,6 +302,8 @@ def merge(
     ] = False,
     form: options.FormOption = None,
     all_columns: options.AllColumns = False,
+    caption_column: options.CaptionColumn = "text",
+    overwrite_column: options.OverwriteColumn = False,
     as_json: options.Json = False,
 ) -> None:
     """Reconcile runs, parts and captioned tables into one table. Inputs are never touched."""
@@ -310,6 +316,8 @@ def merge(
         meta=meta,
         prefer=prefer.value,
         all_columns=all_columns,
+        caption_column=caption_column,
+        overwrite_column=overwrite_column,
         missing=missing,
         form=form.value if form else None,
     )

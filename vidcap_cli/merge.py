@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vidcap_cli.columns import TEXT, CaptionColumns
 from vidcap_cli.errors import RunChangedError, TableError, UsageError
 from vidcap_cli.matching import (
     Ints,
@@ -43,9 +44,8 @@ from vidcap_cli.matching import (
 from vidcap_cli.parts import OK, SCHEMA
 from vidcap_cli.plan import TABLE, fingerprint_of
 from vidcap_cli.rundir import RunDir, attempt_of
-from vidcap_cli.sources import BASE_COLUMNS, EXTRA_COLUMNS, MISSING, Source, find_sources
+from vidcap_cli.sources import MISSING, Source, find_sources
 from vidcap_cli.tables import (
-    ADDED,
     PATH,
     ROWS,
     Table,
@@ -124,6 +124,8 @@ def merge(
     meta: Path | None = None,
     prefer: Prefer = "newest",
     all_columns: bool = False,
+    caption_column: str = TEXT,
+    overwrite_column: bool = False,
     missing: Path | None = None,
     form: str | None = None,
     limit: int | None = None,
@@ -133,18 +135,21 @@ def merge(
     The rows are those of ``meta``, or else of the table that the run directories among the
     inputs were planned from; with ``limit`` only the first of them. ``form`` is csv, tsv or
     parquet, by default what the suffix of ``out`` says. ``all_columns`` adds what else is known
-    about a result. ``missing`` gets META's columns of the rows without a caption.
+    about a result. The captions are called ``caption_column``; ``overwrite_column`` leaves out
+    columns of META that have a name of those added. ``missing`` gets META's other columns of the
+    rows without a caption.
     """
     if prefer not in get_args(Prefer):
         raise UsageError(f"--prefer {prefer}: choose one of {', '.join(get_args(Prefer))}")
     out_form = output_form(out, form)
     missing_form = output_form(missing) if missing else ""
-    sources = find_sources(inputs)
+    columns = CaptionColumns(caption_column, overwrite=overwrite_column, everything=all_columns)
+    sources = find_sources(inputs, caption_column)
     target = _find_target(sources, meta)
     _check_outputs([out, *([missing] if missing else [])], sources, target)
-    extra = EXTRA_COLUMNS if all_columns else ()
-    schema = _final_schema(target.table, extra)
-    results = read_results(sources, (*BASE_COLUMNS, *extra))
+    columns.check(target.table)
+    kept, schema = columns.kept(target.table.schema), columns.added(target.table.schema)
+    results = read_results(sources, ("row_id", PATH, *columns.results))
     matches = match(results, target.table, target.rows, target.fingerprint)
     if limit is not None:
         matches = first_rows(matches, limit)
@@ -153,19 +158,17 @@ def merge(
     with ExitStack() as outputs:
         write = outputs.enter_context(writing(out, schema, out_form))
         write_missing = (
-            outputs.enter_context(writing(missing, target.table.schema, missing_form))
-            if missing
-            else None
+            outputs.enter_context(writing(missing, kept, missing_form)) if missing else None
         )
         start = 0
-        for block in regroup(target.table.batches(), ROWS):
+        for block in regroup(target.table.batches(kept.names), ROWS):
             if start == matches.rows:  # of a limit
                 break
             rows = block.slice(0, matches.rows - start)
-            columns = _columns(results, best[start : start + rows.num_rows], extra)
-            write(pa.Table.from_arrays([*rows.columns, *columns], schema=schema))
+            added = _columns(results, best[start : start + rows.num_rows], columns.results)
+            write(pa.Table.from_arrays([*rows.columns, *added], schema=schema))
             if write_missing:
-                write_missing(rows.filter(pc.not_equal(columns[1], OK)))
+                write_missing(rows.filter(pc.not_equal(added[1], OK)))
             account.note_paths(start, rows[PATH])
             start += rows.num_rows
         if start != matches.rows:
@@ -176,24 +179,9 @@ def merge(
     return account.reconciliation(out, missing, (*target.notes, *_other_options(sources)))
 
 
-def _final_schema(table: Table, extra: Sequence[str]) -> pa.Schema:
-    """META's columns, then those that the captions add."""
-    schema = table.schema
-    added = [*zip(ADDED, ("text", "status", "error", "flags"), strict=True)]
-    for column, name in [*added, *((f"caption_{name}", name) for name in extra)]:
-        if column in schema.names:
-            raise UsageError(
-                f"{table.path}: the column `{column}` is already there; rename it, or merge "
-                "without --all-columns"
-            )
-        schema = schema.append(pa.field(column, SCHEMA.field(name).type))
-    return schema
-
-
-def _columns(results: Results, best: Ints, extra: Sequence[str]) -> list[pa.ChunkedArray]:
+def _columns(results: Results, best: Ints, names: Sequence[str]) -> list[pa.ChunkedArray]:
     """The added columns of the rows whose best results these are; -1 is a missing row."""
     index = pa.array(best, mask=best < 0)
-    names = ("text", "status", "error", "flags", *extra)
     columns = [results.table[name].take(index).cast(SCHEMA.field(name).type) for name in names]
     columns[1] = pc.fill_null(columns[1], MISSING)
     return columns

@@ -176,6 +176,23 @@ AllColumns = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+CaptionColumn = Annotated[
+    str,
+    typer.Option(
+        "--caption-column",
+        metavar="NAME",
+        help="Column that the captions are written to.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+OverwriteColumn = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite-column",
+        help="Replace columns of the table that have the names of those written.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 RunDirectory = Annotated[
     Path | None,
     typer.Option(

@@ -13,16 +13,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vidcap_cli.columns import STATUS, TEXT, caption_column
 from vidcap_cli.errors import DamagedPartError, TableError, UsageError
 from vidcap_cli.ledger import RunParts
 from vidcap_cli.parts import OK, SCHEMA, read_part
 from vidcap_cli.plan import Plan, read_plan
 from vidcap_cli.rundir import RunDir, attempt_of, part_files
-from vidcap_cli.tables import Table, open_table
+from vidcap_cli.tables import PATH, Table, open_table, quoted
 
 MISSING = "missing"
-BASE_COLUMNS = ("row_id", "path", "text", "status", "error", "flags")
-EXTRA_COLUMNS = tuple(name for name in SCHEMA.names if name not in BASE_COLUMNS)
 
 _PART_MARKS = {"row_id", "path", "text", "status", "attempts"}
 
@@ -32,7 +31,7 @@ class Source:
     """One input: the name it was given by, its files in order, and the run they belong to.
 
     ``given`` is its place among the inputs. ``plan`` is None for tables, and for part files that
-    do not lie in their run directory.
+    do not lie in their run directory. ``captions`` is the column of a table that holds them.
     """
 
     name: Path
@@ -40,7 +39,12 @@ class Source:
     files: tuple[Path, ...]
     run: RunDir | None = None
     plan: Plan | None = None
-    is_table: bool = False
+    captions: str | None = None
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a table with captions."""
+        return self.captions is not None
 
     @property
     def time(self) -> int:
@@ -48,8 +52,11 @@ class Source:
         return max((file.stat().st_mtime_ns for file in self.files), default=0)
 
 
-def find_sources(inputs: Sequence[Path]) -> list[Source]:
-    """Sort out what was given; the same folder, run or table given twice counts once."""
+def find_sources(inputs: Sequence[Path], captions: str = TEXT) -> list[Source]:
+    """Sort out what was given; the same folder, run or table given twice counts once.
+
+    ``captions`` names the column with the captions in tables that vidcap did not write.
+    """
     sources: dict[Path, Source] = {}
     loose: dict[Path, tuple[int, set[str]]] = {}
     for given, path in enumerate(inputs):
@@ -60,7 +67,7 @@ def find_sources(inputs: Sequence[Path]) -> list[Source]:
             if attempt_of(path) is not None:
                 loose.setdefault(path.parent, (given, set()))[1].add(path.name)
             else:
-                sources.setdefault(real, _single(path, given))
+                sources.setdefault(real, _single(path, given, captions))
         elif RunDir(path).is_run:
             sources.setdefault(real, _of_run(RunDir(path), path, given))
         else:
@@ -89,18 +96,19 @@ def _of_parts(name: Path, files: list[Path], given: int) -> Source:
     return Source(name, given, tuple(files))
 
 
-def _single(path: Path, given: int) -> Source:
+def _single(path: Path, given: int, captions: str) -> Source:
     if path.suffix == ".tmp":
         raise UsageError(f"{path}: a temporary file that was never finished; leave it out")
-    names = set(open_table(path).schema.names)
-    if names >= _PART_MARKS:
+    names = open_table(path).schema.names
+    if set(names) >= _PART_MARKS:
         return Source(path, given, (path,))
-    if names >= {"path", "text"}:
-        return Source(path, given, (path,), is_table=True)
-    found = ", ".join(f"`{name}`" for name in sorted(names))
+    column = caption_column(names, captions)
+    if PATH in names and column is not None:
+        return Source(path, given, (path,), captions=column)
     raise TableError(
         f"{path}: neither a part file nor a table with captions: it needs the columns `path` and "
-        f"`text`, found are {found}"
+        f"`{captions}`, found are {quoted(sorted(names))}; name the one with the captions with "
+        "--caption-column"
     )
 
 
@@ -111,7 +119,7 @@ def read_source(source: Source, columns: Sequence[str]) -> pa.Table:
     """
     schema = result_schema(columns)
     if source.is_table:
-        return pa.concat_tables([schema.empty_table(), *_table_results(source.name, schema)])
+        return pa.concat_tables([schema.empty_table(), *_table_results(source, schema)])
     tables = [table.cast(schema) for table in _part_results(source, columns)]
     return pa.concat_tables([schema.empty_table(), *tables])
 
@@ -140,18 +148,15 @@ def _part_results(source: Source, columns: Sequence[str]) -> Iterator[pa.Table]:
             ) from error
 
 
-def _table_results(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
-    table = open_table(path)
+def _table_results(source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
+    assert source.captions is not None
+    table = open_table(source.name)
     if table.form != "parquet":
-        _check_whole(path)
-    ours = "caption_status" in table.schema.names
-    columns = {
-        name: column
-        for name in schema.names
-        if (column := name if name in ("path", "text") else f"caption_{name}") in table.schema.names
-    }
-    if not ours:
-        columns = {"path": "path", "text": "text"}
+        _check_whole(source.name)
+    columns = {PATH: PATH, TEXT: source.captions}
+    if STATUS in table.schema.names:
+        rest = {name: f"caption_{name}" for name in schema.names if name not in columns}
+        columns |= {n: column for n, column in rest.items() if column in table.schema.names}
     for batch in table.batches(list(dict.fromkeys(columns.values()))):
         yield _batch_results(table, pa.Table.from_batches([batch]), columns, schema)
 

@@ -30,7 +30,6 @@ from vidcap_cli.rundir import commit
 READABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl"}
 WRITABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 PATH = "path"
-ADDED = ("text", "caption_status", "caption_error", "caption_flags")
 
 ROWS = 65_536
 _JSON_ROWS = 8_192
@@ -94,17 +93,13 @@ def open_table(path: Path) -> Table:
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise TableError(
-            f"{path}: the column {_quoted(twice)} is there more than once; rename or drop one"
+            f"{path}: the column {quoted(twice)} is there more than once; rename or drop one"
         )
     return Table(path, form, schema)
 
 
 def open_meta(path: Path) -> Table:
-    """Open a table of videos: it has a ``path`` column and none that the captions would take.
-
-    A table that already has captions is refused, also one that vidcap wrote itself: captioning
-    it again would have to overwrite them, and nobody asked for that.
-    """
+    """Open a table of videos: it has a ``path`` column."""
     table = open_table(path)
     names = table.schema.names
     if PATH not in names:
@@ -112,13 +107,6 @@ def open_meta(path: Path) -> Table:
     kind = table.schema.field(PATH).type
     if not _is_text(kind) and kind != pa.null():
         raise TableError(f"{path}: the column `path` holds {kind}, not text; convert it")
-    taken = [name for name in names if name in ADDED]
-    if taken:
-        raise TableError(
-            f"{path}: the column {_quoted(taken)} is already there, where the captions would go. "
-            "Rename it (such as `text` to `text_before`) or drop it; for the rows that an "
-            "earlier run left without a caption, use what `vidcap merge --missing` writes"
-        )
     return table
 
 
@@ -468,11 +456,12 @@ def _path_hint(names: Sequence[str]) -> str:
         return f"Its columns seem to be separated by {mark!r}: write it with commas, or as .tsv"
     plain = {name.strip().lower(): name for name in names}
     likely = next((plain[word] for word in _LOOKS_LIKE_PATH if word in plain), None)
-    found = _quoted(names) if names else "none"
+    found = quoted(names) if names else "none"
     if likely is not None:
         return f"Columns found: {found}; rename `{likely}` to `path` if it names the videos"
     return f"Columns found: {found}; rename the one that names the videos to `path`"
 
 
-def _quoted(names: Iterable[str]) -> str:
+def quoted(names: Iterable[str]) -> str:
+    """Names of columns as they stand in a sentence."""
     return ", ".join(f"`{name}`" for name in names)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vidcap_cli.columns import STATUS, CaptionColumns, caption_column
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import TableError
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
@@ -37,7 +38,7 @@ def meta_report(target: Path) -> Report:
     table = open_table(target)
     columns = Section("columns", tuple(Fact(field.name, str(field.type)) for field in table.schema))
     try:
-        open_meta(target)
+        CaptionColumns().check(open_meta(target))
     except TableError as error:
         # Not a table to caption, perhaps one with captions; what it holds can still be told.
         return _other_table(table, columns, error)
@@ -191,26 +192,33 @@ def _common(label: str, values: Sequence[str]) -> Fact:
 
 def _other_table(table: Table, columns: Section, error: TableError) -> Report:
     """A table that cannot be captioned as it is: its rows, and its captions if it has any."""
-    names = [name for name in ("text", "caption_status") if name in table.schema.names]
+    text_column = caption_column(table.schema.names)
+    has_status = STATUS in table.schema.names and _is_string(table.schema.field(STATUS).type)
+    if text_column is not None and not _is_string(table.schema.field(text_column).type):
+        text_column = None
     rows = 0
     captions = 0
     statuses: Counter[str] = Counter()
     for batch in table.batches():
         rows += batch.num_rows
-        if "text" in names:
-            texts = pc.utf8_trim_whitespace(batch.column("text").cast(pa.string()))
+        if text_column is not None:
+            texts = pc.utf8_trim_whitespace(batch.column(text_column).cast(pa.string()))
             captions += pc.sum(pc.fill_null(pc.not_equal(texts, ""), False)).as_py() or 0
-        if "caption_status" in names:
-            counted = pc.value_counts(batch.column("caption_status")).to_pylist()
+        if has_status:
+            counted = pc.value_counts(batch.column(STATUS)).to_pylist()
             statuses.update({entry["values"] or "": entry["counts"] for entry in counted})
     facts = [Fact("rows", f"{rows:,}", rows)]
-    if "text" in names:
+    if text_column is not None:
         facts.append(Fact("with a caption", f"{captions:,}", captions))
     facts += [Fact(f"status {name}", f"{n:,}", n) for name, n in statuses.most_common()]
-    captioned = PATH in table.schema.names and "text" in names
+    captioned = PATH in table.schema.names and text_column is not None
     verdict = "a table with captions" if captioned else "cannot be captioned as it is"
     text, _, remedy = str(error).removeprefix(f"{table.path}: ").partition(". ")
     problems = (Problem(text, remedy or None, serious=not captioned),)
     return Report(
         "table", str(table.path), verdict, (Section("rows", tuple(facts)), columns), problems
     )
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
