@@ -204,6 +204,37 @@ def test_what_every_part_must_have(tmp_path, form, row, words):
         read_part(file)
 
 
+def test_pages_have_checksums_of_their_own(tmp_path):
+    """So other readers see damage too, and so do we where the seal of a part was lost."""
+    file = tmp_path / "part-0001-0000-00000.parquet"
+    write_part(file, realistic(40))
+    seal = {name for name in pq.read_metadata(file).metadata if b"checksum" in name}
+    assert seal == {b"vidcap-part-checksum"}
+    table = pq.read_table(file, page_checksum_verification=True)
+    pq.write_table(table.replace_schema_metadata(), file, write_page_checksum=True,
+                   compression="none", use_dictionary=False)  # fmt: skip
+    assert read_part(file).equals(table)
+    data = file.read_bytes()
+    place = data.index(table["text"][7].as_py().encode()) + 20  # not in a page's header
+    file.write_bytes(data[:place] + b"W" + data[place + 1 :])
+    with pytest.raises(DamagedPartError, match="CRC checksum"):
+        read_part(file)
+
+
+@FORMS
+def test_an_older_part_with_bytes_that_are_no_text_is_damaged(tmp_path, form):
+    file = tmp_path / f"part-0001-0000-00000.{form}"
+    rows = [{"row_id": 1, "status": "ok", "text": "a red circle moves"}]
+    table = pa.Table.from_pylist(rows)
+    if form == "csv":
+        pacsv.write_csv(table, file)
+    else:
+        pq.write_table(table, file, compression="none", use_dictionary=False)
+    file.write_bytes(file.read_bytes().replace(b"circle moves", b"circl\xff moves"))
+    with pytest.raises(DamagedPartError):
+        read_part(file)
+
+
 @FORMS
 def test_an_older_part_cut_short_is_damaged(tmp_path, form):
     file = tmp_path / f"part-0001-0000-00000.{form}"

@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from vidcap_cli import run as run_module
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError, UsageError
 from vidcap_cli.parts import Result, write_part
@@ -69,6 +71,21 @@ def test_a_damaged_part_is_set_aside_and_its_rows_are_done_again(job, damage):
     assert "set aside as part-0001-0000-00000.parquet.damaged" in view.told[0]
     with leading(job) as leader:
         assert leader.finished_before == 3
+
+
+def test_a_damaged_part_that_cannot_be_set_aside(job, monkeypatch):
+    with leading(job) as leader:
+        caption_rows(leader.run, 0)
+    part = leader.run.part(1, 0, 0, "parquet")
+    part.write_bytes(b"")
+
+    def fail(part: Path) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(run_module, "set_aside", fail)
+    words = rf"{part}: this part is damaged .*cannot be set aside \(Permission denied\): move it"
+    with pytest.raises(RunError, match=words), leading(job):
+        pass
 
 
 def test_launches_are_numbered_beyond_the_parts(job):

@@ -202,7 +202,13 @@ class Leader:
         """What the parts say now; those that are damaged are set aside and done again."""
         done = self._ledger.read(since)
         for error in done.damaged:
-            kept = set_aside(error.part)
+            try:
+                kept = set_aside(error.part)
+            except OSError as fault:
+                raise RunError(
+                    f"{error}; it cannot be set aside ({fault.strerror}): move it elsewhere and "
+                    "repeat the command, which does its rows again"
+                ) from fault
             self._damage.append(f"{error}; set aside as {kept.name}, its rows are done again")
         return done
 

@@ -7,6 +7,7 @@
       finished.json                written last: the merged table exists
       lock                         held by the process that leads the run
       parts/part-0001-0000-00000.parquet      finished rows: attempt, rank, sequence
+      parts/part-….damaged         a part that was damaged, set aside; it counts no more
       attempts/0001/               one launch of the ranks
         attempt.json, todo.arrow   configuration and the rows that were left
         claims/000000              chunk 0 belongs to the rank named inside
