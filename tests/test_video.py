@@ -38,7 +38,7 @@ class Exactly:
     def indices(self, total: int, fps: float) -> NDArray[np.int64]:  # noqa: ARG002
         return np.array([index % total for index in self.wanted], np.int64)
 
-    def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def prepare(self, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:  # noqa: ARG002
         return frames
 
 
@@ -127,7 +127,9 @@ def test_frames_arrive_resized_in_batches_as_if_at_once(clips, monkeypatch):
     rule = FrameRule(fps=10.0)
     whole = read_frames(clips["h264"], rule)
     frames = decode_all(clips["h264"])
-    np.testing.assert_array_equal(whole.frames, rule.prepare(frames[whole.indices]))
+    np.testing.assert_array_equal(
+        whole.frames, rule.prepare(frames[whole.indices], len(whole.indices))
+    )
     monkeypatch.setattr("vidcap_cli.video._BATCH_BYTES", 1)
     np.testing.assert_array_equal(read_frames(clips["h264"], rule).frames, whole.frames)
 

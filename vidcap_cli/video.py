@@ -30,9 +30,10 @@ processes of ``vidcap_cli.rank.decode`` do).
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -75,8 +76,10 @@ class Rule(Protocol):
         """Indices into ``total`` frames played at ``fps`` a second, in any order, repeats too."""
         ...
 
-    def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize frames ``[T, H, W, 3]``, each by itself: a clip comes in several batches."""
+    def prepare(self, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:
+        """Resize frames ``[T, H, W, 3]``, each by itself: the ``clip_frames`` frames of a clip
+        come in several batches.
+        """
         ...
 
 
@@ -132,6 +135,9 @@ class _Scan:
     closed: bool = False
 
 
+_Prepare = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+
 class _CountFrames(Exception):  # noqa: N818 - a change of plan, not an error
     """The packets' time stamps do not lead to the frames."""
 
@@ -178,12 +184,13 @@ def read_frames(path: str | Path, rule: Rule) -> Clip:
 
 def _read(path: str | Path, rule: Rule, scan: _Scan) -> Clip:
     indices = rule.indices(scan.total, scan.fps)
+    prepare = partial(rule.prepare, clip_frames=len(indices))
     chosen, places = np.unique(indices, return_inverse=True)
     damage: set[str] = set()
-    found = _with_decord(path, rule, scan, chosen) if scan.closed else None
+    found = _with_decord(path, prepare, scan, chosen) if scan.closed else None
     reader = PYAV if found is None else DECORD
     if found is None:
-        found = _collect(rule, _upright(_frames(path, scan, chosen, damage)))
+        found = _collect(prepare, _upright(_frames(path, scan, chosen, damage)))
     frames, shape = found
     return Clip(
         frames=frames if np.array_equal(chosen, indices) else frames[places],
@@ -198,7 +205,7 @@ def _read(path: str | Path, rule: Rule, scan: _Scan) -> Clip:
 
 
 def _with_decord(
-    path: str | Path, rule: Rule, scan: _Scan, chosen: NDArray[np.int64]
+    path: str | Path, prepare: _Prepare, scan: _Scan, chosen: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], tuple[int, ...]] | None:
     """What ``_collect`` gives for the chosen frames, read by decord; None when it fails."""
     import decord  # noqa: PLC0415 - loads FFmpeg
@@ -209,7 +216,7 @@ def _with_decord(
         if len(reader) != scan.total:
             return None
         frames = (reader.get_batch([number]).asnumpy()[0] for number in chosen.tolist())
-        return _collect(rule, frames)
+        return _collect(prepare, frames)
     except (decord.DECORDError, ValueError):
         # Narrow frames fail as a ValueError: "ndarray ... The size must exactly match".
         return None
@@ -225,7 +232,7 @@ def _upright(frames: Iterator["VideoFrame"]) -> Iterator[NDArray[np.uint8]]:
 
 
 def _collect(
-    rule: Rule, frames: Iterator[NDArray[np.uint8]]
+    prepare: _Prepare, frames: Iterator[NDArray[np.uint8]]
 ) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
     """All frames prepared by the rule, a few at a time, and the shape they had."""
     prepared: list[NDArray[np.uint8]] = []
@@ -235,17 +242,17 @@ def _collect(
         shape = pixels.shape
         batch.append(pixels)
         if len(batch) * pixels.nbytes >= _BATCH_BYTES:
-            prepared.append(_prepare(rule, batch))
+            prepared.append(_prepare(prepare, batch))
             batch = []
     if batch:
-        prepared.append(_prepare(rule, batch))
+        prepared.append(_prepare(prepare, batch))
     return np.concatenate(prepared), shape
 
 
-def _prepare(rule: Rule, batch: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+def _prepare(prepare: _Prepare, batch: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     frames = np.stack(batch)
     try:
-        return rule.prepare(frames)
+        return prepare(frames)
     except ValueError as error:
         raise VideoError("rejected", str(error)) from error
 

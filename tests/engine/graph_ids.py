@@ -50,7 +50,8 @@ def prompt_of(folder: Path, case: Case, asked: Asked) -> Any:
     captioner = load_captioner(config_of(folder, case, asked, 1))
     if case.family == "qwen2vl":
         return captioner.prompt(noise(*asked.clip))
-    return captioner.prompt(captioner.rule.prepare(drift(*asked.clip)))
+    clip = drift(*asked.clip)
+    return captioner.prompt(captioner.rule.prepare(clip, len(clip)))
 
 
 def logits(engine: Any, prompt: Any, golden: dict[str, Any]) -> list[dict[str, object]]:

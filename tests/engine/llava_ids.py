@@ -46,7 +46,7 @@ def config_of(folder: Path, spec: TinyLlava) -> CaptionConfig:
 
 def prompts_of(captioner: Any, clips: Sequence[np.ndarray]) -> list[Any]:
     """Model inputs of clips as the decoder would hand them over."""
-    return [captioner.prompt(captioner.rule.prepare(clip)) for clip in clips]
+    return [captioner.prompt(captioner.rule.prepare(clip, len(clip))) for clip in clips]
 
 
 def captions(specs: Sequence[TinyLlava]) -> list[dict[str, object]]:

@@ -84,3 +84,20 @@ def test_token_counts_of_the_default_area_cap():
     rule = FrameRule()
     assert rule.tokens(len(rule.indices(150, 30.0)), 1080, 1920) == 3640  # 5 seconds
     assert rule.tokens(len(rule.indices(600, 30.0)), 1080, 1920) == 14560  # 20 seconds
+
+
+def test_long_videos_share_the_budget_of_pixels():
+    rule = FrameRule()
+    counts = [len(rule.indices(seconds * 30, 30.0)) for seconds in (60, 190, 240, 3600)]
+    assert counts == [240, 760, 768, 768]
+    sizes = [rule.size(1080, 1920, count) for count in counts]
+    assert sizes == [(392, 728), (364, 644), (336, 644), (336, 644)]
+    # 139,776 without the budget.
+    assert rule.tokens(768, 1080, 1920) == 105_984
+
+
+def test_batches_of_a_clip_get_the_size_of_the_whole_clip():
+    rule = FrameRule(height=252, width=448)
+    frames = noise(5, 2, 90, 160)
+    assert rule.prepare(frames, 2).shape == (2, 252, 448, 3)
+    assert rule.prepare(frames, 768).shape == (2, *rule.size(90, 160, 768), 3)

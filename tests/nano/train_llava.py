@@ -654,7 +654,7 @@ def coded(rule: training.FrameRule, clip: world.Clip, codec: str) -> Example:
     world.write(clip, file, codec)
     file.seek(0)
     indices = rule.indices(clip.frames, clip.rate)
-    return Example(clip, rule.prepare(world.read(file, indices)), indices)
+    return Example(clip, rule.prepare(world.read(file, indices), len(indices)), indices)
 
 
 def arguments(family: str, steps: int, pool: int, summary: str) -> argparse.ArgumentParser:

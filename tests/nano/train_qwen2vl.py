@@ -532,7 +532,7 @@ class HeldOut:
             self.files[key] = file.getvalue()
         rule = replace(RULE, fps=variant.fps)
         chosen = rule.indices(clip.frames, clip.rate)
-        return clip, rule.prepare(world.read(io.BytesIO(self.files[key]), chosen))
+        return clip, rule.prepare(world.read(io.BytesIO(self.files[key]), chosen), len(chosen))
 
 
 @torch.no_grad()

@@ -39,8 +39,8 @@ class FrameRule(Protocol):
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing."""
 
-    def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resized frames ``[T, h, w, 3]``."""
+    def prepare(self, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:
+        """Resized frames ``[T, h, w, 3]``, of ``clip_frames`` in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def filed_example(rule: FrameRule, stream: int, index: int, crf: int | None = No
     world.write(clip, file, options={} if crf is None else {"crf": str(crf)})
     file.seek(0)
     indices = rule.indices(clip.frames, clip.rate)
-    return Example(clip, rule.prepare(world.read(file, indices)), indices)
+    return Example(clip, rule.prepare(world.read(file, indices), len(indices)), indices)
 
 
 def pool(

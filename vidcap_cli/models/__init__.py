@@ -44,8 +44,10 @@ class FrameRule(Protocol):
     def indices(self, total: int, fps: float) -> NDArray[np.int64]:
         """Indices to read from ``total`` frames played at ``fps`` a second."""
 
-    def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize frames ``[T, H, W, 3]`` for the model."""
+    def prepare(self, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:
+        """Resize frames ``[T, H, W, 3]`` for the model: some or all of the ``clip_frames`` frames
+        chosen from a video.
+        """
 
     def tokens(self, frames: int, height: int, width: int) -> int:
         """Language tokens that ``frames`` frames of ``height`` x ``width`` pixels become."""

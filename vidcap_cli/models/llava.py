@@ -85,7 +85,7 @@ class FrameRule:
         """Indices to read from ``total`` frames."""
         return (2 * np.arange(self.num_frames, dtype=np.int64) + 1) * total // (2 * self.num_frames)
 
-    def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def prepare(self, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:  # noqa: ARG002
         """Resize and crop frames ``[T, H, W, 3]`` to the vision tower's square."""
         return self.images.prepare(frames)
 

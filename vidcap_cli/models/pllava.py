@@ -49,7 +49,7 @@ class FrameRule:
         # round is to even, as numpy's in the original.
         return np.array([int(step / 2) + round(step * i) for i in range(self.num_frames)], np.int64)
 
-    def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def prepare(self, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:  # noqa: ARG002
         """Resize and crop frames ``[T, H, W, 3]`` to the vision tower's square."""
         return self.images.prepare(frames)
 

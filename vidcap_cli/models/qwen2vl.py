@@ -3,6 +3,11 @@
 Sources: qwen-vl-utils 0.0.14 ``vision_process.py`` (frames and sizes), transformers
 ``Qwen2VLImageProcessor`` (patches) and the chat template of Qwen/Qwen2-VL-*-Instruct.
 Everything is numpy; the engines only ever see patches, grids and token ids.
+
+Of qwen-vl-utils the rules of 0.0.14 hold where its versions differ. The number of frames is
+rounded down to even; 0.0.8, on which the original captioning scripts were built, rounded it to
+the nearest even number. The cap of ``height`` x ``width`` is bounded by each frame's share of
+the pixels that a whole video may have; in 0.0.8 a cap replaced that bound.
 """
 
 import json
@@ -26,6 +31,7 @@ TEMPORAL = 2
 FACTOR = PATCH * MERGE  # sides are multiples of this: one language token covers 28 x 28 pixels
 MIN_PIXELS = 128 * FACTOR**2  # per frame; qwen-vl-utils VIDEO_MIN_PIXELS
 MAX_PIXELS = 768 * FACTOR**2  # per frame; qwen-vl-utils VIDEO_MAX_PIXELS
+TOTAL_PIXELS = 128_000 * FACTOR**2 * 0.9  # per video, two frames counting as one: total_pixels
 MIN_FRAMES, MAX_FRAMES = 4, 768
 MAX_ASPECT = 200
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -40,7 +46,8 @@ class FrameRule:
 
     ``fps`` is frames sampled per second of video. ``height`` x ``width`` is a cap on the area of
     a frame (``resize="area"``, aspect kept) or the very size, rounded to multiples of 28
-    (``resize="exact"``). ``min_pixels`` and ``max_pixels`` bound the area of a frame.
+    (``resize="exact"``, which no bound alters). ``min_pixels`` and ``max_pixels`` bound the area
+    of a frame, and so does its share of ``TOTAL_PIXELS``: long videos get smaller frames.
     """
 
     fps: float = 4.0
@@ -64,23 +71,29 @@ class FrameRule:
         # float32, as torch.linspace computes it: the rounding of halves depends on it.
         return np.rint(_linspace(total - 1, count)).astype(np.int64)
 
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width in pixels that a frame of ``height`` x ``width`` is resized to.
+    def size(self, height: int, width: int, clip_frames: int = TEMPORAL) -> tuple[int, int]:
+        """Height and width in pixels that frames of ``height`` x ``width`` are resized to when
+        ``clip_frames`` of them are chosen from a video.
 
         Raises ValueError for a frame more than 200 times as long as it is wide.
         """
         if self.resize == "exact":
             return _round_to_factor(self.height), _round_to_factor(self.width)
-        most = max(min(self.max_pixels, self.height * self.width), FACTOR**2)
+        share = TOTAL_PIXELS / clip_frames * TEMPORAL
+        limit = max(min(MAX_PIXELS, share), int(self.min_pixels * 1.05))
+        # The user's cap may lie below all bounds; the reference fails there.
+        most = max(min(limit, self.max_pixels, self.height * self.width), FACTOR**2)
         return smart_resize(height, width, min(self.min_pixels, most), most)
 
-    def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize frames ``[T, H, W, 3]`` to the size this rule gives them."""
-        return bicubic(frames, *self.size(frames.shape[1], frames.shape[2]))
+    def prepare(self, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:
+        """Resize frames ``[T, H, W, 3]`` to the size that this rule gives the ``clip_frames``
+        frames chosen from a video.
+        """
+        return bicubic(frames, *self.size(frames.shape[1], frames.shape[2], clip_frames))
 
     def tokens(self, frames: int, height: int, width: int) -> int:
         """Language tokens that ``frames`` frames of ``height`` x ``width`` pixels become."""
-        tall, wide = self.size(height, width)
+        tall, wide = self.size(height, width, frames)
         return math.ceil(frames / TEMPORAL) * (tall // FACTOR) * (wide // FACTOR)
 
 
@@ -136,7 +149,7 @@ def frame_rule(config: CaptionConfig) -> FrameRule:
     return FrameRule(config.fps, config.height, config.width, config.resize, low, high)
 
 
-def smart_resize(height: int, width: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+def smart_resize(height: int, width: int, min_pixels: float, max_pixels: float) -> tuple[int, int]:
     """The reference's ``smart_resize``: sides in multiples of 28, area within the bounds."""
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise ValueError(f"a frame of {width}x{height} pixels is more than {MAX_ASPECT}:1 narrow")
