@@ -105,3 +105,29 @@ def _rgb(planes: np.ndarray) -> np.ndarray:
     u, v = half.repeat(2, axis=1).repeat(2, axis=2)
     channels = [298 * y + 409 * v, 298 * y - 100 * u - 208 * v, 298 * y + 516 * u]
     return ((np.stack(channels, axis=-1) + 128) >> 8).clip(0, 255).astype(np.uint8)
+
+
+# Height and width, real frames cut out of 1280 x 720 as far as that goes. Beside usual sizes those
+# that PllavaProcessor's rounding treats oddly: a pixel off the shorter side or the longer one.
+PLLAVA_SIZES = [
+    (720, 1280), (1280, 720), (272, 640), (360, 640), (480, 640), (340, 394), (336, 345), (345, 336),
+    (367, 601), (601, 367), (480, 480), (641, 640), (144, 176), (90, 700), (600, 101), (30, 1000),
+    (337, 336), (336, 336), (40, 60), (352, 352), (1080, 1920),
+]  # fmt: skip
+
+# preprocessor_config.json files of CLIP-336, CLIP-224 and another resampling.
+PLLAVA_CONFIGS: list[dict[str, object]] = [
+    {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}},
+    {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "resample": 2},
+]
+
+
+def pllava_frames() -> Iterator[np.ndarray]:
+    """A frame ``[H, W, 3]`` (uint8) of each of ``PLLAVA_SIZES``."""
+    whole = next(real_frames())
+    for height, width in PLLAVA_SIZES:
+        across = whole.transpose(1, 0, 2) if height > width else whole
+        times = -(-max(height, width) // 1280)
+        picture = across.repeat(times, axis=0).repeat(times, axis=1)
+        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+        yield np.ascontiguousarray(picture[top : top + height, left : left + width])

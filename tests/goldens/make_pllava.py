@@ -9,10 +9,13 @@
 
 transformers has no PLLaVA, so it is composed here as its authors describe it: ``CLIPVisionModel``,
 two linear layers with GELU, ``torch.nn.AdaptiveAvgPool3d``, the features at the one ``<image>`` of
-the prompt, ``LlamaForCausalLM`` on embeddings; LoRA merged by PEFT. Nothing of vidcap is used.
+the prompt, ``LlamaForCausalLM`` on embeddings; LoRA merged by PEFT. Pixel values are those of
+their ``PllavaProcessor`` where it can work with the checkpoint's settings. Nothing of vidcap is
+used.
 
-Writes ``pllava.json`` beside this file. Run it with
-``uv run --no-project tests/goldens/make_pllava.py`` when a case is added.
+Give it a checkout of github.com/magic-research/PLLaVA (6f49fd2). Writes ``pllava.json`` beside
+this file. Run it with ``uv run --no-project tests/goldens/make_pllava.py CHECKOUT`` when a case is
+added.
 """
 
 import json
@@ -29,6 +32,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from llava_cases import FRAME_CASES, NEW_TOKENS, PLLAVA, POOLING, QUESTION, SYSTEM, videos_of
+from make_pllava_pixels import processing, reference
 from tiny_llava import TinyLlava, drift, write_llava
 from transformers import (
     AutoTokenizer,
@@ -146,16 +150,17 @@ def prompt(spec: TinyLlava) -> str:
 def captions() -> list[dict[str, object]]:
     """One entry for each checkpoint."""
     done = []
+    authors = reference(Path(sys.argv[1]))
     for spec in PLLAVA:
         with TemporaryDirectory() as place, torch.no_grad():
             folder = write_llava(Path(place), spec)
             kind = LlamaTokenizerFast if spec.tokenizer == "spm" else AutoTokenizer
             ids = kind.from_pretrained(folder)(prompt(spec))["input_ids"]
-            processor = CLIPImageProcessor.from_pretrained(folder)
+            processor = processing(authors, CLIPImageProcessor.from_pretrained(folder))
             model = Composed(folder, spec)
             videos = []
             for video in videos_of(spec):
-                pixels = processor(list(drift(*video)), return_tensors="pt")["pixel_values"]
+                pixels = torch.from_numpy(processor(drift(*video)))
                 videos.append({"prompt": ids, "ids": model.caption(ids, pixels, spec.eos_token)})
         done.append({"seed": spec.seed, "eos": spec.eos_token, "videos": videos})
     return done

@@ -54,3 +54,14 @@ def test_padding_to_a_square_is_refused(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"do_pad": True}))
     with pytest.raises(ModelError, match="do_pad"):
         read_clip_images(tmp_path)
+
+
+def test_settings_that_transformers_5_nested_count_first(tmp_path):
+    nested = {"image_processor": {"size": {"shortest_edge": 28}, "crop_size": 28}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(nested))
+    assert read_clip_images(tmp_path) == ClipImages(size=28, crop=(28, 28))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 56, "crop_size": 56}))
+    assert read_clip_images(tmp_path).size == 28
+    # Older folders have the file for other settings.
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Llava"}))
+    assert read_clip_images(tmp_path).size == 56

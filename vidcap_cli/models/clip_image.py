@@ -1,9 +1,9 @@
-"""Frames for a CLIP vision tower, as a checkpoint's ``preprocessor_config.json`` asks for them.
+"""Frames for a CLIP vision tower, as a checkpoint's image processor is set to prepare them.
 
 Equal to transformers' slow ``CLIPImageProcessor``: resized through PIL on uint8, cropped about the
 center, rescaled, normalised. In two steps, because frames travel between processes: ``prepare``
 gives uint8 in a decoder process, ``normalise`` the float32 input of the vision tower in the rank.
-Without the file the settings of CLIP ViT-L/14-336 apply. No torchvision, no transformers.
+Without a file of them the settings of CLIP ViT-L/14-336 apply. No torchvision, no transformers.
 """
 
 import math
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vidcap_cli.errors import ModelError
-from vidcap_cli.models.checkpoint import read_json
+from vidcap_cli.models.processor import read_processor
 
 SIDE = 336
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -51,10 +51,7 @@ class ClipImages:
     def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize and crop frames ``[T, H, W, 3]`` (uint8, RGB)."""
         height, width = self.resized(*frames.shape[1:3])
-        if (height, width) != frames.shape[1:3]:
-            images = [Image.fromarray(frame) for frame in frames]
-            resample = Image.Resampling(self.resample)
-            frames = np.stack([np.asarray(i.resize((width, height), resample)) for i in images])
+        frames = resize(frames, height, width, self.resample)
         return frames if self.crop is None else _center_crop(frames, *self.crop)
 
     def normalise(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -65,12 +62,23 @@ class ClipImages:
         return np.stack([table[:, c][frames[..., c]] for c in range(3)], axis=1)
 
 
+def resize(
+    frames: NDArray[np.uint8], height: int, width: int, resample: int = Image.Resampling.BICUBIC
+) -> NDArray[np.uint8]:
+    """Frames ``[T, H, W, 3]`` (uint8) as ``[T, height, width, 3]``, by PIL as transformers does."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    images = [Image.fromarray(frame) for frame in frames]
+    kind = Image.Resampling(resample)
+    return np.stack([np.asarray(image.resize((width, height), kind)) for image in images])
+
+
 def read_clip_images(folder: Path) -> ClipImages:
     """The settings in ``folder``; raises ModelError for those vidcap cannot follow."""
-    file = folder / "preprocessor_config.json"
-    if not file.is_file():
+    found = read_processor(folder, "image_processor")
+    if found is None:
         return ClipImages()
-    given = read_json(file)
+    file, given = found
     if given.get("do_pad"):
         raise ModelError(f"{file} pads frames to a square (do_pad), which vidcap does not.")
     return ClipImages(

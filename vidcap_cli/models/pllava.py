@@ -1,6 +1,7 @@
 """PLLaVA: which frames, with what prompt, and how features of frames are pooled.
 
-Sources: magic-research/PLLaVA (frame rule, pooling, chat templates). Frames go through CLIP and the
+Sources: magic-research/PLLaVA (frame rule, ``PllavaProcessor``, pooling, chat templates). Frames
+are resized twice before CLIP sees them (``FrameRule.prepare``). They go through CLIP and the
 projector one by one; adaptive average pooling over time, height and width then leaves T x H x W
 features, which stand at one ``<image>`` in the prompt.
 
@@ -20,7 +21,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError, UsageError
 from vidcap_cli.models import Prompt, Size
 from vidcap_cli.models.checkpoint import read_json
-from vidcap_cli.models.clip_image import ClipImages
+from vidcap_cli.models.clip_image import ClipImages, resize
 from vidcap_cli.models.llava import IMAGE, LlavaSettings, Words, plain
 
 SYSTEM_PROMPT = (
@@ -28,6 +29,8 @@ SYSTEM_PROMPT = (
     "A user shows you a video and asks for a text about it.\n"
     "Follow the request, look closely, and state only what the video shows.\n"
 )
+
+_LONGEST = 640  # pixels; towards it the longer side of frames is resized first
 
 Shape = tuple[int, int, int]
 
@@ -50,12 +53,36 @@ class FrameRule:
         return np.array([int(step / 2) + round(step * i) for i in range(self.num_frames)], np.int64)
 
     def prepare(self, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:  # noqa: ARG002
-        """Resize and crop frames ``[T, H, W, 3]`` to the vision tower's square."""
+        """Resize and crop frames ``[T, H, W, 3]`` to the vision tower's square.
+
+        In two steps, each rounded to uint8, as ``PllavaProcessor`` does: towards a longer side of
+        640 pixels, then as CLIP does. Where the settings resize frames to a square regardless of
+        their shape the first step is left out: ``PllavaProcessor`` cannot work with those.
+        """
+        if isinstance(self.images.size, int):
+            frames = _first_resize(frames, self.images.size)
         return self.images.prepare(frames)
 
     def tokens(self, frames: int, height: int, width: int) -> int:  # noqa: ARG002
         """Language tokens of a video: the pooled features, whatever its size."""
         return int(np.prod(self.pooled))
+
+
+def _first_resize(frames: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
+    """``PllavaProcessor.resize_crop_longshort`` for one video ``[T, H, W, 3]``.
+
+    The shorter side becomes at least ``least``, CLIP's edge, so small frames grow. The order of
+    operations is the original's, whose rounding costs some sizes a pixel of either side.
+    """
+    height, width = frames.shape[1:3]
+    short, long = min(height, width), max(height, width)
+    ratio = long / short
+    edge = max(min(short, int(min(_LONGEST, long) / ratio)), least)
+    longer = int(edge * long / short)
+    kept = int(edge * ratio)  # by rounding sometimes a pixel less than the longer side
+    if height > width:
+        return resize(frames, longer, edge)[:, :kept]
+    return resize(frames, edge, longer)[:, :, :kept]
 
 
 class Pllava:
