@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 from vidcap_cli import merge as merge_module
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError, UsageError
+from vidcap_cli.ledger import done_mask
 from vidcap_cli.merge import Example, merge
 from vidcap_cli.parts import Result, write_part
-from vidcap_cli.plan import make_plan
+from vidcap_cli.plan import make_plan, read_plan
 from vidcap_cli.rundir import RunDir
 
 CONFIG = CaptionConfig("qwen2vl", "/models/qwen")
@@ -504,6 +506,40 @@ def test_a_damaged_part_is_refused_with_two_remedies(tmp_path, meta, run, form):
     part.rename(tmp_path / "elsewhere")
     merge([run.path], tmp_path / "out.csv")
     assert texts(tmp_path / "out.csv") == ["", "", "", "t3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_five_hundred_flipped_bits(tmp_path, form):
+    """Merge gives the undisturbed table or names the part; resume counts none of its rows."""
+    meta = tmp_path / "meta.csv"
+    meta.write_text("path\n" + "".join(f"clips/{row:04}.mp4\n" for row in range(120)))
+    run = new_run(tmp_path / "run", meta)
+    parts = []
+    for sequence in range(3):
+        rows = range(40 * sequence, 40 * sequence + 40)
+        results = [
+            Result(row, f"clips/{row:04}.mp4", "ok", f'A "{row}" that\nmoves, ü', new_tokens=row)
+            for row in rows
+        ]
+        parts.append(put(run, results, sequence=sequence, form=form))
+    merge([run.path], tmp_path / "calm.csv")
+    plan = read_plan(run)
+    rng = np.random.default_rng(12)
+    for flip in range(500):
+        number = flip % 3
+        data = parts[number].read_bytes()
+        flipped = bytearray(data)
+        place = int(rng.integers(0, 8 * len(data)))
+        flipped[place // 8] ^= 1 << place % 8
+        parts[number].write_bytes(flipped)
+        counted = done_mask(run, plan).any.reshape(3, 40)
+        assert counted.any(axis=1).tolist() == [other != number for other in range(3)]
+        with pytest.raises(TableError, match=parts[number].name):
+            merge([run.path], tmp_path / "out.csv")
+        parts[number].write_bytes(data)
+    merge([run.path], tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "calm.csv").read_bytes()
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
