@@ -508,7 +508,6 @@ def test_a_damaged_part_is_refused_with_two_remedies(tmp_path, meta, run, form):
     assert texts(tmp_path / "out.csv") == ["", "", "", "t3"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["parquet", "csv"])
 def test_five_hundred_flipped_bits(tmp_path, form):
     """Merge gives the undisturbed table or names the part; resume counts none of its rows."""
