@@ -23,7 +23,9 @@ MARK = "VIDCAP_TEST_MARK"
 class Command:
     """A started ``vidcap``; every process that descends from it carries the same mark."""
 
-    def __init__(self, arguments: list[str], cwd: Path) -> None:
+    def __init__(
+        self, arguments: list[str], cwd: Path, environment: dict[str, str] | None = None
+    ) -> None:
         self.mark = uuid4().hex
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vidcap_cli", *map(str, arguments)],
@@ -31,7 +33,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, MARK: self.mark},
+            env={**os.environ, **(environment or {}), MARK: self.mark},
         )
 
     def finish(self, timeout: float = 300) -> tuple[int, str, str]:

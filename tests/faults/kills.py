@@ -1,0 +1,326 @@
+"""Runs that are killed at random until they finish, each compared with an undisturbed one.
+
+A life is one table from its first command to its table. Faults are drawn for every command of it;
+after a command has ended unfinished the same command is given again, often with another number of
+ranks. Processes die from outside (a signal at a moment of the run) and from inside (a signal
+before a chosen file operation). Then nothing may be missing, wrong, done twice or left behind.
+"""
+
+import random
+import shutil
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from commands import Command
+
+from . import moments
+from .account import Account
+from .moments import MOMENTS, Committed
+from .scene import FAKE, FINISHED, OUTPUT, PATIENCE, RUN, Death, Scene
+
+_MOST_COMMANDS = 25
+_GONE_SECONDS = 15.0
+_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
+_SHARES = (60, 13, 12, 15)
+_DEADLY = {"parent": {signal.SIGKILL, signal.SIGTERM, signal.SIGINT}}
+_POLL_SECONDS = 0.03
+_LONGEST_STOP = 1.5
+# What a row may say that lost its decoder or was in a model at two deaths: it is tried again.
+_RETRIED = ("crashed", "decode_timeout", "decode_error")
+
+
+@dataclass(slots=True)
+class Fault:
+    """A signal to a process in ``role`` of ``node``, ``delay`` seconds into ``moment``."""
+
+    role: str
+    number: int
+    moment: str
+    delay: float
+    node: int = 0
+    reached: float | None = None
+    sent: bool = False
+    continued: float | None = None
+    target: psutil.Process | None = None
+
+    @property
+    def kills(self) -> bool:
+        """Whether a process in this role ends at that signal."""
+        return self.number in _DEADLY.get(self.role, {signal.SIGKILL, signal.SIGTERM})
+
+
+class Life:
+    """One table from the first command to the last."""
+
+    def __init__(self, scene: Scene, place: Path, seed: str, account: Account) -> None:
+        self._scene = scene
+        self._place = place
+        self._seed = seed
+        self._chance = random.Random(seed)
+        self._account = account
+        self._work = scene.copy(place)
+        self._kept: list[tuple[int, Committed]] = []
+        self._deaths = 0
+        self._standin = scene.model == FAKE and self._chance.random() >= scene.real_msrun
+        self._nodes = 2 if self._chance.random() < 0.12 else 1
+        self._before = sum(account.wrong.values())
+
+    def live(self, kills: int) -> None:
+        """Command after command until the table is there; at most ``kills`` deaths on the way."""
+        account, since = self._account, self._account.kills
+        account.lives += 1
+        for number in range(_MOST_COMMANDS):
+            wild = account.kills - since < kills and number < _MOST_COMMANDS - 8
+            if self._command(wild=wild):
+                break
+        else:
+            self._wrong("runs that did not finish", f"after {_MOST_COMMANDS} commands")
+        self._check_table()
+        self._check_twice()
+        self._check_files()
+        if sum(account.wrong.values()) == self._before:
+            shutil.rmtree(self._place)
+
+    def _wrong(self, kind: str, words: str) -> None:
+        self._account.fault(kind, f"{words} [seed {self._seed}, kept in {self._place}]")
+
+    def _start(self, node: int, deaths: list[Death], workers: int) -> Command:
+        self._account.commands += 1
+        more: list[str] = []
+        if self._nodes > 1:
+            workers = 2
+            more = ["--local-worker-num", "1", "--node-rank", str(node)]
+        return self._scene.command(
+            self._work,
+            *more,
+            workers=workers,
+            standin=self._standin,
+            deaths=deaths,
+            node=node,
+        )
+
+    def _command(self, *, wild: bool) -> bool:
+        """One command, or one for each node, to its end; whether the run has finished."""
+        faults, deaths = self._draw() if wild else ([], [])
+        workers = self._chance.choice((1, 2, 2, 3))
+        began, deadline = time.time(), time.monotonic() + PATIENCE
+        commands = [self._start(node, deaths, workers) for node in range(self._nodes)]
+        code: int | None = None
+        while code is None or any(command.process.poll() is None for command in commands):
+            for fault in faults:
+                self._consider(fault, commands, began)
+            for node, command in enumerate(commands[1:] if code is None else [], 1):
+                # A node that has ended before the first is started again, as a user would.
+                if command.process.poll() is not None:
+                    self._check_end(command)
+                    commands[node] = self._start(node, [], workers)
+            code = commands[0].process.poll()
+            if time.monotonic() > deadline:
+                self._wrong("runs that did not finish", f"a command took {PATIENCE:g} s")
+                for process in [process for one in commands for process in one.processes()]:
+                    process.kill()
+                return False
+            time.sleep(_POLL_SECONDS)
+        for fault in faults:
+            self._resume(fault)
+        self._note_struck(deaths)
+        for command in commands:
+            self._check_end(command)
+        self._snapshot()
+        return code in FINISHED
+
+    def _draw(self) -> tuple[list[Fault], list[Death]]:
+        """Faults for one command."""
+        chance = self._chance
+        if chance.random() < 0.3:
+            return [], [self._draw_death()]
+        faults = []
+        for _ in range(chance.choice((3, 6, 9, 12))):
+            role = chance.choices(("decoder", "rank", "parent", "msrun"), (40, 32, 18, 10))[0]
+            number = chance.choices(_SIGNALS, _SHARES)[0]
+            if role == "msrun":
+                when = "starting"
+            elif role == "parent":
+                when = chance.choice(MOMENTS)
+            else:
+                when = chance.choice(("loading", "captioning", "captioning"))
+            # Long enough to reach into later launches of the same command.
+            length = 2.5 if when == "captioning" else 0.4
+            node = chance.randrange(self._nodes)
+            faults.append(Fault(role, number, when, chance.random() * length, node))
+        return faults, []
+
+    def _draw_death(self) -> Death:
+        chance = self._chance
+        role = chance.choice(("parent", "parent", "rank"))
+        most = self._scene.operations.get(role, 20)
+        self._deaths += 1
+        number = chance.choices(_SIGNALS[:3], (70, 15, 15))[0]
+        node = chance.randrange(self._nodes)
+        return Death(self._deaths, role, chance.randint(1, most), number, node)
+
+    def _consider(self, fault: Fault, commands: list[Command], began: float) -> None:
+        """Send the signal of ``fault`` if its moment has come, and continue what it stopped."""
+        now = time.monotonic()
+        if fault.sent:
+            if fault.continued is not None and now > fault.continued:
+                self._resume(fault)
+            return
+        when = moments.moment(self._work, began)
+        if fault.reached is None:
+            if MOMENTS.index(when) < MOMENTS.index(fault.moment):
+                return
+            fault.reached = now
+        if now < fault.reached + fault.delay:
+            return
+        command = commands[fault.node]
+        if command.process.poll() is not None:
+            return
+        players = moments.players(command, fault.role)
+        if not players:
+            return
+        target = self._chance.choice(players)
+        try:
+            target.send_signal(fault.number)
+        except psutil.NoSuchProcess:
+            return
+        fault.sent, fault.target = True, target
+        if fault.number == signal.SIGSTOP:
+            fault.continued = now + self._chance.random() * _LONGEST_STOP
+        self._account.note(
+            fault.role, fault.number, when, kills=fault.kills, real=not self._standin
+        )
+
+    @staticmethod
+    def _resume(fault: Fault) -> None:
+        if fault.continued is not None and fault.target is not None:
+            fault.continued = None
+            with suppress(psutil.NoSuchProcess):
+                fault.target.send_signal(signal.SIGCONT)
+
+    def _note_struck(self, deaths: list[Death]) -> None:
+        for death in deaths:
+            record = self._place / "records" / f"struck-{death.id}.json"
+            if record.exists():
+                kills = death.role == "parent" or death.signal != signal.SIGINT
+                where = _place_of(record.read_text(encoding="utf-8"))
+                self._account.note(
+                    death.role, death.signal, where, kills=kills, real=not self._standin
+                )
+
+    def _check_end(self, command: Command) -> None:
+        code, out, err = command.finish(30)
+        try:
+            command.assert_gone(_GONE_SECONDS)
+        except AssertionError as error:
+            self._wrong("processes left", str(error))
+            for process in command.processes():
+                process.kill()
+        if "Traceback (most recent call last)" in err:
+            self._wrong("tracebacks", err.strip()[-1500:])
+        allowed = (0, 1, 3, 130, *(-number for number in _SIGNALS[:3]))
+        if code not in allowed or out:
+            self._wrong("other exit codes", f"{code} {out!r} {err[-500:]}")
+
+    def _snapshot(self) -> None:
+        """Remember what is committed now: it must be there, the same, at the end."""
+        run = moments.run_folder(self._work)
+        if (run / "plan.json").exists():
+            plan = (run / "plan.json").stat().st_ino
+            self._kept += [(plan, result) for result in moments.committed(run)]
+
+    def _check_table(self) -> None:
+        output = self._work / OUTPUT
+        for _ in range(3):
+            if not output.exists() or output.read_bytes() == self._scene.expected:
+                break
+            if not self._only_retried(output.read_bytes()):
+                break
+            self._account.tried_again += 1
+            self._command(wild=False)
+        if not output.exists():
+            self._wrong("rows lost", f"no table, {self._scene.rows} rows")
+        elif output.read_bytes() != self._scene.expected:
+            self._wrong("different tables", _difference(output.read_bytes(), self._scene.expected))
+        run = self._work / RUN
+        if not (run / "plan.json").exists():
+            return
+        plan = (run / "plan.json").stat().st_ino
+        now = {(one.row, one.status, one.text) for one in moments.committed(run)}
+        for when, one in self._kept:
+            if when == plan and (one.row, one.status, one.text) not in now:
+                self._wrong("rows lost", f"row {one.row} was committed, and is gone")
+        missing = set(range(self._scene.rows)) - {row for row, _, _ in now}
+        if missing:
+            self._wrong("rows lost", f"rows {sorted(missing)} have no result")
+
+    def _only_retried(self, table: bytes) -> bool:
+        """Whether all rows that differ from what they should be have failed by our own doing."""
+        rows, wanted = table.split(b"\n"), self._scene.expected.split(b"\n")
+        if len(rows) != len(wanted):
+            return False
+        different = [row for row, other in zip(rows, wanted, strict=True) if row != other]
+        return all(any(status.encode() in row for status in _RETRIED) for row in different)
+
+    def _check_twice(self) -> None:
+        run = moments.run_folder(self._work)
+        if not run.exists():
+            return
+        first: dict[int, float] = {}
+        for one in moments.committed(run):
+            if one.status == "ok":
+                first[one.row] = min(one.time, first.get(one.row, one.time))
+        again = {row for row, when in moments.begun(self._work) if when > first.get(row, when)}
+        for row in sorted(again):
+            self._wrong("captioned twice after commit", f"row {row}")
+
+    def _check_files(self) -> None:
+        known = {OUTPUT, RUN, *(path.name for path in self._scene.folder.iterdir())}
+        left = [str(path) for path in self._work.iterdir() if path.name not in known]
+        left += [str(path) for path in self._place.joinpath("temporary").iterdir()]
+        left += [str(path) for path in (self._work / RUN).rglob("*.tmp*")]
+        if left:
+            self._wrong("files left", ", ".join(sorted(left)))
+
+
+def _place_of(record: str) -> str:
+    """The moment at which a process struck itself, by the file it was about to touch."""
+    for word, name in (
+        ("/parts", "committing"),
+        (OUTPUT, "merging"),
+        ("finished.json", "settling"),
+        ("plan.json", "planning"),
+        ("rows.parquet", "planning"),
+        ("/claims", "captioning"),
+        ("/events-", "loading"),
+        ("/attempts", "starting"),
+        ("msrun", "starting"),
+    ):
+        if word in record:
+            return name
+    return "planning"
+
+
+def _difference(found: bytes, expected: bytes) -> str:
+    rows, wanted = found.split(b"\n"), expected.split(b"\n")
+    pairs = [(row, other) for row, other in zip(rows, wanted, strict=False) if row != other]
+    return f"{len(rows)} lines for {len(wanted)}; {pairs[:3]}"
+
+
+def campaign(scene: Scene, place: Path, seed: int, kills: int, most: int = 12) -> Account:
+    """Live lives until ``kills`` processes have been killed."""
+    account = Account()
+    while account.kills < kills:
+        number = account.lives
+        life = Life(scene, place / f"life-{number:04d}", f"{seed}-{number}", account)
+        life.live(min(most, kills - account.kills))
+        print(
+            f"run {number}: {account.kills} kills, {account.commands} commands, "
+            f"wrong: {dict(account.wrong)}",
+            flush=True,
+        )
+    return account
