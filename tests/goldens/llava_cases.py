@@ -110,9 +110,9 @@ def _rgb(planes: np.ndarray) -> np.ndarray:
 # Height and width, real frames cut out of 1280 x 720 as far as that goes. Beside usual sizes those
 # that PllavaProcessor's rounding treats oddly: a pixel off the shorter side or the longer one.
 PLLAVA_SIZES = [
-    (720, 1280), (1280, 720), (272, 640), (360, 640), (480, 640), (340, 394), (336, 345), (345, 336),
-    (367, 601), (601, 367), (480, 480), (641, 640), (144, 176), (90, 700), (600, 101), (30, 1000),
-    (337, 336), (336, 336), (40, 60), (352, 352), (1080, 1920),
+    (720, 1280), (1280, 720), (272, 640), (360, 640), (480, 640), (340, 394), (336, 345),
+    (345, 336), (367, 601), (601, 367), (480, 480), (641, 640), (144, 176), (90, 700), (600, 101),
+    (30, 1000), (337, 336), (336, 336), (40, 60), (352, 352), (1080, 1920),
 ]  # fmt: skip
 
 # preprocessor_config.json files of CLIP-336, CLIP-224 and another resampling.
