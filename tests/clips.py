@@ -73,6 +73,15 @@ def encode(
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
+def endless(video: Path, path: Path) -> None:
+    """Write an MPEG-PS ``video`` to ``path`` with zeros behind it that take minutes to search.
+
+    The zeros are a hole in the file, so they take no room.
+    """
+    path.write_bytes(video.read_bytes())
+    os.truncate(path, 16 << 30)
+
+
 def make_clips(folder: Path) -> dict[str, Path]:
     """Write every clip into ``folder``; the keys are the file names without suffix."""
     os.environ.setdefault("SVT_LOG", "0")  # the AV1 encoder reports its settings otherwise

@@ -4,6 +4,7 @@ Neither ``--help`` nor a TAB press may import MindSpore, pandas or pyarrow.
 """
 
 import functools
+import importlib.util
 import inspect as signatures
 import shlex
 import sys
@@ -70,6 +71,7 @@ def _caption(
     max_new_tokens: options.MaxNewTokens = 200,
     bs: options.Slots = 1,
     demo: options.Demo = False,
+    reader: options.ReaderOption = options.Reader.auto,
     decoders: options.Decoders = 2,
     decode_timeout: options.DecodeTimeout = 60.0,
     output: options.Output = None,
@@ -109,6 +111,7 @@ def _caption(
         slots=bs,
         memory_limit=parse_size(memory_limit) if memory_limit else None,
         on_oom=on_oom.value,
+        reader=_reader(reader),
         decoders=decoders,
         decode_timeout=decode_timeout,
         flush_seconds=flush_seconds,
@@ -140,6 +143,13 @@ def _caption(
         command_line=shlex.join(["vidcap", *sys.argv[1:]]),
     )
     return caption(request)
+
+
+def _reader(reader: options.Reader) -> str:
+    """The reader that ``reader`` means, refused when it is not installed."""
+    if reader is options.Reader.decord and importlib.util.find_spec("decord") is None:
+        raise typer.BadParameter("decord is not installed: pip install decord2.")
+    return "pyav" if reader is options.Reader.auto else reader.value
 
 
 def _family(own: Callable[..., dict[str, Any]]) -> Callable[..., None]:

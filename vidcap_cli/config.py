@@ -27,6 +27,7 @@ ALTERS_CAPTIONS = (
     "pooling_shape",
     "system_prompt",
     "lora_alpha",
+    "reader",
 )
 
 
@@ -61,6 +62,7 @@ class CaptionConfig:
     slots: int = 1
     memory_limit: int | None = None
     on_oom: str = "shrink"
+    reader: str = "pyav"
     decoders: int = 2
     decode_timeout: float = 60.0
     flush_seconds: float = 30.0

@@ -33,6 +33,14 @@ class Resize(StrEnum):
     exact = "exact"
 
 
+class Reader(StrEnum):
+    """What reads the frames."""
+
+    auto = "auto"
+    pyav = "pyav"
+    decord = "decord"
+
+
 class Device(StrEnum):
     """Where the ranks compute."""
 
@@ -328,6 +336,14 @@ DecodeTimeout = Annotated[
     typer.Option(
         min=0.1,
         help="Seconds after which a video that cannot be read is given up.",
+        rich_help_panel=FRAMES,
+    ),
+]
+ReaderOption = Annotated[
+    Reader,
+    typer.Option(
+        "--reader",
+        help="What reads the frames; auto is pyav, decord repeats what the original scripts read.",
         rich_help_panel=FRAMES,
     ),
 ]

@@ -45,7 +45,7 @@ import world
 
 TORCH = [
     *("torch==2.13.0", "transformers==4.57.6", "peft==0.17.1", "accelerate==1.10.1", "psutil"),
-    *("numpy", "av", "decord2==3.4.0", "pillow", "safetensors", "tokenizers"),
+    *("numpy", "av", "pillow", "safetensors", "tokenizers"),
     *("sentencepiece", "protobuf"),
 ]
 # What turns the nano checkpoints' config.json into those of real models.
@@ -148,7 +148,6 @@ class Bench:
     toy: bool
     rounds: int
     torch: Path
-    reader: str
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     shapes: dict[str, dict[str, list[int]]] = field(default_factory=dict)
@@ -173,7 +172,7 @@ class Bench:
             [
                 str(python),
                 str(HERE / f"peer_{peer}.py"),
-                json.dumps({**job, "reader": self.reader}),
+                json.dumps(job),
             ],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"},
             cwd=self.place,  # where MindSpore leaves its reports of failures
@@ -543,8 +542,6 @@ def main() -> None:
     if unknown:
         parser.error(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     torch = options.torch_python.absolute() if options.torch_python else torch_environment()
-    has_decord = subprocess.run([str(torch), "-c", "import decord"], check=False,
-                                capture_output=True).returncode == 0  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
         bench = Bench(
             Path(place),
@@ -552,9 +549,8 @@ def main() -> None:
             options.toy,
             options.rounds or (1 if options.toy else 2),
             torch,
-            "decord" if has_decord else "pyav",
         )
-        bench.notes.append(f"every peer reads clips with {bench.reader}, on {os.cpu_count()} cores")
+        bench.notes.append(f"every peer reads clips with PyAV, on {os.cpu_count()} cores")
         for name in options.sections or SECTIONS:
             print(name, file=sys.stderr)
             SECTIONS[name](bench)

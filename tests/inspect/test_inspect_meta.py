@@ -117,7 +117,7 @@ def test_a_video(clips):
     seen = facts(report, "seen_by_qwen2vl")
     width, height = file["frame_size"]
     rule = FrameRule()
-    assert seen["reader"] == "decord"
+    assert seen["reader"] == "pyav"
     assert seen["frames_sampled"] == 4
     assert seen["visual_tokens"] == rule.tokens(4, height, width)
     assert seen["resized_to"] == list(rule.size(height, width))[::-1]

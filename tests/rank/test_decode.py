@@ -10,6 +10,7 @@ import faults
 import numpy as np
 import psutil
 import pytest
+from clips import endless
 
 from vidcap_cli.errors import RunError
 from vidcap_cli.models.qwen2vl import FrameRule
@@ -57,7 +58,8 @@ def test_real_videos_come_back_as_read_here(clips):
         here = read_frames(clips[name], FrameRule())
         assert (decoded.status, decoded.error) == ("ok", None)
         assert decoded.clip is not None
-        np.testing.assert_array_equal(decoded.clip.frames, here.frames)
+        # Resizing adds up in another order with more threads: the last bit may differ.
+        np.testing.assert_allclose(decoded.clip.frames.astype(int), here.frames, rtol=0, atol=1)
         np.testing.assert_array_equal(decoded.clip.indices, here.indices)
         assert decoded.clip.source_height == here.source_height
         assert decoded.clip.flags == here.flags
@@ -94,11 +96,19 @@ def test_a_hanging_decoder_costs_one_row_and_is_gone():
         wait_until(lambda: len(children()) == 2)
 
 
-def test_a_pipe_in_place_of_a_file_hangs_only_its_own_row(clips, tmp_path):
-    os.mkfifo(tmp_path / "pipe.mp4")
+def test_a_file_that_cannot_be_read_in_time_hangs_only_its_own_row(clips, tmp_path):
+    endless(clips["mpeg2"], tmp_path / "endless.mpg")
     with pool(timeout=4.0, read=read_frames) as decoders:
-        finished = run(decoders, [str(tmp_path / "pipe.mp4"), str(clips["h264"])])
+        finished = run(decoders, [str(tmp_path / "endless.mpg"), str(clips["h264"])])
     assert [d.status for d in finished] == ["decode_timeout", "ok"]
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(clips, tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pool(read=read_frames) as decoders:
+        finished = run(decoders, [str(tmp_path / "pipe.mp4"), str(clips["h264"])])
+    assert [d.status for d in finished] == ["decode_error", "ok"]
+    assert "this is a pipe" in finished[0].error
 
 
 @pytest.mark.parametrize(

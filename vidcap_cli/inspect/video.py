@@ -115,6 +115,8 @@ def video_report(path: Path) -> Report:
 _FLAGS = {
     "frame_rate": "the frame rate in the file is wrong and was replaced (flag frame_rate)",
     "damaged": "some of it does not decode cleanly (flag damaged)",
+    "hdr": "it is HDR (PQ or HLG); its colours look pale to a model (flag hdr)",
+    "anamorphic": "its pixels are not square; frames keep the stored shape (flag anamorphic)",
     "truncated": "it announces more than it holds; what is there is used (flag truncated)",
 }
 

@@ -15,6 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -33,7 +34,7 @@ from vidcap_cli.rank.claims import claim_chunks
 from vidcap_cli.rank.decode import Decoded, DecodePool
 from vidcap_cli.rank.writer import PartWriter
 from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write
-from vidcap_cli.video import Clip
+from vidcap_cli.video import Clip, read_frames
 
 # How long the loop waits for frames before it looks whether it should stop, in seconds.
 _PATIENCE = 0.2
@@ -71,9 +72,10 @@ class Rank:
         self._say("loading model")
         captioner = load_captioner(config)
         workers, timeout = config.decoders, config.decode_timeout
+        read = partial(read_frames, reader=config.reader)
         with (
             PartWriter(self._part, config.flush_seconds, self._committed) as writer,
-            DecodePool(captioner.rule, workers=workers, timeout=timeout) as pool,
+            DecodePool(captioner.rule, workers=workers, timeout=timeout, read=read) as pool,
         ):
             self._writer = writer
             self._pool = pool

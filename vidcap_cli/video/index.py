@@ -1,0 +1,168 @@
+"""The index of a video: how many frames it shows, when, and at what rate, from its packets.
+
+One pass over the packets, without decoding, gives the times of all frames and key frames. Packets
+that an edit list hides are decoded and not shown. Where packets need not match frames one to one
+(AVI, bare streams, damage, times that go back, a beginning that needs earlier frames), the frames
+are counted by decoding them all.
+
+Frame rate. The container's average rate counts unless it is a quarter off the time stamps or
+above 480. Then frames / duration by the time stamps replaces it, or 24 (what transformers assumes
+for a video without a rate) when that is no better. Time stamps that restart or jump, as in joined
+MPEG-TS recordings, are told apart into segments, and there a plausible rate of the container is
+believed. A variable rate is its average.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidcap_cli.video.clip import VideoError
+from vidcap_cli.video.container import decode, no_frame, open_video
+
+FASTEST_FPS = 480.0  # the fastest rate that phones and action cameras write; above is a mistake
+ASSUMED_FPS = 24.0
+# Formats whose time stamps may jump ahead where recordings were joined, and by how many seconds
+# at least (ffmpeg's own dts_delta_threshold).
+_JUMPING = ("mpegts", "mpeg")
+_JUMP_SECONDS = 10.0
+_DECODED = 0.95  # of the frames of a healthy file; a few packets may hold none, or two
+_HDR = (16, 18)  # transfer functions of ITU-T H.273: PQ and HLG
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The frames of a file. ``times`` are their sorted times of display in the stream's unit, or
+    None where frames must be counted. ``keys`` ``[n, 3]``: the number of a frame to seek to, its
+    time, and the time to seek for.
+    """
+
+    total: int
+    times: NDArray[np.int64] | None
+    keys: NDArray[np.int64]
+    fps: float
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Packet:
+    pts: int | None
+    dts: int | None
+    key: bool
+    corrupt: bool
+
+
+def index_video(path: str | Path) -> Index:
+    """Learn a file's frames from its packets; raises VideoError."""
+    with open_video(path) as (container, stream):
+        form, codec = container.format.name, stream.codec_context
+        shown: list[_Packet] = []
+        first: bool | None = None  # whether the first packet of all is a key frame
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            first = packet.is_keyframe if first is None else first
+            # VP8 stores frames that are only referred to as packets (RFC 6386, 9.1).
+            unseen = codec.name == "vp8" and not bytes(packet)[0] >> 4 & 1
+            if not packet.is_discard and not unseen:
+                shown.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_corrupt))
+        tick = float(stream.time_base or 0)
+        stated = float(stream.average_rate or 0)
+        announced = float(stream.duration or 0) * tick
+        if not announced and not container.streams.audio:
+            announced = (container.duration or 0) / 1e6
+        looks = _looks(codec.color_trc, stream.sample_aspect_ratio or 1)
+    # What comes before the first key frame cannot be decoded.
+    begin = 0 if first else next((i for i, p in enumerate(shown) if p.key), 0)
+    shown = shown[begin:]
+    times = np.array([p.pts for p in shown if p.pts is not None], np.int64)
+    jump = _JUMP_SECONDS / tick if tick and form in _JUMPING else np.inf
+    segments = _segments(shown, jump)
+    fps, flags = _rate(stated, _measured(segments, tick), joined=len(segments) > 1)
+    times.sort()
+    keys = _keys(shown, times, by_dts=form == "mpegts")
+    index = Index(len(shown), times, keys, fps, (*flags, *looks))
+    # AVI stores no times of display: FFmpeg numbers the packets, in the order of decoding.
+    stamped = form != "avi" and len(times) == len(shown) and not (np.diff(times) <= 0).any()
+    whole = bool(first) and len(segments) == 1 and not any(p.corrupt for p in shown)
+    leading = bool(shown) and shown[0].key and len(times) and times[0] < (shown[0].pts or 0)
+    if not (shown and stamped and whole) or leading:
+        index = count(path, index)
+    if len(segments) > 1:
+        return index  # the announced length then spans the gaps
+    return _check_length(index, max(len(shown), index.total), announced)
+
+
+def count(path: str | Path, index: Index) -> Index:
+    """The same file with its frames counted by decoding them all."""
+    damage: set[str] = set()
+    with open_video(path) as (container, stream):
+        total = sum(1 for _ in decode(container, stream, damage))
+        if not total:
+            raise no_frame(stream)
+    if total * 2 < index.total:
+        message = f"damaged: only {total} of {index.total} frames can be decoded"
+        raise VideoError("decode_error", message)
+    if total < _DECODED * index.total - 2:
+        damage.add("damaged")  # some decoders leave frames out without a word
+    return replace(index, total=total, times=None, flags=tuple(sorted({*index.flags, *damage})))
+
+
+def _looks(transfer: int, aspect: object) -> tuple[str, ...]:
+    """Flags for what the pixels are shown as elsewhere: HDR, and pixels that are not square."""
+    return (*(("hdr",) if transfer in _HDR else ()), *(("anamorphic",) if aspect != 1 else ()))
+
+
+def _segments(packets: list[_Packet], jump: float) -> list[list[int]]:
+    """Times of display, cut where the times of decoding go back or jump ahead by ``jump``."""
+    segments: list[list[int]] = [[]]
+    last: int | None = None
+    for packet in packets:
+        clock = packet.dts if packet.dts is not None else packet.pts
+        if last is not None and packet.dts is not None and not last <= packet.dts < last + jump:
+            segments.append([])
+        last = clock if packet.dts is not None else last
+        if packet.pts is not None:
+            segments[-1].append(packet.pts)
+    return segments
+
+
+def _measured(segments: list[list[int]], tick: float) -> float:
+    """Frames a second by the time stamps, or 0."""
+    seconds = sum(max(s) - min(s) for s in segments if s) * tick
+    return sum(len(s) - 1 for s in segments if s) / seconds if seconds > 0 else 0.0
+
+
+def _keys(packets: list[_Packet], times: NDArray[np.int64], *, by_dts: bool) -> NDArray[np.int64]:
+    """Where a seek lands on a key frame that is shown (measured): MPEG-TS looks for times of
+    decoding.
+    """
+    found = sorted(
+        (p.pts, p.dts if by_dts and p.dts is not None else p.pts)
+        for p in packets
+        if p.key and p.pts is not None
+    )
+    pairs = np.array(found, np.int64).reshape(-1, 2)
+    return np.column_stack([np.searchsorted(times, pairs[:, 0]), pairs])
+
+
+def _rate(stated: float, measured: float, *, joined: bool) -> tuple[float, tuple[str, ...]]:
+    """The frames a second to believe, and the flag when that is not the stated rate."""
+    plausible = 0 < stated <= FASTEST_FPS
+    if plausible and (joined or not measured or 0.8 <= stated / measured <= 1.25):
+        return stated, ()
+    if 0 < measured <= FASTEST_FPS:
+        return measured, ("frame_rate",)
+    return ASSUMED_FPS, ("frame_rate",)
+
+
+def _check_length(index: Index, stored: int, announced: float) -> Index:
+    """Compare the seconds that the container announces with the frames ``stored`` in the file."""
+    found = stored / index.fps
+    if "frame_rate" in index.flags or announced <= 1.1 * found + 0.5:
+        return index
+    if announced > 2 * found:
+        message = f"cut short: only {found:.1f} of {announced:.1f} seconds are in the file"
+        raise VideoError("decode_error", message)
+    return replace(index, flags=(*index.flags, "truncated"))
