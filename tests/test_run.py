@@ -9,9 +9,10 @@ import pytest
 from vidcap_cli import run as run_module
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError, UsageError
+from vidcap_cli.ownership import read_mark
 from vidcap_cli.parts import Result, write_part
 from vidcap_cli.run import Job, leading
-from vidcap_cli.rundir import RunDir
+from vidcap_cli.rundir import RunDir, committing
 
 CONFIG = CaptionConfig("qwen2vl", "/models/some")
 
@@ -168,14 +169,173 @@ def test_a_limit_is_raised_within_the_same_run(job):
         assert (leader.run.path, leader.finished_before, leader.rows) == (job.run_dir, 1, 2)
 
 
-def test_a_rename_cut_off_half_way_is_completed(job):
+def finished_run(job: Job, *, failed: int = 0) -> RunDir:
     with leading(job) as leader:
         caption_rows(leader.run, 0, 1, 2)
-        leader.settle(failed=1)
-    job.run_dir.rename(f"{job.run_dir}.next")
+        return leader.settle(failed=failed)
+
+
+@pytest.mark.parametrize("after", ["the first rename", "the second rename"])
+def test_a_replacement_cut_off_half_way_is_completed(job, monkeypatch, after):
+    finished_run(job)
+    with leading(replace(job, fresh=True)) as leader:
+        caption_rows(leader.run, 0, 1, 2)
+        replacing = read_mark(leader.run)
+        cut_off_after(1 if after == "the first rename" else 2, monkeypatch)
+        with pytest.raises(KeyboardInterrupt):
+            leader.settle(failed=1)
+    monkeypatch.undo()
+    assert Path(f"{job.run_dir}.old").is_dir()
+    with leading(job) as leader:
+        assert leader.run.path == job.run_dir
+        assert read_mark(leader.run) == replacing
+        assert leader.finished_before == 3
+    assert siblings(job) == {job.meta, job.run_dir}
+
+
+def cut_off_after(renames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is interrupted after so many renames of directories."""
+    done = []
+    rename = Path.rename
+
+    def counted(path: Path, target: Path) -> Path:
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(path)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", counted)
+    monkeypatch.setattr(run_module, "discard", lambda _run: pytest.fail("not reached"))
+    if renames == 2:
+
+        def interrupted(_run: RunDir) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(run_module, "discard", interrupted)
+
+
+def siblings(job: Job) -> set[Path]:
+    return set(job.meta.parent.iterdir())
+
+
+def listing(folder: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def users_folder(folder: Path) -> dict[str, bytes | None]:
+    (folder / "parts").mkdir(parents=True)
+    (folder / "thesis.txt").write_text("years of work")
+    (folder / "plan.json").write_text('{"project": "a plan of my own"}')
+    (folder / "parts" / "engine.step").write_bytes(b"a drawing")
+    return listing(folder)
+
+
+@pytest.mark.parametrize("columns", ["path", "video"], ids=["good table", "bad table"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_of_the_user_is_never_touched(job, columns, fresh):
+    before = users_folder(job.run_dir)
+    job.meta.write_text(f"{columns}\na.mp4\n")
+    refusal = pytest.raises(UsageError, match="is not a run directory that vidcap made")
+    with refusal, leading(replace(job, fresh=fresh)):
+        pytest.fail("it was taken for a run directory")
+    assert listing(job.run_dir) == before
+
+
+def test_the_working_directory_is_never_emptied(job, monkeypatch):
+    monkeypatch.chdir(job.meta.parent)
+    job.meta.write_text("video\na.mp4\n")
+    with pytest.raises(UsageError, match=r"meta\.csv in it"), leading(replace(job, run_dir=Path())):
+        pytest.fail("it was taken for a run directory")
+    assert siblings(job) == {job.meta}
+
+
+@pytest.mark.parametrize("end", [".next", ".old"])
+@pytest.mark.parametrize("kind", ["folder", "run", "file", "link"])
+def test_what_lies_beside_the_run_directory_is_never_touched(job, tmp_path, end, kind):
+    finished_run(job)
+    beside = Path(f"{job.run_dir}{end}")
+    if kind == "folder":
+        users_folder(beside)
+    elif kind == "run":  # a copy that the user has put there, with another run's captions
+        finished_run(replace(job, run_dir=beside))
+    elif kind == "file":
+        beside.write_text("mine")
+    else:
+        users_folder(tmp_path / "elsewhere")
+        beside.symlink_to(tmp_path / "elsewhere")
+    before = listing(tmp_path)
+    with (
+        pytest.raises(UsageError, match=rf"{end}.*left as it is"),
+        leading(replace(job, fresh=True)),
+    ):
+        pytest.fail("it was taken for vidcap's own")
+    assert listing(tmp_path) == before
+
+
+def test_an_empty_folder_becomes_the_run_directory(job):
+    job.run_dir.mkdir()
+    with leading(job) as leader:
+        assert leader.run.path == job.run_dir
+
+
+def test_an_empty_folder_of_the_user_outlives_a_table_that_cannot_be_planned(job):
+    job.run_dir.mkdir()
+    job.meta.write_text("video\na.mp4\n")
+    with pytest.raises(TableError), leading(job):
+        pytest.fail("it was planned")
+    assert listing(job.run_dir) == {}
+
+
+def test_files_that_a_user_keeps_in_a_run_directory_outlive_it(job):
+    finished_run(job)
+    (job.run_dir / "notes.txt").write_text("the good ones: 1, 7")
+    with leading(replace(job, fresh=True)) as leader:
+        caption_rows(leader.run, 0, 1, 2)
+        leader.settle(failed=0)
+    kept = {name: data for name, data in listing(Path(f"{job.run_dir}.old")).items() if data}
+    assert kept.pop("notes.txt") == b"the good ones: 1, 7"
+    assert set(kept) == {"vidcap-run.json"}
+
+
+def test_a_run_of_a_version_without_marks_is_continued(job):
+    finished_run(job, failed=1)
+    RunDir(job.run_dir).mark.unlink()
+    with leading(job) as leader:
+        assert leader.finished_before == 3
+
+
+def test_a_run_directory_behind_a_link(job, tmp_path):
+    (tmp_path / "disk").mkdir()
+    job.run_dir.symlink_to(tmp_path / "disk")
+    finished_run(job)
+    finished_run(replace(job, fresh=True))
+    assert RunDir(tmp_path / "disk").finished.is_file()
+    assert job.run_dir.is_symlink()
+    assert siblings(job) == {job.meta, job.run_dir, tmp_path / "disk"}
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"{}", b'{"planned": "x"}', b"[" * 9999])
+def test_a_damaged_note_of_the_end_makes_the_run_unfinished(job, content):
+    run = finished_run(job)
+    run.finished.write_bytes(content)
     with leading(job) as leader:
         assert leader.run.path == job.run_dir
         assert leader.finished_before == 3
+
+
+def test_what_commits_cut_off_left_is_removed_and_what_is_written_now_stays(job):
+    finished_run(job, failed=1)
+    run = RunDir(job.run_dir)
+    for folder in (run.path, run.parts):
+        (folder / f".plan.json.{'0' * 32}.tmp").write_text("half")
+    (run.path / ".mine.tmp").write_text("not ours")
+    with committing(run.path / "other") as living, leading(job):
+        assert living.exists()
+        left = {path.name for path in run.path.rglob(".*") if path != living}
+    assert left == {".mine.tmp"}
 
 
 def test_two_commands_cannot_lead_the_same_run(job):

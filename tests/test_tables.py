@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from vidcap_cli import tables
 from vidcap_cli.errors import TableError
-from vidcap_cli.tables import committing, open_meta, open_table, paths, regroup, writing
+from vidcap_cli.rundir import committing
+from vidcap_cli.tables import open_meta, open_table, paths, regroup, writing
 
 TRICKY = [
     ["id", "path", "note"],

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError
-from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write
-from vidcap_cli.tables import READABLE, committing, open_meta, paths, regroup
+from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write, committing
+from vidcap_cli.tables import READABLE, open_meta, paths, regroup
 
 VERSION = 1
 # fmt: off
@@ -112,11 +112,11 @@ def read_plan(run: RunDir) -> Plan:
         text = run.plan.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise RunError(f"{run.path}: not a run directory, it has no {run.plan.name}") from error
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, OSError) as error:
         raise RunError(_damaged(run.plan, str(error))) from error
     try:
         plan = Plan.from_json(text)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RunError(_damaged(run.plan, str(error))) from error
     if plan.version > VERSION:
         raise RunError(

@@ -6,7 +6,6 @@ result on disk, whatever the exit codes of the ranks say.
 """
 
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,10 +23,11 @@ from vidcap_cli.launch import Cluster, RankExit
 from vidcap_cli.ledger import Done as Ledgered
 from vidcap_cli.ledger import Ledger
 from vidcap_cli.lock import leadership
+from vidcap_cli.ownership import acquire, discard, empty, read_mark
 from vidcap_cli.parts import Result, set_aside, write_part
 from vidcap_cli.plan import Plan, check_unchanged, make_plan, read_plan, write_todo
 from vidcap_cli.progress import View
-from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write, attempt_of
+from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write, attempt_of, sweep
 from vidcap_cli.supervise import Interrupts, supervise
 
 # How often to look whether other nodes have finished: it reads every part file.
@@ -59,17 +59,21 @@ def leading(job: Job) -> Iterator["Leader"]:
     """Open the run of ``job``, a new one or the one to continue, and hold its lock.
 
     Raises RunChangedError when an unfinished run was made otherwise, RunError when another
-    process leads it, TableError when the table cannot be planned.
+    process leads it, TableError when the table cannot be planned, UsageError when the directory
+    is not vidcap's own.
     """
-    settled, coming = _places(job)
-    if not settled.path.exists() and coming.finished.is_file():
-        coming.path.rename(settled.path)  # cut off between the two renames of ``settle``
+    places = Places.of(job.run_dir)
+    places.mend()
     run = choose_run(job)
-    if run.path.exists() and not run.path.is_dir():
-        raise UsageError(f"{run.path} is a file; give another --run-dir.")
+    replaces = ""
+    if run.path == places.coming.path:
+        replaces = places.replaced()
+    made = acquire(run, replaces=replaces)
     with leadership(run):
-        if job.fresh and run.path == coming.path:
-            _empty(run)
+        sweep(run.path)
+        sweep(run.parts)
+        if job.fresh and run.path == places.coming.path:
+            empty(run)
         if run.is_run:
             plan = read_plan(run)
             check_unchanged(plan, job.meta, job.config)
@@ -77,7 +81,8 @@ def leading(job: Job) -> Iterator["Leader"]:
             try:
                 plan = make_plan(job.meta, run, job.config)
             except BaseException:
-                shutil.rmtree(run.path)
+                if made:
+                    discard(run)
                 raise
         run.parts.mkdir(exist_ok=True)
         yield Leader(job, run, plan)
@@ -90,34 +95,77 @@ def choose_run(job: Job) -> RunDir:
     it has finished, so the old one's captions stay until there are new ones. A finished run
     starts over too; one with failed rows is continued, to try them again.
     """
-    settled, coming = _places(job)
-    if not settled.is_run:
-        return settled
-    over = job.fresh or coming.is_run or complete(settled, job.limit)
-    return coming if over else settled
+    places = Places.of(job.run_dir)
+    if not places.settled.is_run or read_mark(places.settled) is None:
+        return places.settled
+    begun = places.coming.is_run and places.successor(places.coming, places.settled)
+    over = job.fresh or begun or complete(places.settled, job.limit)
+    return places.coming if over else places.settled
 
 
-def _places(job: Job) -> tuple[RunDir, RunDir]:
-    return RunDir(job.run_dir), RunDir(Path(f"{job.run_dir}.next"))
+@dataclass(frozen=True, slots=True)
+class Places:
+    """A run directory, the one that may be about to replace it, and what it has replaced."""
 
+    settled: RunDir
+    coming: RunDir
+    replaced_run: RunDir
 
-def _empty(run: RunDir) -> None:
-    """Remove all but the lock, the plan first: without it the rest is no run."""
-    run.plan.unlink(missing_ok=True)
-    for path in run.path.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path != run.lock:
-            path.unlink()
+    @classmethod
+    def of(cls, run_dir: Path) -> "Places":
+        """The places of ``--run-dir``; behind a link, those of what it leads to."""
+        path = run_dir.resolve() if run_dir.is_symlink() else run_dir
+        return cls(*(RunDir(Path(f"{path}{end}")) for end in ("", ".next", ".old")))
+
+    @staticmethod
+    def successor(coming: RunDir, before: RunDir) -> bool:
+        """Whether ``coming`` was begun to replace ``before``."""
+        new, old = read_mark(coming), read_mark(before)
+        if new is None or old is None:
+            return False
+        if new.id == old.id == "older":  # neither says: runs of the same table belong together
+            try:
+                return read_plan(coming).meta == read_plan(before).meta
+            except RunError:
+                return False
+        return new.replaces == old.id
+
+    def mend(self) -> None:
+        """Finish a replacement that was cut off: between its two renames, or after them."""
+        settled, coming, replaced = self.settled, self.coming, self.replaced_run
+        cut_off = not settled.path.exists() and coming.finished.is_file()
+        if cut_off and self.successor(coming, replaced):
+            coming.path.rename(settled.path)
+        if settled.finished.is_file() and self.successor(settled, replaced):
+            discard(replaced)
+
+    def replaced(self) -> str:
+        """The identity of the run that is to be replaced.
+
+        Raises UsageError when something else lies where the fresh run or the old one is to go.
+        """
+        if self.coming.path.exists() and not self.successor(self.coming, self.settled):
+            raise UsageError(
+                f"{self.coming.path} was not begun to replace the run {self.settled.path}, and it "
+                "is left as it is; move it elsewhere, or give another --run-dir."
+            )
+        if self.replaced_run.path.exists() or self.replaced_run.path.is_symlink():
+            raise UsageError(
+                f"{self.replaced_run.path} is in the way of the run that is to be replaced, and it "
+                "is left as it is; move it elsewhere, or give another --run-dir."
+            )
+        mark = read_mark(self.settled)
+        return mark.id if mark else ""
 
 
 def complete(run: RunDir, limit: int | None) -> bool:
     """Whether a command with ``limit`` finished this run with a caption in every row."""
-    if not run.finished.is_file():
-        return False
-    done = json.loads(run.finished.read_bytes())
-    wanted = done["planned"] if limit is None else min(limit, done["planned"])
-    return bool(done["rows"] >= wanted and not done["failed"])
+    try:
+        done = json.loads(run.finished.read_bytes())
+        planned, rows, failed = (int(done[name]) for name in ("planned", "rows", "failed"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False  # not finished, or damaged: the run is continued and merged again
+    return rows >= (planned if limit is None else min(limit, planned)) and not failed
 
 
 class Leader:
@@ -182,14 +230,13 @@ class Leader:
         """Note that the merged table exists and, after a fresh start, replace the old run."""
         note = {"planned": self.plan.rows, "rows": self.rows, "failed": failed}
         atomic_write(self.run.finished, json.dumps(note).encode())
-        settled = RunDir(self._job.run_dir)
-        if self.run.path != settled.path:
-            replaced = Path(f"{settled.path}.old")
-            shutil.rmtree(replaced, ignore_errors=True)
-            settled.path.rename(replaced)
-            self.run.path.rename(settled.path)
-            shutil.rmtree(replaced)
-        return settled
+        places = Places.of(self._job.run_dir)
+        if self.run.path != places.settled.path:
+            places.replaced()  # nothing may have come in the way meanwhile
+            places.settled.path.rename(places.replaced_run.path)
+            self.run.path.rename(places.settled.path)
+            discard(places.replaced_run)
+        return places.settled
 
     def _left(self) -> int:
         """How many rows have no result yet, as far as this command is concerned."""

@@ -3,6 +3,7 @@
 ::
 
     RUN_DIR/
+      vidcap-run.json              the mark: vidcap made this directory
       plan.json, rows.parquet      what is to be captioned, written once
       finished.json                written last: the merged table exists
       lock                         held by the process that leads the run
@@ -20,14 +21,17 @@
 A file counts when its name fits its pattern exactly: temporary files never do.
 """
 
+import fcntl
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 _PART = re.compile(r"part-(\d{4,})-(\d{4,}|main)-(\d{5,})\.(parquet|csv)")
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 _ATTEMPT = re.compile(r"\d{4,}")
 
 
@@ -36,6 +40,11 @@ class RunDir:
     """Names every file of the run directory at ``path``."""
 
     path: Path
+
+    @property
+    def mark(self) -> Path:
+        """Says that vidcap made this directory; see ``ownership``."""
+        return self.path / "vidcap-run.json"
 
     @property
     def plan(self) -> Path:
@@ -63,6 +72,11 @@ class RunDir:
         return self.path / "parts"
 
     @property
+    def attempts_folder(self) -> Path:
+        """The folder of all launches."""
+        return self.path / "attempts"
+
+    @property
     def logs(self) -> Path:
         """Where msrun and the ranks write their output unless ``--log-dir`` says otherwise."""
         return self.path / "msrun_log"
@@ -74,11 +88,11 @@ class RunDir:
 
     def attempt(self, number: int) -> "AttemptDir":
         """The folder of launch ``number``, counted from 1."""
-        return AttemptDir(self.path / "attempts" / f"{number:04d}", number)
+        return AttemptDir(self.attempts_folder / f"{number:04d}", number)
 
     def attempts(self) -> list["AttemptDir"]:
         """All launches so far, oldest first; only those whose ``attempt.json`` was written."""
-        folder = self.path / "attempts"
+        folder = self.attempts_folder
         if not folder.is_dir():
             return []
         names = sorted((p.name for p in folder.iterdir() if _ATTEMPT.fullmatch(p.name)), key=int)
@@ -169,16 +183,65 @@ def atomic_write(path: Path, data: bytes) -> None:
     The temporary file lies in the same folder, so the rename never crosses file systems, and
     both file and folder are flushed to the disk before this returns.
     """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    with committing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def committing(path: Path) -> Iterator[Path]:
+    """Hand out a temporary file beside ``path``; what is written there becomes ``path``.
+
+    The file is flushed to the disk before the rename. When the block raises, the temporary file
+    is removed and ``path`` is as it was. Until then this process holds a lock on the temporary
+    file, which tells ``sweep`` that somebody still writes it.
+    """
+    temporary, lock = _locked_temporary(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         commit(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            temporary.unlink()
         raise
+    finally:
+        os.close(lock)
+
+
+def _locked_temporary(path: Path) -> tuple[Path, int]:
+    """A new temporary file for ``path``, and the descriptor that holds its lock."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # without locks (some network folders) nothing is swept either
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if temporary.exists():
+            return temporary, file
+        os.close(file)  # a sweep came between creating and locking
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what commits that were cut off left in ``folder``, or only those of the file ``name``.
+
+    A temporary file that a living process still writes is locked by it, and stays.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        for path in list(folder.iterdir()):
+            match = _TEMPORARY.fullmatch(path.name)
+            if match and name in (None, match[1]) and path.is_file() and not path.is_symlink():
+                _remove_unlocked(path)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a name is that of a file that is being committed."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _remove_unlocked(path: Path) -> None:
+    with suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 def commit(temporary: Path, path: Path) -> None:

@@ -10,14 +10,12 @@ place (a line counted from 1, or a data row counted from 1 without the header) a
 import codecs
 import csv
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,7 +23,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from vidcap_cli.errors import TableError
-from vidcap_cli.rundir import commit
+from vidcap_cli.rundir import committing
 
 READABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl"}
 WRITABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
@@ -159,24 +157,6 @@ def output_form(path: Path, form: str | None = None) -> str:
             "choose one of them or name the format with --format"
         )
     return found
-
-
-@contextmanager
-def committing(path: Path) -> Iterator[Path]:
-    """Hand out a temporary name beside ``path``; the file written there becomes ``path``.
-
-    The file is flushed to the disk before the rename. When the block raises, the temporary file
-    is removed and ``path`` is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        commit(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
