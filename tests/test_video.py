@@ -30,10 +30,10 @@ class Exactly:
 
     wanted: list[int]
 
-    def indices(self, total: int, fps: float) -> NDArray[np.int64]:  # noqa: ARG002
+    def indices(self, total: int, fps: float) -> NDArray[np.int64]:
         return np.array([index % total for index in self.wanted], np.int64)
 
-    def prepare(self, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:  # noqa: ARG002
+    def prepare(self, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:
         return frames
 
 
