@@ -26,6 +26,15 @@ class Committed:
     time: float
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A row that a model was given at ``time``, in a launch that was planned at ``planned``."""
+
+    row: int
+    time: float
+    planned: float
+
+
 def run_folder(work: Path) -> Path:
     """The run directory that is being worked in."""
     coming = work / f"{RUN}.next"
@@ -78,24 +87,21 @@ def committed(run: Path) -> list[Committed]:
     return found
 
 
-def begun(work: Path) -> list[tuple[int, float]]:
-    """(row, time) of every row that was given to a model: as ranks report it, and as the fake
-    model itself noted it."""
+def begun(work: Path) -> list[Begun]:
+    """Every row that was given to a model: as ranks report it, and as the fake itself noted."""
     found = []
+    planned = {}
     for attempt in sorted((run_folder(work) / "attempts").glob("[0-9]*")):
+        if not (attempt / "attempt.json").exists():
+            continue
+        planned[int(attempt.name)] = when = (attempt / "attempt.json").stat().st_ctime
         for event in events_of(attempt):
             if event["kind"] == "began":
-                found += [(row, event["time"]) for row in event["rows"]]
-    return found + calls(work)
-
-
-def calls(work: Path) -> list[tuple[int, float]]:
-    """(row, time) of the fake model's calls."""
-    found = []
+                found += [Begun(row, event["time"], when) for row in event["rows"]]
     for file in (work.parent / "records").glob("calls-*"):
         for line in file.read_text(encoding="ascii").splitlines():
             note = json.loads(line)
-            found.append((note["row"], note["time"]))
+            found.append(Begun(note["row"], note["time"], planned[note["attempt"]]))
     return found
 
 

@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import av
@@ -68,16 +68,10 @@ class Scene:
                 (work / source.name).symlink_to(source.absolute())
         return work
 
-    def command(
-        self,
-        work: Path,
-        *arguments: str,
-        workers: int = 1,
-        standin: bool = True,
-        deaths: Sequence[Death] = (),
-        node: int = 0,
-    ) -> Command:
-        """Start captioning in ``work``, a copy of this scene."""
+    def environment(
+        self, work: Path, *, standin: bool = True, deaths: Sequence[Death] = (), node: int = 0
+    ) -> dict[str, str]:
+        """What ``inject/`` is to do in the processes of a command in ``work``."""
         wanted = {
             "root": str(work),
             "records": str(work.parent / "records"),
@@ -85,21 +79,32 @@ class Scene:
             "standin": standin and self.model == FAKE,
             "seed": self.seed,
             "slowness": self.slowness,
-            "node": node,
-            "at": [
-                {"id": d.id, "role": d.role, "count": d.count, "signal": d.signal}
-                for d in deaths
-                if d.node == node
-            ],
+            "at": [asdict(death) for death in deaths if death.node == node],
         }
-        environment = {
+        return {
+            **os.environ,
             "VIDCAP_FAULTS": json.dumps(wanted),
             "PYTHONPATH": os.pathsep.join([str(INJECT), os.environ.get("PYTHONPATH", "")]),
             "TMPDIR": str(work.parent / "temporary"),
         }
-        options = ["qwen2vl", "meta.csv", "--model", "nano", "--bs", "2"]
-        options += ["--flush-seconds", "0.1", "--worker-num", str(workers)]
-        return Command([*options, *arguments], work, environment)
+
+    def words(self, *more: str, workers: int = 1) -> list[str]:
+        """The options of the command, ``more`` among them."""
+        options = ["qwen2vl", "meta.csv", "--model", "nano", "--bs", "2", "--flush-seconds", "0.1"]
+        return [*options, "--worker-num", str(workers), *more]
+
+    def command(
+        self,
+        work: Path,
+        *more: str,
+        workers: int = 1,
+        standin: bool = True,
+        deaths: Sequence[Death] = (),
+        node: int = 0,
+    ) -> Command:
+        """Start captioning in ``work``, a copy of this scene."""
+        environment = self.environment(work, standin=standin, deaths=deaths, node=node)
+        return Command(self.words(*more, workers=workers), work, environment)
 
 
 def make_scene(place: Path, seed: int, rows: int, model: str = FAKE) -> Scene:

@@ -8,6 +8,7 @@ call of the engine is noted in ``calls-PID`` among the records, apart from what 
 import json
 import os
 import random
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -86,7 +87,7 @@ class FakeEngine:
         return Answer(request.row_id, Generated(ids, "stop"), None, seconds)
 
     def _note(self, row: int) -> None:
-        line = json.dumps({"row": row, "time": time.time(), "pid": os.getpid()}) + "\n"
+        line = json.dumps({"row": row, "time": time.time(), "attempt": int(sys.argv[2])}) + "\n"
         os.write(self._calls, line.encode())
 
 

@@ -59,7 +59,6 @@ class _Deaths:
         self._root = wanted["root"]
         self._records = Path(wanted["records"])
         self._at = [entry for entry in wanted["at"] if entry["role"] == mine]
-        self._node = wanted["node"]
         self._count = 0
         self._busy = threading.local()
 
