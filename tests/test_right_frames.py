@@ -1,0 +1,164 @@
+"""The frames that ffmpeg shows, on small files that once gave others, and what is no video at all.
+
+``data/media`` holds one file of each kind that went wrong.
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import corpus
+import numpy as np
+import pytest
+from clips import decode_all, encode
+
+from vidcap_cli.video import VideoError, probe, read_frames
+
+MEDIA = Path(__file__).parent / "data" / "media"
+SOME = corpus.cases()[::14]
+
+
+def numbers(path: Path) -> tuple[list[int], tuple[str, ...], float]:
+    clip = read_frames(path, corpus.RULES["every frame"])
+    return clip.source_frames, clip.flags, clip.source_fps
+
+
+@pytest.mark.parametrize("name", ["cut_g48", "cut_g48b", "trim_both"])
+def test_what_an_edit_list_hides_is_decoded_and_not_shown(name):
+    path = MEDIA / f"{name}.mp4"
+    whole = read_frames(path, corpus.RULES["every frame"])
+    truth = corpus.shown_by_ffmpeg(path, whole.frames.shape[1:])
+    assert whole.source_frames == len(truth)
+    assert np.abs(whole.frames.astype(int) - truth).max() <= corpus.LEVELS
+    assert whole.flags == ()
+    for rule in corpus.RULES.values():
+        clip = read_frames(path, rule)
+        np.testing.assert_array_equal(clip.frames, whole.frames[clip.indices])
+
+
+@pytest.mark.parametrize("name", ["intra_refresh.mp4", "intra_refresh.mkv"])
+def test_a_seek_into_an_intra_refresh_is_not_believed(name):
+    truth = decode_all(MEDIA / name)
+    for wanted in ([*range(6, 144, 6)], [50], [100, 143]):
+        rule = corpus.Unresized(lambda _total, _fps, wanted=wanted: np.array(wanted))
+        np.testing.assert_array_equal(read_frames(MEDIA / name, rule).frames, truth[wanted])
+
+
+@pytest.mark.parametrize(("name", "frames"), [("ten_segments.ts", 240), ("jump.ts", 96)])
+def test_joined_recordings_keep_their_rate(name, frames):
+    assert numbers(MEDIA / name) == (frames, (), 24.0)
+    truth = decode_all(MEDIA / name)
+    clip = read_frames(MEDIA / name, corpus.RULES["qwen2vl 4 fps"])
+    assert len(clip.indices) == frames // 24 * 4
+    np.testing.assert_array_equal(clip.frames, truth[clip.indices])
+
+
+def test_concealed_damage_is_flagged():
+    assert "damaged" in numbers(MEDIA / "damaged" / "0187-flip1-l.mp4")[1]
+
+
+def test_frames_that_a_decoder_leaves_out_without_a_word_are_missed():
+    with pytest.raises(VideoError, match="only 2 of 50 frames can be decoded"):
+        read_frames(MEDIA / "damaged" / "0193-be32-b.mp4", corpus.RULES["every frame"])
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("segv/0048-atom-a.mp4", "header does not say what the pixels are"),
+        ("segv/0075-trunc-l.mp4", "header does not say what the pixels are"),
+        ("segv/0123-trunc-l.mp4", "header does not say what the pixels are"),
+        ("webp.webp", "animated WebP"),
+    ],
+)
+@pytest.mark.parametrize("read", [probe, lambda path: read_frames(path, corpus.RULES["the last"])])
+def test_what_used_to_kill_the_decoder_is_named(name, part, read):
+    with pytest.raises(VideoError, match=part) as caught:
+        read(MEDIA / name)
+    assert caught.value.status == "decode_error"
+
+
+@pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
+def test_frames_are_those_ffmpeg_shows(case, tmp_path):
+    assert corpus.compare(case, corpus.make(case, tmp_path)).faults == []
+
+
+@pytest.mark.slow
+def test_frames_are_those_ffmpeg_shows_in_the_whole_corpus(capsys):
+    assert len(corpus.cases()) >= 200
+    assert corpus.main() == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{video}\n#EXT-X-ENDLIST\n"),
+        ("list.mp4", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{video}\n#EXT-X-ENDLIST\n"),
+        ("concat.mp4", "ffconcat version 1.0\nfile '{video}'\n"),
+        ("words.mp4", "Some words.\n" * 40),
+        ("words.txt", "Some words.\n" * 40),
+        ("art.ans", "\x1b[31mSome words.\n" * 40),
+    ],
+)
+def test_text_and_playlists_are_no_videos(name, text, clips, tmp_path):
+    (tmp_path / "video.mp4").write_bytes(clips["h264"].read_bytes())
+    (tmp_path / name).write_text(text.format(video="video.mp4"))
+    with pytest.raises(VideoError, match="not a video file"):
+        read_frames(tmp_path / name, corpus.RULES["the last"])
+
+
+@pytest.mark.parametrize("name", ["concat:a.mp4|b.mp4", "http:a.mp4", "a%02d.mp4", "-i.mp4"])
+def test_a_file_name_is_never_an_address(name, clips, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(clips["h264"].read_bytes())
+    assert probe(name).frames == 48
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_only_regular_files_are_opened(kind, tmp_path):
+    path = Path(os.devnull)
+    if kind == "pipe":
+        path = tmp_path / "pipe.mp4"
+        os.mkfifo(path)
+    with pytest.raises(VideoError, match=f"this is a {kind}") as caught:
+        probe(path)
+    assert caught.value.status == "decode_error"
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        (("-vf", "setsar=16/11"), ("anamorphic",)),
+        (("-color_trc", "smpte2084"), ("hdr",)),
+        (("-color_trc", "arib-std-b67"), ("hdr",)),
+        (("-color_trc", "bt709"), ()),
+    ],
+)
+def test_looks_that_pixels_do_not_show_are_flagged(options, flags, tmp_path):
+    encoder = ("-c:v", "libx264", "-pix_fmt", "yuv420p10le", *options)
+    path = corpus.make(corpus.Case("flags", "a.mp4", encoder, count=8), tmp_path)
+    assert probe(path).flags == flags
+    assert read_frames(path, corpus.RULES["the last"]).flags == flags
+    assert (probe(path).height, probe(path).width) == (corpus.HEIGHT, corpus.WIDTH)
+
+
+def test_decord_reads_when_it_is_asked_for(clips):
+    clip = read_frames(clips["h264"], corpus.RULES["every frame"], reader="decord")
+    assert clip.reader == "decord"
+    np.testing.assert_array_equal(clip.frames, decode_all(clips["h264"]))
+
+
+def test_what_decord_cannot_read_is_not_read_by_another(tmp_path):
+    encode(tmp_path / "narrow.mp4", np.zeros((4, 64, 48, 3), np.uint8), "libx264")
+    with pytest.raises(VideoError, match="run again without --reader decord") as caught:
+        read_frames(tmp_path / "narrow.mp4", corpus.RULES["every frame"], reader="decord")
+    assert caught.value.status == "decode_error"
+
+
+def test_decord_need_not_be_installed(clips, monkeypatch):
+    monkeypatch.setitem(sys.modules, "decord", None)
+    assert read_frames(clips["h264"], corpus.RULES["the last"]).reader == "pyav"
+    with pytest.raises(VideoError, match="decord is not installed"):
+        read_frames(clips["h264"], corpus.RULES["the last"], reader="decord")
+    assert importlib.util.find_spec("av")
