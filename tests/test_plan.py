@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from vidcap_cli import plan as plan_module
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError
+from vidcap_cli.models.qwen2vl import FrameRule
 from vidcap_cli.plan import (
     Plan,
     Todo,
@@ -27,6 +28,7 @@ from vidcap_cli.plan import (
     write_todo,
 )
 from vidcap_cli.rundir import RunDir
+from vidcap_cli.video import VideoError, read_frames
 
 CONFIG = CaptionConfig("qwen2vl", "/models/qwen")
 
@@ -231,6 +233,43 @@ def test_resolve(tmp_path):
     assert resolve("only.mp4", bases) == second / "only.mp4"
     assert resolve("none.mp4", bases) == first / "none.mp4"
     assert resolve("/abs/x.mp4", bases) == Path("/abs/x.mp4")
+
+
+@pytest.mark.parametrize("path", ["x" * 300 + ".mp4", "a\0b.mp4", "loop/a.mp4", "file.mp4/a.mp4"])
+def test_a_name_that_nothing_can_have_costs_its_row_alone(tmp_path, path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file.mp4").write_bytes(b"x")
+    (tmp_path / "second").mkdir()
+    assert resolve(path, [str(tmp_path), str(tmp_path / "second")]) == tmp_path / path
+    with pytest.raises(VideoError) as caught:
+        read_frames(resolve(path, [str(tmp_path)]), FrameRule())
+    assert caught.value.status in ("missing_file", "decode_error")
+    assert caught.value.message
+
+
+def test_a_file_that_may_be_there_is_not_looked_for_elsewhere(tmp_path):
+    closed, second = tmp_path / "closed", tmp_path / "second"
+    for folder in (closed, second):
+        folder.mkdir()
+        (folder / "a.mp4").write_bytes(b"x")
+    program = """
+import os, sys
+from vidcap_cli.plan import resolve
+if os.geteuid() == 0:
+    os.seteuid(65534)
+print(resolve("a.mp4", sys.argv[1:]))
+"""
+    closed.chmod(0)
+    try:
+        found = subprocess.run(
+            [sys.executable, "-c", program, closed, second],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        closed.chmod(0o700)
+    assert found.stdout.strip() == str(closed / "a.mp4"), found.stderr
 
 
 def test_rows_belong_to_their_plan(tmp_path, run):

@@ -192,9 +192,9 @@ def _command(run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> l
         "log_dir": logs,
         "join": False,
     }
-    msrun = [sys.executable, "-m", "mindspore.parallel.cluster.run"]
+    msrun = [sys.executable, "-P", "-m", "mindspore.parallel.cluster.run"]
     flags = [f"--{name}={value}" for name, value in options.items()]
-    worker = ["python", "-m", "vidcap_cli.rank.worker", str(run.path.absolute())]
+    worker = ["python", "-P", "-m", "vidcap_cli.rank.worker", str(run.path.absolute())]
     return [*msrun, *flags, *worker, str(folder.number)]
 
 
@@ -212,9 +212,19 @@ def _environment(folder: AttemptDir, ranks: int) -> dict[str, str]:
         "VIDCAP_PARENT": str(os.getpid()),
         "VIDCAP_LOCAL_RANKS": str(ranks),
         "PYTHONUNBUFFERED": "1",
+        # Paths are bytes on disk, whatever the locale; and a random.py of the user's in the
+        # working directory, which an empty entry of PYTHONPATH is too, is not for import.
+        "PYTHONUTF8": "1",
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(_search_path()),
         # The tokenizer's threads gain nothing on single prompts and warn when decoders start.
         "TOKENIZERS_PARALLELISM": "false",
     }
+
+
+def _search_path() -> list[str]:
+    return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
 
 
 def _free_port() -> int:

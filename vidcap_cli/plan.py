@@ -8,6 +8,7 @@ Whether the videos exist is not asked here; a rank gives a row without a file it
 Memory is bounded by a few machine words a row, whatever the table holds.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -35,6 +36,8 @@ VIDEO_SUFFIXES = frozenset({
 # fmt: on
 TABLE, VIDEO, FOLDER = "table", "video", "folder"
 
+# The errors of a name that is nobody's; after any other the file may well be there.
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _GROUP = 65_536  # rows in a row group of rows.parquet and in a record batch of a todo
 _ROWS = pa.schema([pa.field("row_id", pa.int64(), nullable=False), ("path", pa.string())])
 _TODO = pa.schema([*_ROWS, pa.field("attempts", pa.int32(), nullable=False)])
@@ -185,16 +188,31 @@ def check_unchanged(plan: Plan, meta: Path, config: CaptionConfig) -> None:
 def resolve(path: str, bases: Sequence[str]) -> Path:
     """The file a row means: absolute as it is, else under the first base where it exists.
 
-    When it exists under none, the place where it was looked for first.
+    When it exists under none, the place where it was looked for first. Never raises: a place that
+    cannot be looked at (no permission, a disk that fails) is taken, and who opens it says why.
     """
     candidates = [Path(base) / path for base in bases]
-    return next((found for found in candidates if found.exists()), candidates[0])
+    return next((place for place in candidates if _may_exist(place)), candidates[0])
+
+
+def _may_exist(place: Path) -> bool:
+    try:
+        place.stat()
+    except ValueError:  # a null character
+        return False
+    except OSError as error:
+        return error.errno not in _NO_SUCH_FILE
+    return True
 
 
 def kind_of(meta: Path) -> str:
     """Whether META is a table, a folder or a video."""
-    if not meta.exists():
-        raise TableError(f"{meta}: there is no such file or folder; check the spelling")
+    try:
+        meta.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise TableError(f"{meta}: there is no such file or folder; check the spelling") from error
+    except OSError as error:
+        raise TableError(f"{meta}: cannot be read: {error.strerror}") from error
     if meta.is_dir():
         return FOLDER
     suffix = meta.suffix.lower()

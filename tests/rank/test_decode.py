@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,23 @@ def test_real_videos_come_back_as_read_here(clips):
         assert decoded.clip.flags == here.flags
     assert [decoded.status for decoded in finished[4:]] == ["decode_error"] * 2
     assert finished[5].error == "this is a folder, not a video file"
+
+
+def test_odd_names_cost_their_rows_alone(clips, tmp_path):
+    chinese, bytes_ = tmp_path / "视频.mp4", Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4"))
+    shutil.copy(clips["h264"], chinese)
+    names = [str(chinese), "x" * 300, "y" * 300_000, "a\0b"]
+    try:
+        shutil.copy(clips["h264"], bytes_)
+        names.append(str(bytes_))
+    except OSError:
+        pass  # this file system takes only UTF-8 names
+    with pool(read=read_frames) as decoders:
+        finished = run(decoders, names)
+    good = ["ok" for _ in names[4:]]
+    wanted = ["ok", "decode_error", "missing_file", "missing_file", *good]
+    assert [decoded.status for decoded in finished] == wanted
+    assert all(decoded.error for decoded in finished[1:4])
 
 
 def test_rows_come_in_order_of_completion():

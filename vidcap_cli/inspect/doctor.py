@@ -188,7 +188,7 @@ def _engines(device: str, limit: float, problems: list[Problem]) -> tuple[Fact, 
 
 def _start(device: str, limit: float) -> tuple[dict[str, dict[str, Any]], str]:
     """The steps that MindSpore and mindnlp got through, and why they got no further."""
-    command = [sys.executable, "-c", _START, device]
+    command = [sys.executable, "-P", "-c", _START, device]
     # mindnlp would set a mirror of its own; nothing is downloaded here anyway.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     try:

@@ -5,6 +5,7 @@ for, and a few dozen of those that exist are opened.
 """
 
 import shlex
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def _report(
     rows = len(column)
     names = column.take(pa.array(_spread(rows))).to_pylist()
     files = {name: resolve(name, bases) for name in names}
-    sizes = {file: file.stat().st_size for file in files.values() if file.is_file()}
+    sizes = {file: held for file in files.values() if (held := _bytes_of(file)) is not None}
     missing = [name for name in names if files[name] not in sizes]
     twice = rows - pc.count_distinct(column).as_py()
     endings = _extensions(column)
@@ -92,6 +93,15 @@ def _report(
     if not infos:
         problems.append(Problem("none of its videos gives frames"))
     return Report(kind, str(target), verdict, tuple(shown), tuple(problems))
+
+
+def _bytes_of(file: Path) -> int | None:
+    """The size of a regular file; None where there is none, or it cannot be looked at."""
+    try:
+        found = file.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _problems(

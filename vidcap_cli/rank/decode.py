@@ -47,6 +47,7 @@ from vidcap_cli.video import Clip, Rule, VideoError, read_frames
 Read = Callable[[str, Rule], Clip]
 
 _MESSAGE_BYTES = 1 << 17  # more than any message: a path, or what surrounds a clip's frames
+_LONGEST_PATH = 1 << 16  # bytes; the kernel's own limit is 4096
 _LONGEST_ERROR = 1000  # characters
 _STARTS = 3  # decoders in a row that end before they are ready: then it is not by chance
 _PROGRAM = "from vidcap_cli.rank.decode import serve; serve()"
@@ -124,7 +125,11 @@ class DecodePool:
         if self._closed.is_set():
             raise ValueError("the pool is closed")
         self._pending += 1
-        self._waiting.append(_Row(row_id, path))
+        row = _Row(row_id, path)
+        if len(os.fsencode(path)) > _LONGEST_PATH:
+            self._finished.put(row.failed("missing_file", "no file has a name as long as this", 0))
+            return
+        self._waiting.append(row)
         self._wake()
 
     def next(self, timeout: float | None = None) -> Decoded | None:
@@ -225,7 +230,10 @@ class _Decoder:
                 stdout=2,  # a library that prints must not write into the rank's output
                 env={
                     **os.environ,
-                    "PYTHONPATH": os.pathsep.join(sys.path),
+                    # An empty entry would be the working directory, where the user's files lie.
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                    "PYTHONSAFEPATH": "1",
+                    "PYTHONUTF8": "1",  # a path is the same bytes on both sides
                     "OMP_NUM_THREADS": "1",
                     "OPENBLAS_NUM_THREADS": "1",
                     "MKL_NUM_THREADS": "1",
