@@ -39,6 +39,7 @@ class Case:
     before: tuple[str, ...] = ()
     middle: str = ""  # the suffix of the first form, where there are two
     steady: bool = True  # whether the rate is the one encoded
+    levels: int = LEVELS
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,9 @@ def cases() -> list[Case]:  # noqa: C901, PLR0912 - one table
         ("h264-fragments", "mp4", (*x264, *yuv, "-g", "12",
                                    "-movflags", "frag_keyframe+empty_moov")),
     ):  # fmt: skip
-        found.append(Case("codecs", f"{codec}.{form}", options))
+        # At sharp edges ffmpeg and PyAV interpolate the colour of 10-bit 4:2:0 differently.
+        levels = 48 if codec == "h264-10bit" else LEVELS
+        found.append(Case("codecs", f"{codec}.{form}", options, levels=levels))
     for open_gop, form in product((1, 2), ("mp4", "mkv", "ts")):
         params = f"open-gop=1:keyint=20:bframes={open_gop + 1}"
         found.append(Case("open GOP", f"open{open_gop}.{form}",
@@ -201,7 +204,8 @@ def cases() -> list[Case]:  # noqa: C901, PLR0912 - one table
         found.append(Case("two streams", f"two{order[0][1]}.{form}", maps))
     for form in ("mp4", "mkv"):
         options = ("-f", "lavfi", "-i", "color=red:640x480:r=1:d=1", "-map", "0:v", "-map", "1:v",
-                   "-c:v:0", "libx264", *yuv, "-c:v:1", "mjpeg", "-disposition:v:1",
+                   "-c:v:0", "libx264", "-pix_fmt:v:0", "yuv420p", "-c:v:1", "mjpeg",
+                   "-pix_fmt:v:1", "yuvj420p", "-frames:v:1", "1", "-disposition:v:1",
                    "attached_pic")  # fmt: skip
         if form == "mp4":
             found.append(Case("cover picture", f"cover.{form}", options))
@@ -258,15 +262,15 @@ def compare(case: Case, path: Path) -> Compared:
         if numbers != ([] if turned else [number_of(frame) for frame in wanted]):
             faults.append(f"{name}: other frames than ffmpeg's")
         levels = int(np.abs(clip.frames.astype(int) - wanted).max())
-        if levels > LEVELS:
+        if levels > case.levels:
             faults.append(f"{name}: {levels} levels off")
         compared, widest = compared + len(wanted), max(widest, levels)
         if case.steady and abs(clip.source_fps / case.fps - 1) > 0.03:
             faults.append(f"{name}: {clip.source_fps:.2f} frames a second, not {case.fps:.2f}")
         if set(clip.flags) & {"damaged", "truncated"}:
             faults.append(f"{name}: flagged {clip.flags}")
-    whole = truth is not None and case.steady and not case.middle
-    if whole and [number_of(f) for f in truth] != [*range(case.count)]:
+    whole = case.steady and not case.middle and case.group not in ("two streams", "cover picture")
+    if whole and truth is not None and [number_of(f) for f in truth] != [*range(case.count)]:
         faults.append("ffmpeg does not show every frame")
     return Compared(0 if truth is None else len(truth), compared, widest, faults)
 

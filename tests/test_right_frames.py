@@ -16,7 +16,8 @@ from clips import decode_all, encode
 from vidcap_cli.video import VideoError, probe, read_frames
 
 MEDIA = Path(__file__).parent / "data" / "media"
-SOME = corpus.cases()[::14]
+ALSO = ("offset7.mkv", "twos.mkv", "twob.mp4", "cover.mp4")
+SOME = corpus.cases()[::14] + [case for case in corpus.cases() if case.name in ALSO]
 
 
 def numbers(path: Path) -> tuple[list[int], tuple[str, ...], float]:

@@ -72,6 +72,8 @@ def index_video(path: str | Path) -> Index:
         announced = float(stream.duration or 0) * tick
         if not announced and not container.streams.audio:
             announced = (container.duration or 0) / 1e6
+            if form.startswith("matroska"):  # it tells when the last frame ends
+                announced -= max(0, container.start_time or 0) / 1e6
         looks = _looks(codec.color_trc, stream.sample_aspect_ratio or 1)
     # What comes before the first key frame cannot be decoded.
     begin = 0 if first else next((i for i, p in enumerate(shown) if p.key), 0)
