@@ -110,7 +110,10 @@ def write_qwen2vl(folder: Path, spec: TinyQwen2VL) -> Path:
         "top_p": 0.001,
         "top_k": 1,
     }
-    bounds = {"size": {"shortest_edge": 4 * 28**2, "longest_edge": 16 * 28**2}}
+    bounds = {
+        "size": {"shortest_edge": 4 * 28**2, "longest_edge": 16 * 28**2},
+        "frame_bounds": [4 * 28**2, 16 * 28**2],
+    }
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", generation)
     write_json(folder / "video_preprocessor_config.json", bounds)

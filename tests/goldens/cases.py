@@ -64,3 +64,31 @@ PATCH_CASES = [
     ((3, 3, 200, 120), (56, 28)),
     ((4, 2, 56, 84), (56, 84)),
 ]
+
+HUB = (3136, 12845056)  # pixels; the video processor's bounds with the hub's files
+
+# Frames in the file, its frames per second, frames to sample per second, height, width, the cap on
+# the area, the video processor's bounds.
+CLIP_CASES = [
+    (int(seconds * rate), rate, fps, height, width, cap, bounds)
+    for seconds, rate, fps in [
+        (0.3, 10.0, 4.0), (5, 30.0, 4.0), (7.7, 29.97, 2.0), (60, 25.0, 4.0), (150, 24.0, 4.0),
+        (190, 30.0, 4.0), (240, 30.0, 4.0), (3600, 60.0, 1.0),
+    ]
+    for height, width in [
+        (1080, 1920), (1920, 1080), (480, 640), (144, 256), (333, 517), (90, 100), (200, 3000),
+        (2160, 3840),
+    ]
+    for cap, bounds in [
+        (448 * 672, HUB), (10**9, HUB), (448 * 672, (3136, 50176)), (448 * 672, (150_000, 200_704)),
+        (360 * 640, (400_000, 1_003_520)),
+    ]
+]  # fmt: skip
+
+# A clip, the cap on the area, the video processor's bounds.
+PROCESSED_CASES = [
+    ((1, 4, 180, 320), 448 * 672, HUB),
+    ((2, 4, 180, 320), 448 * 672, (3136, 50176)),
+    ((3, 2, 333, 517), 448 * 672, (3136, 100_352)),
+    ((4, 2, 120, 90), 448 * 672, (200_000, 400_000)),
+]

@@ -447,6 +447,7 @@ def save(model: Qwen2VLForConditionalGeneration, tokenizer: Tokenizer, out: Path
         "video_preprocessor_config.json": {
             **processor,
             "size": bounds,
+            "frame_bounds": [RULE.min_pixels, RULE.max_pixels],
             "video_processor_type": "Qwen2VLVideoProcessor",
             "processor_class": "Qwen2VLProcessor",
         },

@@ -8,9 +8,15 @@ Of qwen-vl-utils the rules of 0.0.14 hold where its versions differ. The number 
 rounded down to even; 0.0.8, on which the original captioning scripts were built, rounded it to
 the nearest even number. The cap of ``height`` x ``width`` is bounded by each frame's share of
 the pixels that a whole video may have; in 0.0.8 a cap replaced that bound.
+
+The reference resizes twice. qwen-vl-utils does by its own bounds, whatever the checkpoint says,
+and rounds to uint8 (``FrameRule.prepare``, in a decoder process). The checkpoint's video
+processor then resizes what it gets within the checkpoint's bounds, in float32 without rounding
+(transformers 4.52 to 5.18; ``FrameRule.patches``, in the rank). With the files of the hub, 3,136
+to 12,845,056 pixels, the second step changes nothing; a fine-tune with a smaller ``max_pixels``
+gets smaller frames by it, and one with a larger ``min_pixels`` larger ones.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +27,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import ModelError
 from vidcap_cli.models import Prompt, Size
 from vidcap_cli.models.checkpoint import read_tokenizer
-from vidcap_cli.models.resize import bicubic
+from vidcap_cli.models.processor import read_processor
+from vidcap_cli.models.resize import bicubic, bicubic_float
 
 PATCH = 14
 MERGE = 2
@@ -48,6 +56,8 @@ class FrameRule:
     a frame (``resize="area"``, aspect kept) or the very size, rounded to multiples of 28
     (``resize="exact"``, which no bound alters). ``min_pixels`` and ``max_pixels`` bound the area
     of a frame, and so does its share of ``TOTAL_PIXELS``: long videos get smaller frames.
+    ``processor`` is the area's bounds in the checkpoint's video processor, which resizes a second
+    time; None when it does not.
     """
 
     fps: float = 4.0
@@ -56,6 +66,7 @@ class FrameRule:
     resize: str = "area"
     min_pixels: int = MIN_PIXELS
     max_pixels: int = MAX_PIXELS
+    processor: tuple[int, int] | None = None
 
     def indices(self, total: int, fps: float) -> NDArray[np.int64]:
         """Indices of the frames to read from ``total`` frames played at ``fps`` a second.
@@ -91,9 +102,22 @@ class FrameRule:
         """
         return bicubic(frames, *self.size(frames.shape[1], frames.shape[2], clip_frames))
 
+    def processed(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that the model sees of prepared frames of ``height`` x ``width``."""
+        if self.processor is None or self.resize == "exact":
+            return height, width
+        return smart_resize(height, width, *self.processor)
+
+    def patches(
+        self, frames: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
+        """Patches and grid, as ``patchify`` gives them, of prepared frames ``[T, h, w, 3]``."""
+        size = self.processed(*frames.shape[1:3])
+        return patchify(frames if size == frames.shape[1:3] else bicubic_float(frames, *size))
+
     def tokens(self, frames: int, height: int, width: int) -> int:
         """Language tokens that ``frames`` frames of ``height`` x ``width`` pixels become."""
-        tall, wide = self.size(height, width, frames)
+        tall, wide = self.processed(*self.size(height, width, frames))
         return math.ceil(frames / TEMPORAL) * (tall // FACTOR) * (wide // FACTOR)
 
 
@@ -108,7 +132,7 @@ class Qwen2VL:
 
     def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
         """Model inputs for resized frames ``[T, h, w, 3]``."""
-        patches, grid = patchify(frames)
+        patches, grid = self.rule.patches(frames)
         text = prompt(self._question, math.prod(grid) // MERGE**2)
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         vision: dict[str, NDArray[Any]] = {
@@ -119,7 +143,8 @@ class Qwen2VL:
 
     def size(self, frames: NDArray[np.uint8]) -> Size:
         """How large the prompt of resized frames ``[T, h, w, 3]`` would be."""
-        count, height, width, _ = frames.shape
+        count = len(frames)
+        height, width = self.rule.processed(*frames.shape[1:3])
         pairs, sequence = math.ceil(count / TEMPORAL), height // PATCH * (width // PATCH)
         text = self._tokenizer.encode(prompt(self._question, 0), add_special_tokens=False).ids
         return Size(len(text) + pairs * sequence // MERGE**2, pairs * sequence, sequence)
@@ -129,9 +154,12 @@ class Qwen2VL:
         the frames, spread over the same time, down to two.
         """
         height, width = frames.shape[1:3]
+        area = math.prod(self.rule.processed(height, width))
         least = min(self.rule.min_pixels, height * width)
-        size = smart_resize(height, width, least, max(least, height * width * 2 // 3))
-        if size[0] * size[1] < height * width:
+        if self.rule.processor and self.rule.processor[1] < least:
+            least = self.rule.processor[0]
+        size = smart_resize(height, width, least, max(least, area * 2 // 3))
+        if math.prod(self.rule.processed(*size)) < area:
             return bicubic(frames, *size)
         count = len(frames) // 2 // TEMPORAL * TEMPORAL
         if count < TEMPORAL:
@@ -145,8 +173,8 @@ class Qwen2VL:
 
 def frame_rule(config: CaptionConfig) -> FrameRule:
     """The frame rule of ``config``, within the bounds that its checkpoint sets."""
-    low, high = read_bounds(Path(config.model))
-    return FrameRule(config.fps, config.height, config.width, config.resize, low, high)
+    (low, high), processor = read_bounds(Path(config.model))
+    return FrameRule(config.fps, config.height, config.width, config.resize, low, high, processor)
 
 
 def smart_resize(height: int, width: int, min_pixels: float, max_pixels: float) -> tuple[int, int]:
@@ -166,25 +194,47 @@ def smart_resize(height: int, width: int, min_pixels: float, max_pixels: float) 
     return tall, wide
 
 
-def read_bounds(model: Path) -> tuple[int, int]:
-    """Smallest and largest area of a frame in pixels, from the checkpoint's video processor.
+def read_bounds(model: Path) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    """Smallest and largest area of a frame in pixels: in the first step, and in the second.
 
-    ``video_preprocessor_config.json`` holds them as ``size.shortest_edge`` and
-    ``size.longest_edge``; without that file the bounds of qwen-vl-utils apply.
+    The second's are the video processor's: ``min_pixels`` and ``max_pixels``, else
+    ``size.shortest_edge`` and ``size.longest_edge``, else its defaults; None when ``do_resize`` is
+    off. ``read_processor`` says in which files they are looked for. The first's are those of
+    qwen-vl-utils, or ``frame_bounds`` (``[min, max]``, vidcap's own key) beside the others: for
+    checkpoints trained on frames that were resized once, as the bundled nano was.
+
+    Raises ModelError for bounds that are none.
     """
-    file = model / "video_preprocessor_config.json"
-    if not file.is_file():
-        return MIN_PIXELS, MAX_PIXELS
-    size = json.loads(file.read_text(encoding="utf-8")).get("size") or {}
-    return int(size.get("shortest_edge", MIN_PIXELS)), int(size.get("longest_edge", MAX_PIXELS))
+    found = read_processor(model, "video_processor")
+    if found is None:
+        return (MIN_PIXELS, MAX_PIXELS), (MIN_PIXELS, MAX_PIXELS)
+    file, given = found
+    size = given.get("size") or {}
+    try:
+        low, high = (
+            int(next(v for v in (given.get(name), size.get(edge), usual) if v is not None))
+            for name, edge, usual in (
+                ("min_pixels", "shortest_edge", MIN_PIXELS),
+                ("max_pixels", "longest_edge", MAX_PIXELS),
+            )
+        )
+        least, most = map(int, given.get("frame_bounds") or (MIN_PIXELS, MAX_PIXELS))
+    except (TypeError, ValueError, AttributeError):
+        low = high = least = most = 0
+    if min(low, high, least) <= 0 or least > most:
+        raise ModelError(
+            f"{file}: min_pixels and max_pixels, or size.shortest_edge and size.longest_edge, must "
+            "be numbers of pixels above 0."
+        )
+    return (least, most), (low, high) if given.get("do_resize", True) else None
 
 
 def patchify(
-    frames: NDArray[np.uint8],
+    frames: NDArray[np.uint8] | NDArray[np.float32],
     mean: tuple[float, ...] = CLIP_MEAN,
     std: tuple[float, ...] = CLIP_STD,
 ) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
-    """Normalise frames ``[T, H, W, 3]`` and cut them into the patches of the vision tower.
+    """Normalise frames ``[T, H, W, 3]`` (0 to 255) and cut them into patches of the vision tower.
 
     Returns patches ``[t*h*w, 3*2*14*14]`` (float32) and the grid ``(t, h, w)`` in patches. An odd
     number of frames repeats the last. Patches come in 2 x 2 groups, the four that merge into
@@ -194,10 +244,14 @@ def patchify(
         frames = np.concatenate([frames, frames[-1:]])
     count, height, width, channels = frames.shape
     grid = (count // TEMPORAL, height // PATCH, width // PATCH)
-    # One table of 256 values a channel instead of arithmetic on every pixel.
-    levels = (np.arange(256, dtype=np.float64) / 255).astype(np.float32)[:, None]
-    table = (levels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    pixels = np.stack([table[:, c][frames[..., c]] for c in range(channels)], axis=1)
+    means, deviations = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    if frames.dtype == np.uint8:
+        # One table of 256 values a channel instead of arithmetic on every pixel.
+        levels = (np.arange(256, dtype=np.float64) / 255).astype(np.float32)[:, None]
+        table = (levels - means) / deviations
+        pixels = np.stack([table[:, c][frames[..., c]] for c in range(channels)], axis=1)
+    else:
+        pixels = ((frames / np.float32(255) - means) / deviations).transpose(0, 3, 1, 2)
     tiles = pixels.reshape(
         grid[0], TEMPORAL, channels,
         grid[1] // MERGE, MERGE, PATCH,

@@ -6,6 +6,7 @@ the scale when shrinking, computed in float32, clamped and rounded half to even 
 The same here in numpy: a separable filter applied as banded matrix products.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -18,19 +19,34 @@ _BLOCK = 32
 
 def bicubic(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Resize frames ``[T, H, W, C]`` (uint8) to ``[T, height, width, C]`` (uint8)."""
-    count, rows, columns, channels = frames.shape
-    if (rows, columns) == (height, width):
+    if frames.shape[1:3] == (height, width):
         return frames
-    resized = np.empty((count, height, width, channels), np.uint8)
-    for index, frame in enumerate(frames):
+    resized = np.empty((len(frames), height, width, frames.shape[3]), np.uint8)
+    for index, planes in enumerate(_planes(frames, height, width)):
+        np.rint(np.clip(planes, 0.0, 255.0, out=planes), out=planes)
+        resized[index] = planes.transpose(1, 2, 0)
+    return resized
+
+
+def bicubic_float(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
+    """Resize frames ``[T, H, W, C]`` as torchvision does float frames: neither rounded nor kept
+    within 0 to 255.
+    """
+    resized = np.empty((len(frames), height, width, frames.shape[3]), np.float32)
+    for index, planes in enumerate(_planes(frames, height, width)):
+        resized[index] = planes.transpose(1, 2, 0)
+    return resized
+
+
+def _planes(frames: NDArray[np.uint8], height: int, width: int) -> Iterator[NDArray[np.float32]]:
+    """Each frame's channels ``[C, height, width]``, resized."""
+    _, rows, columns, channels = frames.shape
+    for frame in frames:
         # A plane for each channel: both products then run along contiguous rows.
         planes = frame.transpose(2, 0, 1).astype(np.float32, order="C")
         # Width first, as torch does; the order matters only in the last float bit.
         planes = _filter(planes.reshape(-1, columns), width).reshape(channels, rows, width)
-        planes = _filter_rows(planes, height)
-        np.rint(np.clip(planes, 0.0, 255.0, out=planes), out=planes)
-        resized[index] = planes.transpose(1, 2, 0)
-    return resized
+        yield _filter_rows(planes, height)
 
 
 def _filter(lines: NDArray[np.float32], size: int) -> NDArray[np.float32]:
