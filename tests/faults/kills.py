@@ -66,6 +66,7 @@ class Life:
         self._kept: list[tuple[int, Committed]] = []
         self._deaths = 0
         self._others: list[Command] = []
+        self._started: list[Command] = []
         self._standin = scene.model == FAKE and self._chance.random() >= scene.real_msrun
         self._nodes = 2 if self._chance.random() < 0.12 else 1
         self._before = sum(account.wrong.values())
@@ -88,6 +89,11 @@ class Life:
         if sum(account.wrong.values()) == self._before:
             shutil.rmtree(self._place)
 
+    def give_up(self) -> None:
+        """End what this life has started."""
+        for command in self._started:
+            self._kill(command)
+
     def _wrong(self, kind: str, words: str) -> None:
         self._account.fault(kind, f"{words} [seed {self._seed}, kept in {self._place}]")
 
@@ -97,7 +103,7 @@ class Life:
         if self._nodes > 1:
             workers = 2
             more = ["--local-worker-num", "1", "--node-rank", str(node)]
-        return self._scene.command(
+        command = self._scene.command(
             self._work,
             *more,
             workers=workers,
@@ -105,6 +111,8 @@ class Life:
             deaths=deaths,
             node=node,
         )
+        self._started.append(command)
+        return command
 
     def _command(self, *, wild: bool) -> bool:
         """One command of the first node to its end; whether the run has finished.
@@ -343,12 +351,16 @@ def _difference(found: bytes, expected: bytes) -> str:
 
 
 def campaign(scene: Scene, place: Path, seed: int, kills: int, most: int = 25) -> Account:
-    """Live lives until ``kills`` processes have been killed."""
+    """Live lives until ``kills`` processes have been killed, or Ctrl-C ends it early."""
     account = Account()
     while account.kills < kills:
         number = account.lives
         life = Life(scene, place / f"life-{number:04d}", f"{seed}-{number}", account)
-        life.live(min(most, kills - account.kills))
+        try:
+            life.live(min(most, kills - account.kills))
+        except KeyboardInterrupt:
+            life.give_up()
+            break
         print(
             f"run {number}: {account.kills} kills, {account.commands} commands, "
             f"wrong: {dict(account.wrong)}",

@@ -23,7 +23,7 @@ FAKE, NANO = "fake", "nano"
 OUTPUT = "meta_caption_qwen2vl.csv"
 RUN = "meta_caption_qwen2vl.vidcap"
 FINISHED = (0, 3)
-PATIENCE = 240.0
+PATIENCE = 900.0  # seconds; many launches on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
