@@ -28,6 +28,7 @@ _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSTOP)
 _SHARES = (60, 13, 12, 15)
 _DEADLY = {"parent": {signal.SIGKILL, signal.SIGTERM, signal.SIGINT}}
 _POLL_SECONDS = 0.03
+_NODES_SECONDS = 20.0
 _LONGEST_STOP = 1.5
 # What a row may say that lost its decoder or was in a model at two deaths: it is tried again.
 _RETRIED = ("crashed", "decode_timeout", "decode_error")
@@ -131,7 +132,7 @@ class Life:
         for fault in faults:
             self._resume(fault)
         finished = first.process.poll() in FINISHED
-        self._end_others(deadline, finished=finished)
+        self._end_others(finished=finished)
         self._note_struck(deaths)
         self._check_end(first)
         self._snapshot()
@@ -141,20 +142,26 @@ class Life:
         for node in range(1, self._nodes):
             if len(self._others) < node:
                 self._others.append(self._start(node, deaths, workers))
-            elif self._others[node - 1].process.poll() is not None:
+            elif self._others[node - 1].process.poll() not in (None, *FINISHED):
                 self._check_end(self._others[node - 1])
                 self._others[node - 1] = self._start(node, [], workers)
 
-    def _end_others(self, deadline: float, *, finished: bool) -> None:
-        """Once the run has finished the other nodes leave by themselves."""
+    def _end_others(self, *, finished: bool) -> None:
+        """Once the run has finished the other nodes leave by themselves.
+
+        One that was started when it had just finished waits for a run to come: Ctrl-C ends it.
+        """
         others = self._others if finished else []
+        deadline = time.monotonic() + _NODES_SECONDS
         while any(other.process.poll() is None for other in others):
             if time.monotonic() > deadline:
-                break
+                for other in others:
+                    other.process.send_signal(signal.SIGINT)
+                deadline = time.monotonic() + PATIENCE
             time.sleep(_POLL_SECONDS)
         for other in others:
             self._check_end(other)
-        self._others = [] if finished else self._others
+        self._others = [one for one in self._others if one.process.poll() is None]
 
     def _draw(self) -> tuple[list[Fault], list[Death]]:
         """Faults for one command."""
