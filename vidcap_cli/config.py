@@ -11,6 +11,8 @@ from typing import Any
 
 FAMILIES = ("llava", "pllava", "qwen2vl")
 DEFAULT_QUESTION = "Describe the video in detail"
+# Bytes a decoder needs to work at all: FFmpeg, NumPy and a video of ordinary size.
+LEAST_DECODE_MEMORY = 256_000_000
 
 ALTERS_CAPTIONS = (
     "family",
@@ -41,6 +43,7 @@ class CaptionConfig:
     ``lora_alpha`` to PLLaVA, None for what the model family says. ``slots`` rows are decoded
     together on a rank. ``memory_limit`` is bytes a rank may take, None for what there is; a clip
     too large for it is shrunk or, with ``on_oom`` "empty", left without a caption.
+    ``decode_memory`` is bytes that a decoder may take, None for its share of the machine.
     """
 
     family: str
@@ -65,6 +68,7 @@ class CaptionConfig:
     reader: str = "pyav"
     decoders: int = 2
     decode_timeout: float = 60.0
+    decode_memory: int | None = None
     flush_seconds: float = 30.0
     part_format: str = "parquet"
 

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from vidcap_cli.words import parse_size
+from vidcap_cli.config import LEAST_DECODE_MEMORY
+from vidcap_cli.words import parse_size, size
 
 FRAMES = "Frames"
 LAUNCHING = "Launching"
@@ -98,6 +99,14 @@ def memory_size(text: str | None) -> str | None:
     """``text`` if it is a number of bytes, or of k, M, G or T (powers of 1000)."""
     if text is not None and parse_size(text) is None:
         raise typer.BadParameter("write a number and a unit, such as 12G or 800M.")
+    return text
+
+
+def decoder_memory(text: str | None) -> str | None:
+    """``text`` if it is a size that a decoder can work in at all."""
+    text = memory_size(text)
+    if text is not None and (parse_size(text) or 0) < LEAST_DECODE_MEMORY:
+        raise typer.BadParameter(f"a decoder needs {size(LEAST_DECODE_MEMORY)} or more.")
     return text
 
 
@@ -330,6 +339,16 @@ Retries = Annotated[
 Decoders = Annotated[
     int,
     typer.Option(min=1, help="Processes per rank that read frames ahead.", rich_help_panel=FRAMES),
+]
+DecodeMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory that one of them may take, such as 4G; a video that needs more fails.",
+        callback=decoder_memory,
+        rich_help_panel=FRAMES,
+        show_default="its share of half the machine",
+    ),
 ]
 DecodeTimeout = Annotated[
     float,

@@ -16,6 +16,6 @@ did in a table, and exits with 1 when a row was lost, done twice or wrong, or an
     mutants.py    mutated videos and tables
 """
 
-from .readers import Unloadable, clip, ignores_interrupt, read
+from .readers import KilledWhileStarting, Unloadable, clip, ignores_interrupt, read
 
-__all__ = ["Unloadable", "clip", "ignores_interrupt", "read"]
+__all__ = ["KilledWhileStarting", "Unloadable", "clip", "ignores_interrupt", "read"]

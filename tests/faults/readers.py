@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,6 +25,10 @@ def _bug(rest: str) -> None:
     raise KeyError(rest)
 
 
+def _memory(rest: str) -> None:
+    np.ones(int(rest), np.uint8)
+
+
 def _loaded(rest: str) -> None:
     raise VideoError("decode_error", " ".join({*rest.split()} & {*sys.modules}))
 
@@ -36,6 +42,7 @@ _KINDS = {
     "print": lambda _: print("a library talks"),
     "bug": _bug,
     "loaded": _loaded,
+    "memory": _memory,
 }
 
 
@@ -53,6 +60,25 @@ class Unloadable:
 
     def __reduce__(self) -> tuple[object, tuple[()]]:
         return cannot_start, ()
+
+
+def killed_at_first(counter: str, kills: int) -> Callable[[str, Rule], Clip]:
+    with open(counter, "a+b", buffering=0) as file:
+        file.write(b"x")
+        if file.tell() <= kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return read
+
+
+@dataclass
+class KilledWhileStarting:
+    """Ends the first ``kills`` processes that unpickle it, as the kernel does; then a reader."""
+
+    counter: str
+    kills: int
+
+    def __reduce__(self) -> tuple[object, tuple[str, int]]:
+        return killed_at_first, (self.counter, self.kills)
 
 
 def ignores_interrupt(path: str, rule: Rule) -> Clip:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import faults
 import numpy as np
 import psutil
@@ -15,15 +16,22 @@ from clips import endless
 
 from vidcap_cli.errors import RunError
 from vidcap_cli.models.qwen2vl import FrameRule
-from vidcap_cli.rank.decode import Decoded, DecodePool
+from vidcap_cli.rank import decode
+from vidcap_cli.rank.decode import Decoded, DecodePool, memory_share
 from vidcap_cli.video import read_frames
 
 LONG = 60.0
 TESTS = Path(__file__).parents[1]
 
 
-def pool(*, workers: int = 2, timeout: float = LONG, read: Callable = faults.read) -> DecodePool:
-    return DecodePool(FrameRule(), workers=workers, timeout=timeout, read=read)
+def pool(
+    *,
+    workers: int = 2,
+    timeout: float = LONG,
+    memory: int | None = None,
+    read: Callable = faults.read,
+) -> DecodePool:
+    return DecodePool(FrameRule(), workers=workers, timeout=timeout, memory=memory, read=read)
 
 
 def run(pool: DecodePool, paths: list[str]) -> list[Decoded]:
@@ -255,3 +263,61 @@ def test_decoders_that_cannot_start_end_the_pool():
         for _ in range(2):
             with pytest.raises(RunError, match="do not start"):
                 decoders.next(LONG)
+
+
+def test_decoders_killed_while_they_start_are_started_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(decode, "_LONGEST_PAUSE", 0.01)
+    killed = faults.KilledWhileStarting(str(tmp_path / "starts"), decode._STARTS + 3)
+    with pool(read=killed) as decoders:
+        assert {d.status for d in run(decoders, ["a", "b", "c"])} == {"ok"}
+    assert (tmp_path / "starts").stat().st_size >= decode._STARTS + 4
+
+
+def test_a_process_that_cannot_be_made_is_tried_again(monkeypatch, capfd):
+    monkeypatch.setattr(decode, "_LONGEST_PAUSE", 0.01)
+    popen, refusals = subprocess.Popen, iter(range(5))
+
+    def refuse(*arguments: object, **options: object) -> subprocess.Popen:
+        if next(refusals, None) is not None:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return popen(*arguments, **options)
+
+    monkeypatch.setattr(decode.subprocess, "Popen", refuse)
+    with pool(workers=1) as decoders:
+        assert run(decoders, ["a"])[0].status == "ok"
+    assert next(refusals, None) is None
+
+
+def test_a_frame_too_large_for_a_decoder_costs_its_row(clips, tmp_path):
+    """One frame of 12000 by 11000 pixels: 2 MB of file that take 2.8 GB to read."""
+    huge = tmp_path / "huge.mp4"
+    write_huge(huge)
+    assert huge.stat().st_size < 3_000_000
+    with pool(workers=1, memory=512_000_000, read=read_frames) as decoders:
+        before, large, after = run(decoders, [str(clips["h264"]), str(huge), str(clips["h264"])])
+    assert (before.status, after.status) == ("ok", "ok")
+    assert large.status == "decode_error"
+    assert large.error == (
+        "its frames need more memory than a decoder may take (512.0 MB): "
+        "give more with --decode-memory"
+    )
+
+
+def write_huge(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 12000, 11000, "yuvj420p"
+        frame = av.VideoFrame(12000, 11000, "yuvj420p")
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+
+
+def test_a_decoder_may_take_its_share_of_the_machine(monkeypatch):
+    monkeypatch.setenv("VIDCAP_LOCAL_RANKS", "1")
+    alone = memory_share(1)
+    assert 1e9 <= alone < psutil.virtual_memory().total
+    monkeypatch.setenv("VIDCAP_LOCAL_RANKS", "2")
+    assert memory_share(1) == max(alone // 2, 1_000_000_000)
+    monkeypatch.setenv("VIDCAP_LOCAL_RANKS", "1000")
+    assert memory_share(2) == 1_000_000_000  # enough for a video of 3840 by 2160 pixels

@@ -71,11 +71,16 @@ class Rank:
         config = self._config
         self._say("loading model")
         captioner = load_captioner(config)
-        workers, timeout = config.decoders, config.decode_timeout
         read = partial(read_frames, reader=config.reader)
         with (
             PartWriter(self._part, config.flush_seconds, self._committed) as writer,
-            DecodePool(captioner.rule, workers=workers, timeout=timeout, read=read) as pool,
+            DecodePool(
+                captioner.rule,
+                workers=config.decoders,
+                timeout=config.decode_timeout,
+                memory=config.decode_memory,
+                read=read,
+            ) as pool,
         ):
             self._writer = writer
             self._pool = pool

@@ -47,6 +47,8 @@ def open_video(path: str | Path) -> Iterator[tuple["InputContainer", "VideoStrea
         address = f"file:{os.fspath(path)}"
         with av.open(address, options=_OPTIONS, metadata_errors="replace") as container:
             yield container, video_stream(container)
+    except av.error.MemoryError:  # says nothing about the file
+        raise
     except av.error.FFmpegError as error:
         reason = error.strerror or type(error).__name__
         raise VideoError("decode_error", _guess(Path(path), reason)) from error
