@@ -32,3 +32,12 @@ def test_a_half_written_line_waits_for_its_end(tmp_path):
 
 def test_unknown_kinds_are_passed_over():
     assert decode('{"kind": "from a later version", "x": 1}') is None
+
+
+def test_a_line_that_is_no_event_is_passed_over(tmp_path):
+    bad = ["{", "[]", "3", '{"kind": 1}', '{"kind": "done"}', '{"kind": ["x"]}', "[" * 99999]
+    bad += ['{"kind": "began", "rows": ["1"]}', '{"kind": "notice", "text": 5}']
+    file = tmp_path / "events.jsonl"
+    whole = encode(Notice("whole")).encode()
+    file.write_bytes(b"\n".join(line.encode() for line in bad) + b"\n\xff\xfe\n" + whole)
+    assert [event.text for event in EventReader(file).read()] == ["whole"]

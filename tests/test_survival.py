@@ -94,11 +94,9 @@ def test_msrun_is_killed_while_it_starts_the_ranks(folder, undisturbed):
     )
     msrun[0].kill()
     code, _, err = command.finish()
-    assert code == 1
+    assert code == 0, err  # a launch that failed; the next one did not
     assert "msrun ended with -9" in err
     command.assert_gone()
-    code, _, err = vidcap(*caption(1), cwd=folder)
-    assert code == 0, err
     assert_equal_and_nothing_twice(folder, undisturbed)
 
 

@@ -1,13 +1,42 @@
-"""Entry point and the one error gate: errors become a sentence, bugs keep their traceback."""
+"""Entry point and the one error gate: errors become a sentence, bugs keep their traceback.
+
+Ctrl-C ends the command quietly from the first line on. While the commands are still imported
+there is nothing to clean up, and an exception that is raised inside an import may be turned into
+another one or be lost; so the process ends at once then.
+"""
 
 import os
+import signal
 import sys
+from types import FrameType
 
-from vidcap_cli.errors import FAILED, INTERRUPTED, VidcapError
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    os.write(2, b"vidcap: interrupted\n")
+    os._exit(130)  # INTERRUPTED, which is not imported yet
+
+
+_MINE = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so under nohup
+if _MINE:
+    signal.signal(signal.SIGINT, _leave)
+
+import errno  # noqa: E402 - what is imported from here on takes a while
+import locale  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
+from vidcap_cli.errors import FAILED, INTERRUPTED, VidcapError  # noqa: E402
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+# What the place that is written to may say at any time: full, gone, read-only or broken.
+_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOENT}
+_SEEN: list[int] = []  # interrupts: libraries turn KeyboardInterrupt into other exceptions
 
 
 def main() -> None:
     """Run the command line and exit with the code of ``errors``."""
+    _speak_utf8()
     if "_VIDCAP_COMPLETE" in os.environ:
         # typer folds an option's help at the width of the terminal, and of a folded one some
         # shells offer the second line as a choice of its own.
@@ -15,28 +44,89 @@ def main() -> None:
     from vidcap_cli.cli import app  # noqa: PLC0415 - an error while importing is shown below too
 
     try:
+        if _MINE:
+            sys.unraisablehook = _again
+            signal.signal(signal.SIGINT, _interrupt)
         try:
             app()
         except SystemExit:
             # What is still buffered may find no reader; at exit Python would complain of that.
             print(end="", flush=True)  # noqa: T201
             raise
-    except VidcapError as error:
-        _explain(error)
-        if os.environ.get("VIDCAP_DEBUG"):
+    except SystemExit:
+        raise
+    except BaseException as error:
+        code = _answer(error)
+        if code is None or _debugging():
             raise
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("vidcap: interrupted", file=sys.stderr)  # noqa: T201
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
+        sys.exit(code)
+    finally:
+        if _MINE:  # what is left takes a few milliseconds
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _speak_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has another encoding.
+
+    Processes of a run tell each other paths in files; all of them must read the same bytes as the
+    same text. What goes to a terminal is still written as the locale wants it.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execve(  # noqa: S606 - the same program again
+            sys.executable,
+            [sys.executable, "-X", "utf8", *sys.orig_argv[1:]],
+            {**os.environ, "PYTHONUTF8": "1"},
+        )
+    wanted = locale.getencoding()
+    for stream in (sys.stdout, sys.stderr):
+        if sys.flags.utf8_mode and stream.isatty() and hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding=wanted, errors="replace")
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    _SEEN.append(1)
+    raise KeyboardInterrupt
+
+
+def _again(lost: "UnraisableHookArgs") -> None:
+    """Raise an interrupt once more that came where Python would only print it and go on."""
+    if lost.exc_type is KeyboardInterrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+    else:
+        sys.__unraisablehook__(lost)
+
+
+def _answer(error: BaseException) -> int | None:
+    """Say what ``error`` means and give the exit code; None for a bug."""
+    if isinstance(error, VidcapError):
+        _explain(str(error))
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt) or _SEEN:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _explain("interrupted")
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):
         # The reader of our stdout left, as `head` does; flushing again at exit would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
+        return FAILED
+    if isinstance(error, OSError) and error.errno in _PLACE:
+        place = f"{error.filename}: " if error.filename else ""
+        _explain(
+            f"{place}{error.strerror}. Finished rows stay on the disk; make room or bring the "
+            "place back, and repeat the command."
+        )
+        return FAILED
+    return None
 
 
-def _explain(error: VidcapError) -> None:
-    print(f"vidcap: {error}", file=sys.stderr)  # noqa: T201
+def _debugging() -> bool:
+    return bool(os.environ.get("VIDCAP_DEBUG"))
+
+
+def _explain(text: str) -> None:
+    from vidcap_cli.words import lines  # noqa: PLC0415 - most commands end without
+
+    print(f"vidcap: {lines(text)}", file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

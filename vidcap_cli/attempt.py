@@ -8,11 +8,13 @@ import json
 from dataclasses import asdict, dataclass
 
 from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import RunError
 from vidcap_cli.rundir import AttemptDir, atomic_write
 
 # Small chunks even out fast and slow ranks at the end; large ones keep the claims folder small.
 _CHUNKS_PER_RANK = 50
 _LARGEST_CHUNK = 64
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,20 @@ class Attempt:
 
     @classmethod
     def read(cls, folder: AttemptDir) -> "Attempt":
-        """The attempt that was written to ``folder``."""
-        fields = json.loads(folder.config.read_bytes())
-        config = CaptionConfig.from_json(json.dumps(fields.pop("config")))
-        bases, alone = tuple(fields.pop("bases")), tuple(fields.pop("alone", ()))
-        return cls(config=config, bases=bases, alone=alone, **fields)
+        """The attempt that was written to ``folder``; RunError when it is damaged or gone."""
+        try:
+            fields = json.loads(folder.config.read_bytes())
+            config = CaptionConfig.from_json(json.dumps(fields.pop("config")))
+            bases, alone = tuple(fields.pop("bases")), tuple(fields.pop("alone", ()))
+            attempt = cls(config=config, bases=bases, alone=alone, **fields)
+            numbers = (attempt.rows, attempt.chunk, attempt.ranks, *alone)
+            assert all(type(number) is int for number in numbers), "a number is none"
+        except (OSError, *_DAMAGE) as error:
+            raise RunError(
+                f"{folder.config}: damaged or gone ({error}); repeat the command, which starts the "
+                "ranks with a new one"
+            ) from error
+        return attempt
 
 
 def chunk_size(rows: int, ranks: int) -> int:

@@ -26,6 +26,7 @@ from vidcap_cli.plan import TABLE, VIDEO, kind_of
 from vidcap_cli.progress import Outcome, captions_table, make_view, summary
 from vidcap_cli.run import Job, Leader, choose_run, leading
 from vidcap_cli.tables import open_meta
+from vidcap_cli.words import lines
 
 NANO = "nano"
 
@@ -249,4 +250,4 @@ def notice(text: str) -> None:
     """Say something to the user that is not data."""
     import sys  # noqa: PLC0415
 
-    print(text, file=sys.stderr)  # noqa: T201
+    print(lines(text), file=sys.stderr)  # noqa: T201

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.ledger import done_mask
@@ -17,6 +18,7 @@ from vidcap_cli.plan import Plan, check_unchanged, make_plan, read_plan, resolve
 from vidcap_cli.rank.decode import DecodePool
 from vidcap_cli.rundir import RunDir
 from vidcap_cli.video import Clip, Rule, probe
+from vidcap_cli.words import one_line, printable
 
 SAMPLE = 32
 _PROBE_SECONDS = 20.0
@@ -116,13 +118,15 @@ def show(
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_row("rows", f"{rows:,}" + (f" of {planned.plan.rows:,}" if limit else ""))
     table.add_row("to caption", f"{planned.left:,}")
-    table.add_row("model", f"{config.model} ({config.family}, engine {config.engine})")
-    table.add_row("question", config.question)
+    table.add_row(
+        "model", Text(f"{printable(config.model)} ({config.family}, engine {config.engine})")
+    )
+    table.add_row("question", Text(one_line(config.question)))
     table.add_row("sample", f"{guess.sampled} videos, {guess.unreadable} of them cannot be read")
     table.add_row("a video has", f"{guess.seconds:.1f} s, {guess.frames:.0f} frames sampled")
     table.add_row("visual tokens", f"{guess.tokens:,.0f} a video")
     total = planned.left * guess.tokens
     table.add_row("in all", f"about {planned.left * guess.frames:,.0f} frames, {total:,.0f} tokens")
     for name, place in places.items():
-        table.add_row(name, place)
+        table.add_row(name, Text(printable(place)))
     Console(file=sys.stdout, highlight=False, soft_wrap=True).print(table)

@@ -5,13 +5,15 @@ without their ``Done`` are the journal of rows in flight when a rank died. Lines
 the operating system as they are written, so the death of the process loses none.
 """
 
+import errno
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +95,39 @@ _KINDS: dict[str, type[Event]] = {
 }
 
 
+# What a value must be like, by the annotation of its field.
+_SHAPES: dict[Any, Callable[[Any], bool]] = {
+    int: lambda value: type(value) is int,
+    float: lambda value: type(value) in (int, float),
+    str: lambda value: isinstance(value, str),
+    str | None: lambda value: value is None or isinstance(value, str),
+    list[int]: lambda value: isinstance(value, list) and all(type(n) is int for n in value),
+}
+
+
 def encode(event: Event) -> str:
     """One line of JSON with a final newline."""
     return json.dumps({"kind": event.kind, **asdict(event)}, ensure_ascii=False) + "\n"
 
 
-def decode(line: str) -> Event | None:
-    """The event on a line; None for a kind that this version does not know."""
-    fields = json.loads(line)
-    event = _KINDS.get(fields.pop("kind"))
-    return event(**fields) if event else None
+def decode(line: str | bytes) -> Event | None:
+    """The event on a line; None for a kind that this version does not know.
+
+    None also for a line that is no event: a full disk cuts lines off, and a damaged one may cost
+    what it says but not the run.
+    """
+    try:
+        fields = json.loads(line)
+        kind = _KINDS[fields.pop("kind")]
+        event = kind(**fields)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return event if _is_sound(event) else None
+
+
+def _is_sound(event: Event) -> bool:
+    """Whether every field has the type that it is declared with."""
+    return all(_SHAPES[field.type](getattr(event, field.name)) for field in dataclass_fields(event))
 
 
 class EventWriter:
@@ -124,7 +149,9 @@ class EventWriter:
 
     def write(self, event: Event) -> None:
         """Append one event."""
-        self._file.write(encode(event).encode())
+        line = encode(event).encode("utf-8", "backslashreplace")
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, "an event was cut off, the disk is full", self._file.name)
 
 
 class EventReader:
@@ -144,7 +171,7 @@ class EventReader:
             return
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        for line in whole.splitlines():
-            event = decode(line.decode())
+        for line in whole.split(b"\n")[:-1]:
+            event = decode(line)
             if event is not None:
                 yield event

@@ -8,8 +8,9 @@ import json
 import time
 from pathlib import Path
 
+from vidcap_cli.attempt import Attempt
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, StoppedError
-from vidcap_cli.launch import Cluster
+from vidcap_cli.launch import Cluster, LaunchFailedError
 from vidcap_cli.lock import is_led
 from vidcap_cli.progress import make_view
 from vidcap_cli.rundir import AttemptDir, RunDir
@@ -49,10 +50,13 @@ def _launch(
     run: RunDir, attempt: AttemptDir, cluster: Cluster, log_dir: Path | None, stop: Interrupts
 ) -> None:
     logs = (log_dir or run.logs).absolute() / f"{attempt.number:04d}"
-    rows = json.loads(attempt.config.read_bytes())["rows"]
+    rows = Attempt.read(attempt).rows
     title = f"vidcap node {cluster.node_rank}"
     with make_view(title=title, total=rows) as view:
-        supervise(run, attempt, cluster, logs=logs, view=view, interrupts=stop)
+        try:
+            supervise(run, attempt, cluster, logs=logs, view=view, interrupts=stop)
+        except LaunchFailedError as error:
+            view.notice(f"{error}; this node waits for the next launch")
 
 
 def _open_attempt(run: RunDir, launched: set[Path]) -> AttemptDir | None:

@@ -8,12 +8,13 @@ other children meanwhile.
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -59,10 +60,16 @@ class RankExit:
         atomic_write(folder.exit(self.rank), json.dumps(asdict(self)).encode())
 
     @classmethod
-    def read(cls, path: Path) -> "RankExit":
-        """The record in ``path``."""
-        fields = json.loads(path.read_bytes())
-        return cls(fields["rank"], fields["code"], tuple(fields["rows"]))
+    def read(cls, path: Path) -> "RankExit | None":
+        """The record in ``path``; None when it is damaged, which costs no more than a count."""
+        try:
+            fields = json.loads(path.read_bytes())
+            numbers = [fields["rank"], fields["code"], *fields["rows"]]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        if any(type(number) is not int for number in numbers):
+            return None
+        return cls(numbers[0], numbers[1], tuple(numbers[2:]))
 
     @property
     def words(self) -> str:
@@ -75,6 +82,52 @@ class RankExit:
             name = f"signal {-self.code}"
         hint = " (out of memory?)" if -self.code == signal.SIGKILL else ""
         return f"was killed by {name}{hint}"
+
+
+def read_exits(folder: AttemptDir) -> list[RankExit]:
+    """How the ranks of a launch ended, as far as it is recorded and the records are whole."""
+    return [end for path in sorted(folder.exits()) if (end := RankExit.read(path))]
+
+
+@dataclass(frozen=True, slots=True)
+class RankError:
+    """The exception that ended a rank, as it left it. ``expected``: the message says all."""
+
+    rank: int
+    time: float
+    message: str
+    type: str
+    expected: bool
+    traceback: str
+
+    def write(self, folder: AttemptDir) -> None:
+        """Record it in the run directory."""
+        atomic_write(folder.error(self.rank), json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> "RankError":
+        """The record in ``path``; one that is damaged becomes a record that says so."""
+        try:
+            fields = json.loads(path.read_bytes())
+            error = cls(**fields)
+            words = (error.message, error.type, error.traceback)
+            if type(error.rank) is int and all(isinstance(word, str) for word in words):
+                return replace(error, time=float(error.time), expected=bool(error.expected))
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            pass
+        number = int("".join(filter(str.isdigit, path.stem)) or 0)
+        message = f"rank {number} failed, and {path} is damaged; the log of the rank says why"
+        return cls(number, 0.0, message, "RunError", expected=True, traceback=message)
+
+
+def read_errors(folder: AttemptDir) -> list[RankError]:
+    """The exceptions that ended ranks of a launch, the earliest first."""
+    found = [RankError.read(path) for path in folder.path.glob("error-[0-9]*.json")]
+    return sorted(found, key=lambda error: error.time)
+
+
+class LaunchFailedError(RunError):
+    """The ranks did not start, for a reason that may pass: a signal ended msrun or one of them."""
 
 
 class Ranks:
@@ -109,14 +162,14 @@ class Ranks:
     def poll(self) -> list[tuple[int, int]]:
         """The (rank, exit code or negative signal) of ranks that ended since the last call.
 
-        Raises RunError when msrun itself failed.
+        Raises RunError when msrun itself failed, LaunchFailedError when another try may do.
         """
         code = self._msrun.poll()
         if code is None:
             return []
         if code != 0 and not self._stopping:
             self.kill()
-            raise RunError(f"msrun ended with {code}: {_last_line(self._logs / 'msrun.log')}")
+            raise _failed(code, f"msrun ended with {code}", self._logs / "msrun.log")
         if self._stopping:
             self._terminate_children()
         self._reap()
@@ -158,9 +211,9 @@ class Ranks:
             return  # the others were decoders, which die with their rank
         failed = [code for pid, code in self._unclaimed if code and pid not in self._numbers]
         if failed:
-            logs = sorted(self._logs.glob("worker_*.log"))
-            words = next(filter(None, map(_last_line, logs)), "its log is empty")
-            raise RunError(f"a rank ended with {failed[0]} while starting ({self._logs}): {words}")
+            logs = [log for log in sorted(self._logs.glob("worker_*.log")) if _last_line(log)]
+            what = f"a rank ended with {failed[0]} while starting ({self._logs})"
+            raise _failed(failed[0], what, logs[0] if logs else None)
 
     def _reap(self) -> None:
         """Collect the (pid, exit code or negative signal) of children that ended."""
@@ -203,7 +256,7 @@ def _environment(folder: AttemptDir, ranks: int) -> dict[str, str]:
     programs = folder.path / "bin"
     programs.mkdir(exist_ok=True)
     wrapper = programs / "python"
-    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+    wrapper.write_bytes(os.fsencode(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'))
     wrapper.chmod(0o755)
     path = f"{programs.absolute()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return {
@@ -239,6 +292,15 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
+def _failed(code: int, what: str, log: Path | None) -> RunError:
+    """A signal may have come from anywhere and another launch may do; an exit code says why."""
+    words = (log and _last_line(log)) or "its log is empty"
+    return LaunchFailedError(what) if code < 0 else RunError(f"{what}: {words}")
+
+
 def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return ""
     return lines[-1] if lines else ""

@@ -207,7 +207,7 @@ class PlainView(_Follower):
         self._write(f"{'failed' if mark == '✗' else 'note'}: {one_line(text)}")
 
     def _write(self, line: str) -> None:
-        self._stream.write(line + "\n")
+        self._stream.write(printable(line) + "\n")
         self._stream.flush()
 
 
@@ -345,7 +345,7 @@ def _rank_table(state: RunState, width: int, room: int) -> Table:
         table.add_column("last caption", width=left, no_wrap=True, overflow="ellipsis")
     for line in lines:
         cells = [
-            Text(line.who),
+            Text(printable(line.who)),
             Text(one_line(line.state), style=_state_style(line)),
             Text(f"{line.ok:,}"),
             Text(f"{line.failed:,}" if line.failed else "", style="red"),
@@ -394,7 +394,7 @@ def summary(outcome: Outcome, console: Console | None = None) -> None:
     console.print(head)
     by_status = Counter(failure.status for failure in outcome.failures)
     for status, rows in by_status.most_common():
-        console.print(Text.assemble((f"  {rows:,} ", "red"), status))
+        console.print(Text.assemble((f"  {rows:,} ", "red"), printable(status)))
     for failure in outcome.failures[:LISTED_IN_SUMMARY]:
         words = f"    {failure.path} · {_reason(failure.status, failure.error)}"
         console.print(Text(printable(words)), soft_wrap=True)
@@ -403,9 +403,10 @@ def summary(outcome: Outcome, console: Console | None = None) -> None:
     if missing:
         console.print(f"  {missing:,} not reached yet")
     if outcome.output:
-        console.print(Text.assemble("  → ", (outcome.output, "bold")), soft_wrap=True)
+        console.print(Text.assemble("  → ", (printable(outcome.output), "bold")), soft_wrap=True)
     if outcome.next_command:
-        console.print(Text.assemble(("  next: ", "dim"), outcome.next_command), soft_wrap=True)
+        last = Text.assemble(("  next: ", "dim"), printable(outcome.next_command))
+        console.print(last, soft_wrap=True)
 
 
 def captions_table(pairs: Iterable[tuple[str, str | None]], console: Console | None = None) -> None:

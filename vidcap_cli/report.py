@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vidcap_cli.merge import Example, Reconciliation, Tally
+from vidcap_cli.words import printable
 
 
 def show_merge(account: Reconciliation, *, as_json: bool) -> None:
@@ -31,10 +32,10 @@ def show_merge(account: Reconciliation, *, as_json: bool) -> None:
         if tally.count:
             console.print(Text(f"  {tally.count:,} {name}") + _examples(tally))
     for note in account.notes:
-        console.print(Text(f"  note: {note}"))
-    console.print(Text(f"  → {account.out}", "bold"))
+        console.print(Text(f"  note: {printable(note)}"))
+    console.print(Text(printable(f"  → {account.out}"), "bold"))
     if account.missing_file:
-        console.print(Text(f"  still to do: {account.missing_file}", "bold"))
+        console.print(Text(printable(f"  still to do: {account.missing_file}"), "bold"))
 
 
 def _examples(tally: Tally) -> Text:
@@ -46,4 +47,4 @@ def _examples(tally: Tally) -> Text:
 def _one(example: Example) -> str:
     row = "" if example.row is None else f"row {example.row} "
     detail = f" ({example.detail})" if example.detail else ""
-    return f"{row}{example.path or ''}{detail}"
+    return printable(f"{row}{example.path or ''}{detail}")

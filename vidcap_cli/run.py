@@ -19,7 +19,7 @@ from vidcap_cli.attempt import Attempt, chunk_size
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError, StoppedError, UsageError
 from vidcap_cli.events import Done
-from vidcap_cli.launch import Cluster, RankExit
+from vidcap_cli.launch import Cluster, LaunchFailedError, read_errors, read_exits
 from vidcap_cli.ledger import Done as Ledgered
 from vidcap_cli.ledger import Ledger
 from vidcap_cli.lock import leadership
@@ -289,15 +289,18 @@ class Leader:
     def _launch(self, folder: AttemptDir, view: View) -> None:
         """Run the ranks to their end."""
         cluster = self._job.cluster
-        supervise(
-            self.run,
-            folder,
-            cluster,
-            logs=self._logs(folder),
-            view=view,
-            interrupts=self._interrupts,
-            over=lambda: self._over(folder),
-        )
+        try:
+            supervise(
+                self.run,
+                folder,
+                cluster,
+                logs=self._logs(folder),
+                view=view,
+                interrupts=self._interrupts,
+                over=lambda: self._over(folder),
+            )
+        except LaunchFailedError as error:  # counted as a launch that brought nothing
+            view.notice(str(error))
         folder.over.touch()
         if not self._interrupts.count:
             self._raise_root_cause(folder)
@@ -319,24 +322,22 @@ class Leader:
 
     def _raise_root_cause(self, folder: AttemptDir) -> None:
         """An exception in a rank would come again in every launch: raise the earliest of all."""
-        errors = [json.loads(path.read_bytes()) for path in folder.path.glob("error-*.json")]
-        if errors:
-            first = min(errors, key=lambda error: float(error["time"]))
-            if first["expected"]:
-                raise RunError(first["message"])
-            raise RunError(f"rank {first['rank']} failed:\n\n{first['traceback'].rstrip()}")
+        for first in read_errors(folder)[:1]:
+            if first.expected:
+                raise RunError(first.message)
+            raise RunError(f"rank {first.rank} failed:\n\n{first.traceback.rstrip()}")
 
     def _deaths(self) -> Counter[int]:
         """At how many deaths of a rank a row was in its model, for rows at which one was."""
         deaths: Counter[int] = Counter()
         for attempt in self.run.attempts():
-            for path in attempt.exits():
-                deaths.update(RankExit.read(path).rows)
+            for end in read_exits(attempt):
+                deaths.update(row for row in end.rows if 0 <= row < self.plan.rows)
         return deaths
 
     def _give_up_on_rows(self, folder: AttemptDir) -> list[Done]:
         """Give the status crashed to rows that were in the model at their second death."""
-        suspects = {row for path in folder.exits() for row in RankExit.read(path).rows}
+        suspects = {row for end in read_exits(folder) for row in end.rows}
         if not suspects:
             return []
         deaths = self._deaths()

@@ -3,12 +3,13 @@
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
 from vidcap_cli.events import Began, Done, EventReader, Started
-from vidcap_cli.launch import Cluster, RankExit, Ranks
+from vidcap_cli.launch import Cluster, LaunchFailedError, RankExit, Ranks
 from vidcap_cli.progress import View
 from vidcap_cli.rundir import AttemptDir, RunDir
 
@@ -75,10 +76,14 @@ def supervise(
             view.tick()
             time.sleep(_POLL_SECONDS)
         watch.look()
+    except LaunchFailedError:
+        watch.fail()
+        raise
     finally:
         ranks.kill()
-    for end in watch.exits():
-        end.write(folder)
+        for end in watch.exits():
+            with suppress(OSError):  # a full disk, or no folder any more: told by who leads
+                end.write(folder)
 
 
 class _Watch:
@@ -119,6 +124,11 @@ class _Watch:
         """Ask this node's ranks to commit and leave."""
         self.stopped = True
         self._ranks.stop()
+
+    def fail(self) -> None:
+        """The launch has failed: note an end of every rank here, so that no node waits for it."""
+        for number in self._local:
+            self._exits.setdefault(number, -signal.SIGKILL)
 
     def exits(self) -> list[RankExit]:
         """How each rank ended; only one that died by itself is charged with its rows."""

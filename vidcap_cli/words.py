@@ -10,8 +10,17 @@ def one_line(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` with control characters and what is not Unicode (odd file names) replaced."""
+    """``text`` with control characters and what is not Unicode (odd file names) replaced.
+
+    So are marks that change the direction of writing: they can make a line show what it does not
+    say. Every text from outside goes through here, or ``one_line`` or ``lines``, to a terminal.
+    """
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def lines(text: str) -> str:
+    """``text`` printable, its line breaks kept."""
+    return "\n".join(printable(line.expandtabs()) for line in text.split("\n"))
 
 
 def figure(value: float) -> str:

@@ -4,7 +4,6 @@ Reads what the run left in files and nothing else, so it works while the run goe
 died, and on another machine that sees the folder.
 """
 
-import json
 import shlex
 from collections import Counter
 from dataclasses import dataclass, fields
@@ -20,7 +19,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import DamagedPartError
 from vidcap_cli.events import Done, Ended, EventReader, State
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
-from vidcap_cli.launch import RankExit
+from vidcap_cli.launch import RankExit, read_errors, read_exits
 from vidcap_cli.ledger import RunParts
 from vidcap_cli.lock import is_led
 from vidcap_cli.parts import OK
@@ -201,7 +200,7 @@ def _work(file: Path) -> _RankWork:
 
 def _attempt_facts(folder: AttemptDir) -> tuple[Fact, ...]:
     attempt = Attempt.read(folder)
-    exits = {end.rank: end for end in map(RankExit.read, sorted(folder.exits()))}
+    exits = {end.rank: end for end in read_exits(folder)}
     works = {rank: _work(folder.events(rank)) for rank in range(attempt.ranks)}
     begun = [work for work in works.values() if work.first is not None]
     rows = sum(work.ok + work.failed for work in begun)
@@ -244,12 +243,10 @@ def _rank_data(work: _RankWork, end: RankExit | None) -> dict[str, Any]:
 
 def _errors(folder: AttemptDir) -> list[Problem]:
     """The exceptions that ended ranks of this launch, the earliest first."""
-    records = [json.loads(path.read_bytes()) for path in folder.path.glob("error-[0-9]*.json")]
-    records.sort(key=lambda record: float(record["time"]))
     problems = []
-    for record in records:
-        message = str(record.get("message") or "").strip()
-        first = message.splitlines()[0] if message else str(record.get("type", "no message"))
-        what = f"launch {folder.number}: rank {record['rank']} failed: {first}"
+    for error in read_errors(folder):
+        message = error.message.strip()
+        first = message.splitlines()[0] if message else error.type
+        what = f"launch {folder.number}: rank {error.rank} failed: {first}"
         problems.append(Problem(what, serious=False))
     return problems

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models.checkpoint import lacking
+from vidcap_cli.words import printable
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _WANTED = ["*.safetensors", "*.json", "tokenizer.model"]
@@ -76,7 +77,7 @@ def _download(name: str) -> tuple[Path | None, str]:
     if not sys.stderr.isatty():
         disable_progress_bars()
     where = constants.ENDPOINT
-    print(f"downloading {name} from {where}", file=sys.stderr)  # noqa: T201 - to the user
+    print(printable(f"downloading {name} from {where}"), file=sys.stderr)  # noqa: T201 - to the user
     reason = ""
     for _ in range(_TRIES):
         try:

@@ -5,7 +5,6 @@ events file alone, leaves on SIGTERM after the step at hand, and dies with the p
 launched it.
 """
 
-import json
 import os
 import signal
 import socket
@@ -14,18 +13,21 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from vidcap_cli.attempt import Attempt
 from vidcap_cli.engine import Answer, Engine, OutOfMemoryError, Request, load_engine
-from vidcap_cli.errors import VidcapError
+from vidcap_cli.errors import RunError, VidcapError
 from vidcap_cli.events import Began, Committed, Done, Ended, Event, EventWriter, Started, State
+from vidcap_cli.launch import RankError
 from vidcap_cli.models import Captioner, load_captioner
 from vidcap_cli.parts import OK, Result
 from vidcap_cli.plan import Todo, resolve
@@ -33,7 +35,7 @@ from vidcap_cli.processes import die_with
 from vidcap_cli.rank.claims import claim_chunks
 from vidcap_cli.rank.decode import Decoded, DecodePool
 from vidcap_cli.rank.writer import PartWriter
-from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write
+from vidcap_cli.rundir import AttemptDir, RunDir
 from vidcap_cli.video import Clip, read_frames
 
 # How long the loop waits for frames before it looks whether it should stop, in seconds.
@@ -95,10 +97,16 @@ class Rank:
         self._report(Ended("stopped" if self.stopping else "finished"))
 
     def _claimed_rows(self) -> Iterator[tuple[int, str, int]]:
-        todo = Todo(self._folder.todo)
         size = self._attempt.chunk
-        for chunk in claim_chunks(self._folder, self._attempt.chunks, self._number):
-            yield from todo.rows(chunk * size, min((chunk + 1) * size, self._attempt.rows))
+        try:
+            todo = Todo(self._folder.todo)
+            for chunk in claim_chunks(self._folder, self._attempt.chunks, self._number):
+                yield from todo.rows(chunk * size, min((chunk + 1) * size, self._attempt.rows))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise RunError(
+                f"{self._folder.todo}: damaged, gone or not to be claimed from ({error}); repeat "
+                "the command, which writes a new one"
+            ) from error
 
     def _read_ahead(self) -> None:
         while self._pool.pending < self._ahead and not self.stopping:
@@ -294,15 +302,16 @@ def main(arguments: list[str]) -> int:
             rank.work()
         except Exception as error:  # noqa: BLE001 - shown by the launching process
             traceback.print_exc()
-            record = {
-                "time": time.time(),
-                "rank": number,
-                "message": str(error),
-                "type": type(error).__name__,
-                "expected": isinstance(error, VidcapError),
-                "traceback": traceback.format_exc(),
-            }
-            atomic_write(folder.error(number), json.dumps(record).encode())
+            record = RankError(
+                rank=number,
+                time=time.time(),
+                message=str(error),
+                type=type(error).__name__,
+                expected=isinstance(error, VidcapError),
+                traceback=traceback.format_exc(),
+            )
+            with suppress(OSError):  # a full disk, or no folder any more
+                record.write(folder)
             return 1
     return 0
 

@@ -1,0 +1,106 @@
+"""What every process of a command may import and how it reads paths; Ctrl-C at any moment."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from commands import rows_of, vidcap, write_nano_table
+
+from vidcap_cli.launch import RankError, RankExit, read_errors, read_exits
+from vidcap_cli.rundir import RunDir
+from vidcap_cli.words import lines, one_line
+
+
+def test_a_damaged_record_is_passed_over_or_told(tmp_path):
+    folder = RunDir(tmp_path).attempt(1)
+    folder.path.mkdir(parents=True)
+    RankExit(0, -9, (3, 4)).write(folder)
+    for rank, data in enumerate([b"", b"[]", b'{"rank": 1, "code": 0, "rows": ["x"]}', b"\xff"], 1):
+        folder.exit(rank).write_bytes(data)
+        folder.error(rank).write_bytes(data)
+    assert read_exits(folder) == [RankExit(0, -9, (3, 4))]
+    RankError(0, 5.0, "disk is full", "RunError", expected=True, traceback="").write(folder)
+    errors = read_errors(folder)
+    assert [error.rank for error in errors if error.time] == [0]
+    assert all("damaged" in error.message for error in errors[:-1])
+    assert len(errors) == 5
+
+
+def test_what_a_terminal_would_obey_is_replaced():
+    assert "\x1b" not in lines("a\x1b]0;x\x07\nb")
+    assert lines("a\nb") == "a\nb"
+    assert "\u202e" not in one_line("x\u202egnp.exe")
+
+
+def test_an_error_that_names_a_column_is_escaped(tmp_path):
+    (tmp_path / "e.csv").write_bytes(b"\x1b[31mcol\x1b]0;owned\x07,b\nx,y\n")
+    code, out, err = vidcap("qwen2vl", "e.csv", "--model", "nano", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert "col" in err
+    assert "\x1b" not in err
+    assert "\x07" not in err
+
+
+def test_names_in_the_working_directory_are_not_imported_and_a_long_one_costs_a_row(tmp_path):
+    write_nano_table(tmp_path, 2, seed=5)
+    with (tmp_path / "meta.csv").open("a", encoding="utf-8") as table:
+        table.write(f"9,{'n' * 300}.mp4,long\n")
+    for name in ("random", "queue", "av", "numpy", "json", "psutil"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported a file of the user')\n")
+    script = Path(sys.executable).with_name("vidcap")  # as users start it
+    done = subprocess.run(
+        [script, "qwen2vl", "meta.csv", "--model", "nano"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": ":", "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    rows = rows_of(tmp_path / "meta_caption_qwen2vl.csv")
+    assert [row["caption_status"] for row in rows[:2]] == ["ok", "ok"]
+    assert rows[2]["caption_status"] in ("missing_file", "decode_error")
+    assert rows[2]["caption_error"]
+
+
+def test_a_locale_without_utf8_reads_the_same_paths(tmp_path):
+    (tmp_path / "é.csv").write_text("path\nü.mp4\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "vidcap_cli", "inspect", "é.csv"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert b"Traceback" not in done.stderr
+    assert "é.csv" in done.stdout.decode()
+    assert "ü.mp4" in done.stdout.decode()
+
+
+def test_ctrl_c_at_any_moment_of_the_start_is_quiet(tmp_path):
+    (tmp_path / "meta.csv").write_text("path\na.mp4\n", encoding="utf-8")
+    program = (
+        "import sys; sys.argv = ['vidcap', 'inspect', 'meta.csv']\n"
+        "import vidcap_cli.__main__ as command\n"
+        "print('ours', flush=True)\n"  # before, it is the interpreter's own start
+        "command.main()\n"
+    )
+    for step in range(10):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout.readline() == b"ours\n"
+        time.sleep(step * 0.06)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert b"Traceback" not in err, err.decode()
+        assert b"KeyboardInterrupt" not in err, err.decode()
+        assert process.returncode in (130, 1), err.decode()  # 1: it was faster, no video is there
