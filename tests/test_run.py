@@ -329,7 +329,8 @@ def test_a_damaged_note_of_the_end_makes_the_run_unfinished(job, content):
 def test_what_commits_cut_off_left_is_removed_and_what_is_written_now_stays(job):
     finished_run(job, failed=1)
     run = RunDir(job.run_dir)
-    for folder in (run.path, run.parts):
+    for folder in (run.path, run.parts, run.attempt(1).path):
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / f".plan.json.{'0' * 32}.tmp").write_text("half")
     (run.path / ".mine.tmp").write_text("not ours")
     with committing(run.path / "other") as living, leading(job):

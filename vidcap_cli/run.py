@@ -72,6 +72,8 @@ def leading(job: Job) -> Iterator["Leader"]:
     with leadership(run):
         sweep(run.path)
         sweep(run.parts)
+        for attempt in run.attempts_folder.glob("[0-9]*"):
+            sweep(attempt)
         if job.fresh and run.path == places.coming.path:
             empty(run)
         if run.is_run:
