@@ -1,6 +1,11 @@
 """Which run a command works in: continued, refused, started over. No ranks are launched here."""
 
+import fcntl
 import json
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -286,7 +291,7 @@ def test_an_empty_folder_of_the_user_outlives_a_table_that_cannot_be_planned(job
     job.meta.write_text("video\na.mp4\n")
     with pytest.raises(TableError), leading(job):
         pytest.fail("it was planned")
-    assert listing(job.run_dir) == {}
+    assert list(job.run_dir.iterdir()) == []
 
 
 def test_files_that_a_user_keeps_in_a_run_directory_outlive_it(job):
@@ -360,3 +365,127 @@ def test_a_file_in_place_of_the_run_directory_is_refused(job):
     with pytest.raises(UsageError, match="is a file"), leading(job):
         pass
     assert job.run_dir.read_text() == "mine"
+
+
+@contextmanager
+def small_disk(most: int) -> Iterator[None]:
+    """No file can grow beyond ``most`` bytes: a full disk that any user can make."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_full_disk_is_told_before_anything_is_planned(job, begun):
+    if begun:
+        finished_run(job, failed=1)
+    before = listing(job.meta.parent)
+    refusal = pytest.raises(UsageError, match=r"out\.vidcap: nothing can be written there \(File")
+    with refusal, small_disk(10_000), leading(job):
+        pytest.fail("it began")
+    assert listing(job.meta.parent) == before
+
+
+def test_a_disk_that_is_full_before_all_rows_are_planned(job, monkeypatch):
+    rows = "".join(f"{i:09}-{i * 7919 % 10007}.mp4\n" for i in range(100_000))
+    job.meta.write_text(f"path\n{rows}")
+    with (
+        pytest.raises(RunError, match=r"rows\.parquet: File too large.*repeat the command"),
+        small_disk(100_000),
+        leading(job),
+    ):
+        pytest.fail("it was planned")
+    assert siblings(job) == {job.meta}
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc takes no files from anybody")
+def test_a_run_directory_that_cannot_be_made(job):
+    refusal = pytest.raises(UsageError, match="/proc/run: nothing can be written there")
+    with refusal, leading(replace(job, run_dir=Path("/proc/run"))):
+        pytest.fail("it began")
+
+
+def test_a_file_system_without_locks(job, monkeypatch):
+    finished_run(job, failed=1)
+
+    def unsupported(_file: object, _how: int) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with pytest.raises(UsageError, match=r"lock: cannot be locked.*--run-dir"), leading(job):
+        pytest.fail("it began")
+
+
+def test_a_run_directory_that_vanishes_ends_in_a_sentence_and_is_not_made_again(job):
+    with pytest.raises(RunError, match=r"out\.vidcap.*repeat the command"), leading(job) as leader:
+        shutil.rmtree(job.run_dir)
+        leader.work(Notices())
+    assert siblings(job) == {job.meta}
+
+
+def test_a_disk_that_fills_up_at_the_end_loses_nothing(job):
+    full = pytest.raises(RunError, match=r"finished\.json: File too large.*is kept")
+    with full, leading(job) as leader:
+        caption_rows(leader.run, 0, 1, 2)
+        with small_disk(10):
+            leader.settle(failed=0)
+    with leading(job) as leader:
+        assert leader.finished_before == 3
+
+
+def test_a_plan_that_is_lost_is_not_made_anew_over_captions(job):
+    run = finished_run(job, failed=1)
+    run.plan.unlink()
+    with pytest.raises(RunError, match=r"plan\.json: is not there, but captions are.*--fresh"):
+        leading(job).__enter__()
+    assert run.part_files()
+    with leading(replace(job, fresh=True)) as leader:
+        assert leader.finished_before == 0
+        assert run.part_files()
+        caption_rows(leader.run, 0, 1, 2)
+        leader.settle(failed=0)
+    assert siblings(job) == {job.meta, job.run_dir}
+
+
+@pytest.mark.parametrize("name", ["plan.json", "rows.parquet", "finished.json", "lock"])
+def test_a_folder_in_place_of_a_file_of_the_run(job, name):
+    run = finished_run(job, failed=1)
+    (run.path / name).unlink()
+    (run.path / name).mkdir()
+    with pytest.raises((RunError, UsageError), match=name), leading(job):
+        pytest.fail("it began")
+    assert run.part_files()
+
+
+def test_a_replacement_that_goes_on_is_left_to_its_process(job, monkeypatch):
+    finished_run(job)
+    with leading(replace(job, fresh=True)) as leader:
+        for asked in (job, replace(job, fresh=True)):
+            with pytest.raises(RunError, match="another vidcap is working on"):
+                leading(asked).__enter__()
+        caption_rows(leader.run, 0, 1, 2)
+        cut_off_after(1, monkeypatch)  # between the two renames, and still alive
+        with pytest.raises(KeyboardInterrupt):
+            leader.settle(failed=0)
+        monkeypatch.undo()
+        before = siblings(job)
+        with pytest.raises(RunError, match="another vidcap is working on"):
+            leading(job).__enter__()
+        assert siblings(job) == before
+
+
+def test_a_lock_on_a_folder_that_was_replaced_meanwhile_leads_nothing(job, monkeypatch):
+    run = finished_run(job, failed=1)
+    flock = fcntl.flock
+
+    def late(file: object, how: int) -> None:
+        if Path(getattr(file, "name", "")) == run.lock and run.path.exists():
+            run.path.rename(job.meta.parent / "elsewhere")
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(RunError, match="has just replaced"), leading(job):
+        pytest.fail("it led a folder that is no longer there")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vidcap_cli.columns import TEXT, CaptionColumns
 from vidcap_cli.config import CaptionConfig
+from vidcap_cli.disk import check_log_dir, check_output
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, UsageError
 from vidcap_cli.join import join
 from vidcap_cli.launch import Cluster
@@ -25,7 +26,7 @@ from vidcap_cli.models.hub import fetch, is_hub_name
 from vidcap_cli.plan import TABLE, VIDEO, kind_of
 from vidcap_cli.progress import Outcome, captions_table, make_view, summary
 from vidcap_cli.run import Job, Leader, choose_run, leading
-from vidcap_cli.tables import open_meta
+from vidcap_cli.tables import open_meta, output_form
 from vidcap_cli.words import lines
 
 NANO = "nano"
@@ -72,10 +73,12 @@ def caption(request: Request) -> int:
     meta, family = request.meta.absolute(), request.config.family
     shown = request.output is None and (request.demo or kind_of(meta) == VIDEO)
     output = request.output or default_output(meta, family, request.form)
-    if request.skip_if_existing and not shown and output.exists():
+    if request.skip_if_existing and not shown and output.is_file():
         notice(f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
     _check_columns(request, meta)
+    if not request.node_rank:
+        _check_places(request, meta, None if shown else output)
     model = model_folder(request.model, family, download=not request.dry_run)
     check_model(model, family)
     config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
@@ -108,6 +111,24 @@ def _check_columns(request: Request, meta: Path) -> None:
     )
     if kind_of(meta) == TABLE:
         columns.check(open_meta(meta))
+
+
+def _check_places(request: Request, meta: Path, output: Path | None) -> None:
+    """Refuse at once an output or a folder of logs that could not be written in the end."""
+    if output:
+        output_form(output, request.form)
+        real = output.resolve()
+        run_dir = (request.run_dir or default_run_dir(output)).resolve()
+        if real == meta.resolve():
+            raise UsageError(f"{output}: is the table of videos itself; name another file with -o")
+        if real.is_relative_to(run_dir):
+            raise UsageError(
+                f"{output}: lies inside the run directory {run_dir}; name a file outside with -o, "
+                "or another --run-dir"
+            )
+        check_output(output)
+    if request.log_dir and not request.dry_run:
+        check_log_dir(request.log_dir)
 
 
 def _dry_run(request: Request, meta: Path, config: CaptionConfig, output: Path | None) -> int:
@@ -204,7 +225,12 @@ def _working_place(
     if not temporary:
         yield request.run_dir or default_run_dir(output), output
         return
-    place = Path(tempfile.mkdtemp(prefix="vidcap-"))
+    try:
+        place = Path(tempfile.mkdtemp(prefix="vidcap-"))
+    except OSError as error:
+        raise UsageError(
+            f"no temporary folder can be made ({error.strerror}); set TMPDIR, or give -o"
+        ) from error
     keep = False
     try:
         yield request.run_dir or place / "run", place / "captions.parquet"

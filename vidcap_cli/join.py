@@ -70,4 +70,10 @@ def _open_attempt(run: RunDir, launched: set[Path]) -> AttemptDir | None:
 def _verdict(run: RunDir) -> int:
     if not run.finished.is_file():
         raise RunError("node 0 has left; start the same commands again to continue the run.")
-    return INCOMPLETE if json.loads(run.finished.read_bytes())["failed"] else OK
+    try:
+        failed = int(json.loads(run.finished.read_bytes())["failed"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"{run.finished}: damaged ({error}); vidcap inspect {run.path} tells what is there."
+        ) from error
+    return INCOMPLETE if failed else OK

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidcap_cli.columns import TEXT, CaptionColumns
+from vidcap_cli.disk import check_output
 from vidcap_cli.errors import RunChangedError, TableError, UsageError
 from vidcap_cli.matching import (
     Ints,
@@ -253,23 +254,20 @@ def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:
 
 
 def _check_outputs(outputs: Sequence[Path], sources: Sequence[Source], target: _Target) -> None:
-    """Refuse an output that would replace an input or lie among a run's own files."""
+    """Refuse an output that would replace an input, or that cannot be written where it is to go."""
     inputs = {file.resolve() for source in sources for file in (*source.files, source.name)}
     inputs |= {Path(source.plan.meta).resolve() for source in sources if source.plan}
     inputs.add(target.table.path.resolve())
     runs = [source.run for source in sources if source.run]
     for out in outputs:
         real = out.resolve()
-        if not real.parent.is_dir():
-            raise UsageError(f"{out}: the folder {out.parent} does not exist; create it first")
-        if real.is_dir():
-            raise UsageError(f"{out}: is a folder; name a file")
         if real in inputs or attempt_of(real) is not None:
             raise UsageError(
                 f"{out}: is one of the inputs, or would pass for one; name another file"
             )
         if any(_inside(real, run) for run in runs):
             raise UsageError(f"{out}: lies among the files of a run; name a file outside")
+        check_output(out)
     if len({out.resolve() for out in outputs}) < len(outputs):
         raise UsageError(f"{outputs[0]}: the table and --missing cannot be the same file")
 

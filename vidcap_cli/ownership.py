@@ -10,14 +10,18 @@ that a file that a user keeps there outlives the run.
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Literal
 from uuid import uuid4
 
 from vidcap_cli.errors import UsageError
-from vidcap_cli.rundir import RunDir, atomic_write, is_temporary, sweep
+from vidcap_cli.rundir import RunDir, atomic_write, is_temporary, probe, sweep
 
 _FORMAT = "vidcap run"
 _SHOWN = 3
+# How ``acquire`` found a directory: a run of vidcap's, an empty folder of the user's, or not there.
+Found = Literal["ours", "empty", "absent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,8 @@ def _is_older_run(run: RunDir) -> bool:
     return run.rows.is_file()
 
 
-def acquire(run: RunDir, *, replaces: str = "") -> bool:
-    """Make ``run``'s directory vidcap's own, or find that it is; True when it was not before.
+def acquire(run: RunDir, *, replaces: str = "") -> Found:
+    """Make ``run``'s directory vidcap's own, or find that it is; says how it was found.
 
     A new directory and an empty one get a mark. Raises UsageError, with what is in the way, for
     everything else, and where nothing can be written.
@@ -65,9 +69,11 @@ def acquire(run: RunDir, *, replaces: str = "") -> bool:
         raise UsageError(f"{run.path} is a link to nothing; give another --run-dir.")
     if run.path.exists() and not run.path.is_dir():
         raise UsageError(f"{run.path} is a file; give another --run-dir.")
-    if read_mark(run) is not None:
-        return False
+    found: Found = "empty" if run.path.exists() else "absent"
     try:
+        if read_mark(run) is not None:
+            probe(run.mark)
+            return "ours"
         run.path.mkdir(parents=True, exist_ok=True)
         others = _foreign(run, known=())
         if others:
@@ -75,18 +81,23 @@ def acquire(run: RunDir, *, replaces: str = "") -> bool:
                 f"{run.path} is not a run directory that vidcap made ({_named(others)} in it), and "
                 "it is left as it is; give another --run-dir, or a new or empty folder."
             )
+        probe(run.mark)
         atomic_write(run.mark, json.dumps(asdict(Mark(uuid4().hex, replaces))).encode())
     except OSError as error:
+        if found == "absent":
+            with suppress(OSError):  # not empty: somebody else works there
+                run.path.rmdir()
         raise UsageError(
             f"{run.path}: nothing can be written there ({error.strerror}); give another --run-dir."
         ) from error
-    return True
+    return found
 
 
-def discard(run: RunDir) -> list[str]:
+def discard(run: RunDir, *, keep_folder: bool = False) -> list[str]:
     """Remove what vidcap made of a run directory, its mark last; the names of what stays.
 
-    Does nothing to a directory that is not vidcap's.
+    The folder goes too when it is empty then, unless ``keep_folder``: it was the user's. Does
+    nothing to a directory that is not vidcap's.
     """
     if read_mark(run) is None or run.path.is_symlink():
         return [run.path.name]
@@ -96,7 +107,8 @@ def discard(run: RunDir) -> list[str]:
         run.lock.unlink(missing_ok=True)
         run.mark.unlink(missing_ok=True)
         sweep(run.path)
-        run.path.rmdir()
+        if not keep_folder:
+            run.path.rmdir()
     return left
 
 

@@ -9,7 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,13 +17,14 @@ import numpy as np
 
 from vidcap_cli.attempt import Attempt, chunk_size
 from vidcap_cli.config import CaptionConfig
+from vidcap_cli.disk import faults_told
 from vidcap_cli.errors import RunError, StoppedError, UsageError
 from vidcap_cli.events import Done
 from vidcap_cli.launch import Cluster, LaunchFailedError, read_errors, read_exits
 from vidcap_cli.ledger import Done as Ledgered
 from vidcap_cli.ledger import Ledger
 from vidcap_cli.lock import leadership
-from vidcap_cli.ownership import acquire, discard, empty, read_mark
+from vidcap_cli.ownership import Found, acquire, discard, empty, read_mark
 from vidcap_cli.parts import Result, set_aside, write_part
 from vidcap_cli.plan import Plan, check_unchanged, make_plan, read_plan, write_todo
 from vidcap_cli.progress import View
@@ -59,35 +60,49 @@ def leading(job: Job) -> Iterator["Leader"]:
     """Open the run of ``job``, a new one or the one to continue, and hold its lock.
 
     Raises RunChangedError when an unfinished run was made otherwise, RunError when another
-    process leads it, TableError when the table cannot be planned, UsageError when the directory
-    is not vidcap's own.
+    process leads it or the disk fails, TableError when the table cannot be planned, UsageError
+    when the directory is not vidcap's own.
     """
-    places = Places.of(job.run_dir)
-    places.mend()
-    run = choose_run(job)
-    replaces = ""
-    if run.path == places.coming.path:
-        replaces = places.replaced()
-    made = acquire(run, replaces=replaces)
-    with leadership(run):
+    with faults_told(job.run_dir), ExitStack() as locks:
+        places = Places.of(job.run_dir)
+        places.mend()
+        run = choose_run(job)
+        replaces = ""
+        if run.path == places.coming.path:
+            # Nobody is to go on with the old run while the new one is made.
+            locks.enter_context(leadership(places.settled))
+            replaces = places.replaced()
+        found = acquire(run, replaces=replaces)
+        locks.enter_context(leadership(run))
         sweep(run.path)
         sweep(run.parts)
         for attempt in run.attempts_folder.glob("[0-9]*"):
             sweep(attempt)
         if job.fresh and run.path == places.coming.path:
             empty(run)
-        if run.is_run:
-            plan = read_plan(run)
-            check_unchanged(plan, job.meta, job.config)
-        else:
-            try:
-                plan = make_plan(job.meta, run, job.config)
-            except BaseException:
-                if made:
-                    discard(run)
-                raise
+        plan = _plan_of(job, run, found)
         run.parts.mkdir(exist_ok=True)
         yield Leader(job, run, plan)
+
+
+def _plan_of(job: Job, run: RunDir, found: Found) -> Plan:
+    """The plan of a run that is continued, or a new one; without it a new directory goes."""
+    if run.is_run:
+        plan = read_plan(run)
+        check_unchanged(plan, job.meta, job.config)
+        return plan
+    if run.part_files():
+        raise RunError(
+            f"{run.plan}: is not there, but captions are; restore it, or start over with --fresh "
+            f"(a copy of {run.parts} keeps the captions: vidcap merge takes it with --meta)"
+        )
+    try:
+        return make_plan(job.meta, run, job.config)
+    except BaseException:
+        if found != "ours":
+            with suppress(OSError):  # why there is no plan matters more
+                discard(run, keep_folder=found == "empty")
+        raise
 
 
 def choose_run(job: Job) -> RunDir:
@@ -98,11 +113,12 @@ def choose_run(job: Job) -> RunDir:
     starts over too; one with failed rows is continued, to try them again.
     """
     places = Places.of(job.run_dir)
-    if not places.settled.is_run or read_mark(places.settled) is None:
-        return places.settled
-    begun = places.coming.is_run and places.successor(places.coming, places.settled)
-    over = job.fresh or begun or complete(places.settled, job.limit)
-    return places.coming if over else places.settled
+    settled = places.settled
+    if read_mark(settled) is None or not (settled.is_run or settled.part_files()):
+        return settled
+    begun = places.coming.is_run and places.successor(places.coming, settled)
+    over = job.fresh or begun or complete(settled, job.limit)
+    return places.coming if over else settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +150,20 @@ class Places:
 
     def mend(self) -> None:
         """Finish a replacement that was cut off: between its two renames, or after them."""
-        settled, coming, replaced = self.settled, self.coming, self.replaced_run
-        cut_off = not settled.path.exists() and coming.finished.is_file()
-        if cut_off and self.successor(coming, replaced):
-            coming.path.rename(settled.path)
-        if settled.finished.is_file() and self.successor(settled, replaced):
-            discard(replaced)
+        # Under the lock: the command that replaces may well be alive, between these two steps.
+        if self._half_replaced():
+            with leadership(self.coming):
+                self.coming.path.rename(self.settled.path)
+        if self._replaced_is_left():
+            with leadership(self.settled):
+                discard(self.replaced_run)
+
+    def _half_replaced(self) -> bool:
+        cut_off = not self.settled.path.exists() and self.coming.finished.is_file()
+        return cut_off and self.successor(self.coming, self.replaced_run)
+
+    def _replaced_is_left(self) -> bool:
+        return self.settled.finished.is_file() and self.successor(self.settled, self.replaced_run)
 
     def replaced(self) -> str:
         """The identity of the run that is to be replaced.
@@ -267,6 +291,11 @@ class Leader:
         self._damage.clear()
 
     def _prepare(self, number: int, left: int) -> AttemptDir:
+        if not self.run.is_run:  # or the folders below would be made once more
+            raise RunError(
+                f"{self.run.path}: the run directory or its plan has gone while videos were "
+                "captioned; bring it back and repeat the command to continue."
+            )
         folder = self.run.attempt(number)
         folder.claims.mkdir(parents=True, exist_ok=True)
         write_todo(

@@ -33,6 +33,7 @@ from uuid import uuid4
 _PART = re.compile(r"part-(\d{4,})-(\d{4,}|main)-(\d{5,})\.(parquet|csv)")
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 _ATTEMPT = re.compile(r"\d{4,}")
+_PROBE_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +202,30 @@ def committing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         commit(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError, NotADirectoryError):
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # the name that means something to a user
+        with suppress(OSError):
             temporary.unlink()
         raise
     finally:
         os.close(lock)
+
+
+def probe(path: Path) -> None:
+    """Write, flush and remove a small file beside ``path``, named like a commit of it.
+
+    Raises the OSError of a place that is missing, read-only or full.
+    """
+    temporary, lock = _locked_temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        os.close(lock)
+        temporary.unlink(missing_ok=True)
 
 
 def _locked_temporary(path: Path) -> tuple[Path, int]:

@@ -1,0 +1,97 @@
+"""What the command refuses before a model is looked for: outputs and logs with no place to go."""
+
+from pathlib import Path
+
+import pytest
+from commands import vidcap
+
+from vidcap_cli.caption import Request, caption
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import OK, ModelError, UsageError
+from vidcap_cli.run import Job, leading
+
+
+@pytest.fixture
+def request_of(tmp_path):
+    (tmp_path / "meta.csv").write_text("path\na.mp4\n")
+    (tmp_path / "folder.csv").mkdir()
+
+    def make(**options: object) -> Request:
+        # A model that is not there: what comes later than the places ends with ModelError.
+        model = str(tmp_path / "no-model")
+        config = CaptionConfig("qwen2vl", model)
+        return Request(tmp_path / "meta.csv", model, config, **options)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("nowhere/out.csv", "nowhere does not exist; create it first"),
+        ("folder.csv", "is a folder; name a file"),
+        ("out.docx", "vidcap writes"),
+        ("meta.csv", "is the table of videos itself"),
+        ("run/out.csv", "lies inside the run directory"),
+        ("run/parts/out.csv", "lies inside the run directory"),
+        ("meta.csv/out.csv", "does not exist"),
+        ("x" * 250 + ".csv", "nothing can be written there .File name too long"),
+        ("/proc/out.csv", "nothing can be written there"),
+        ("/dev/null", "vidcap writes"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_an_output_that_cannot_be_written(tmp_path, request_of, output, message, dry_run):
+    before = set(tmp_path.iterdir())
+    asked = request_of(output=tmp_path / output, run_dir=tmp_path / "run", dry_run=dry_run)
+    with pytest.raises(UsageError, match=message):
+        caption(asked)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_device_is_not_replaced_by_a_table(request_of):
+    with pytest.raises(UsageError, match="not a regular file"):
+        caption(request_of(output=Path("/dev/null"), form="csv"))
+
+
+def test_logs_that_cannot_be_written(tmp_path, request_of):
+    with pytest.raises(UsageError, match=r"logs cannot be written there .*--log-dir"):
+        caption(request_of(log_dir=tmp_path / "meta.csv" / "logs"))
+
+
+def test_what_a_killed_merge_left_beside_the_output_is_removed(tmp_path, request_of):
+    ours = tmp_path / f".out.csv.{'a' * 32}.tmp"
+    other = tmp_path / f".mine.csv.{'a' * 32}.tmp"
+    for file in (ours, other):
+        file.write_text("half")
+    with pytest.raises(ModelError):
+        caption(request_of(output=tmp_path / "out.csv"))
+    assert not ours.exists()
+    assert other.exists()
+
+
+def test_an_output_that_exists_is_skipped_but_a_folder_is_not(tmp_path, request_of):
+    (tmp_path / "out.csv").write_text("path,text\n")
+    assert caption(request_of(output=tmp_path / "out.csv", skip_if_existing=True)) == OK
+    with pytest.raises(UsageError, match="is a folder"):
+        caption(request_of(output=tmp_path / "folder.csv", skip_if_existing=True))
+
+
+def test_merge_refuses_the_same_outputs(tmp_path, request_of):
+    asked = request_of()
+    with leading(Job(tmp_path / "meta.csv", tmp_path / "run", asked.config)):
+        pass
+    code, _, said = vidcap("merge", "run", "-o", "folder.csv", cwd=tmp_path)
+    assert (code, said.strip()) == (2, "vidcap: folder.csv: is a folder; name a file")
+
+
+def test_the_command_leaves_a_folder_of_the_user_alone(tmp_path):
+    (tmp_path / "bad.csv").write_text("video\na.mp4\n")
+    (tmp_path / "mydata").mkdir()
+    (tmp_path / "mydata" / "thesis.txt").write_text("years of work")
+    code, _, said = vidcap(
+        "qwen2vl", "bad.csv", "--model", "nano", "--run-dir", "mydata", cwd=tmp_path
+    )
+    assert code == 2
+    assert "Traceback" not in said
+    assert (tmp_path / "mydata" / "thesis.txt").read_text() == "years of work"
