@@ -234,6 +234,7 @@ def users_folder(folder: Path) -> dict[str, bytes | None]:
     (folder / "parts").mkdir(parents=True)
     (folder / "thesis.txt").write_text("years of work")
     (folder / "plan.json").write_text('{"project": "a plan of my own"}')
+    (folder / "rows.parquet").write_bytes(b"rows of my own")
     (folder / "parts" / "engine.step").write_bytes(b"a drawing")
     return listing(folder)
 
