@@ -7,11 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from commands import rows_of, vidcap, write_nano_table
 
 from vidcap_cli.launch import RankError, RankExit, read_errors, read_exits
 from vidcap_cli.rundir import RunDir
 from vidcap_cli.words import lines, one_line
+
+# A locale that cannot encode names outside ASCII, and Python told to believe it.
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 def test_a_damaged_record_is_passed_over_or_told(tmp_path):
@@ -45,8 +49,10 @@ def test_an_error_that_names_a_column_is_escaped(tmp_path):
 
 
 def test_names_in_the_working_directory_are_not_imported_and_a_long_one_costs_a_row(tmp_path):
-    write_nano_table(tmp_path, 2, seed=5)
-    with (tmp_path / "meta.csv").open("a", encoding="utf-8") as table:
+    meta = write_nano_table(tmp_path, 2, seed=5)
+    (tmp_path / "001.mp4").rename(tmp_path / "视频.mp4")
+    meta.write_text(meta.read_text("utf-8").replace("001.mp4", "视频.mp4"), "utf-8")
+    with meta.open("a", encoding="utf-8") as table:
         table.write(f"9,{'n' * 300}.mp4,long\n")
     for name in ("random", "queue", "av", "numpy", "json", "psutil"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported a file of the user')\n")
@@ -54,6 +60,7 @@ def test_names_in_the_working_directory_are_not_imported_and_a_long_one_costs_a_
     done = subprocess.run(
         [script, "qwen2vl", "meta.csv", "--model", "nano"],
         cwd=tmp_path,
+        env={**os.environ, **ASCII, "PYTHONPATH": f"{os.pathsep}{tmp_path / 'none'}"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -71,7 +78,7 @@ def test_a_locale_without_utf8_reads_the_same_paths(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "vidcap_cli", "inspect", "é.csv"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"},
+        env={**os.environ, **ASCII},
         capture_output=True,
         timeout=60,
         check=False,
@@ -103,3 +110,59 @@ def test_ctrl_c_at_any_moment_of_the_start_is_quiet(tmp_path):
         assert b"Traceback" not in err, err.decode()
         assert b"KeyboardInterrupt" not in err, err.decode()
         assert process.returncode in (130, 1), err.decode()  # 1: it was faster, no video is there
+
+
+INTERRUPTED = """
+import os, sys
+module = sys.argv.pop(1)
+class Finder:
+    def find_spec(name, *_):
+        if name == module:
+            os.kill(os.getpid(), 2)
+sys.meta_path.insert(0, Finder)
+sys.modules.pop(module, None)
+from vidcap_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["vidcap_cli.errors", "vidcap_cli.cli", "pyarrow.lib"])
+def test_ctrl_c_within_an_import_is_quiet(tmp_path, module):
+    (tmp_path / "meta.csv").write_text("path\na.mp4\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, module, "inspect", "meta.csv"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr in ("", "vidcap: interrupted\n")
+
+
+def test_python_m_does_not_import_from_the_working_directory(tmp_path):
+    for name in ("signal", "typer", "shlex"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported a file of the user')\n")
+    code, out, err = vidcap("--version", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert out.startswith("vidcap ")
+
+
+def test_what_the_system_refuses_is_a_sentence(tmp_path):
+    name = "x" * 300
+    code, out, err = vidcap("inspect", name, cwd=tmp_path)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"vidcap: {name}: File name too long. ")
+
+
+def test_a_place_whose_name_is_not_utf8_is_refused_by_name(tmp_path):
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    try:
+        place.mkdir()
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    (place / "meta.csv").write_text("path\na.mp4\n", encoding="utf-8")
+    code, out, err = vidcap("qwen2vl", "meta.csv", "--model", "nano", cwd=place)
+    assert (code, out) == (1, "")
+    assert "not UTF-8; rename it" in err
+    assert "Traceback" not in err

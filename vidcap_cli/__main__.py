@@ -6,8 +6,16 @@ another one or be lost; so the process ends at once then.
 """
 
 import os
-import signal
 import sys
+
+# In the working directory may lie a random.py of the user's. `python -m` looks there first, and an
+# empty entry of PYTHONPATH means it, too.
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]
+if os.environ.get("PYTHONPATH") and "" in os.environ["PYTHONPATH"].split(os.pathsep):
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", os.getcwd())]  # noqa: PTH109 - pathlib takes a while
+
+import signal
 from types import FrameType
 
 
@@ -109,14 +117,26 @@ def _answer(error: BaseException) -> int | None:
         # The reader of our stdout left, as `head` does; flushing again at exit would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    if isinstance(error, OSError) and error.errno in _PLACE:
-        place = f"{error.filename}: " if error.filename else ""
-        _explain(
-            f"{place}{error.strerror}. Finished rows stay on the disk; make room or bring the "
-            "place back, and repeat the command."
-        )
+    if isinstance(error, OSError):
+        _explain(_refusal(error))
+        return FAILED
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        _explain(f"{error.object}: this name is not UTF-8; rename it, and repeat the command.")
         return FAILED
     return None
+
+
+def _refusal(error: OSError) -> str:
+    """What the system refused, where, and what to do next."""
+    place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    remedy = "VIDCAP_DEBUG=1 before the command shows where that was."
+    if error.errno in _PLACE:
+        remedy = (
+            "Finished rows stay on the disk; make room or bring the place back, and repeat the "
+            "command."
+        )
+    return f"{place}{reason}. {remedy}"
 
 
 def _debugging() -> bool:
