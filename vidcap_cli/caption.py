@@ -21,7 +21,7 @@ from vidcap_cli.errors import INCOMPLETE, OK, RunError, UsageError
 from vidcap_cli.join import join
 from vidcap_cli.launch import Cluster
 from vidcap_cli.merge import Reconciliation, merge
-from vidcap_cli.models.checkpoint import check_model, fingerprint
+from vidcap_cli.models.checkpoint import check_model, fingerprint, sampling_keys
 from vidcap_cli.models.hub import fetch, is_hub_name
 from vidcap_cli.plan import TABLE, VIDEO, kind_of
 from vidcap_cli.progress import Outcome, captions_table, make_view, summary
@@ -81,6 +81,7 @@ def caption(request: Request) -> int:
         _check_places(request, meta, None if shown else output)
     model = model_folder(request.model, family, download=not request.dry_run)
     check_model(model, family)
+    _say_sampling(model)
     config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
     if request.dry_run:
         return _dry_run(request, meta, config, None if shown else output)
@@ -102,6 +103,13 @@ def caption(request: Request) -> int:
         if shown:
             _print_captions(target, request.caption_column)
     return OK if account.complete else INCOMPLETE
+
+
+def _say_sampling(model: Path) -> None:
+    ignored = sampling_keys(model)
+    if ignored:
+        keys = ", ".join(ignored)
+        notice(f"the model asks for sampling ({keys}); vidcap decodes greedily and ignores it.")
 
 
 def _check_columns(request: Request, meta: Path) -> None:

@@ -6,6 +6,8 @@ every one of them exactly.
 """
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from vidcap_cli.errors import ModelError
-from vidcap_cli.models.checkpoint import read_json
+from vidcap_cli.models.checkpoint import weight_map
 
+# Tensors that AWQ, GPTQ, FP8, bitsandbytes and compressed-tensors keep beside or for a weight.
+_QUANTISED = re.compile(
+    r"\.(qweight|qzeros|g_idx|scales|SCB|weight_(scale(_inv)?|packed|zero_point|format)"
+    r"|(weight\.)?(absmax|quant_map|quant_state\..*))$"
+)
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -28,6 +36,11 @@ class Tensor:
     number: str
     shape: tuple[int, ...]
     offset: int
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
 
     def read(self) -> NDArray[np.float32]:
         """The values, as float32."""
@@ -48,18 +61,27 @@ class Weights(Mapping[str, Tensor]):
     """The tensors of a checkpoint folder by their names in the files."""
 
     def __init__(self, folder: Path) -> None:
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            placed: dict[str, str] = read_json(index)["weight_map"]
-            files = sorted(set(placed.values()))
-        else:
-            placed, files = {}, ["model.safetensors"]
-        self._tensors = {
-            name: tensor for file in files for name, tensor in _header(folder / file).items()
-        }
+        placed = weight_map(folder)
+        self._folder = folder
+        self._tensors: dict[str, Tensor] = {}
+        for file in sorted(set(placed.values())) or ["model.safetensors"]:
+            for name, tensor in read_header(folder / file).items():
+                if name in self._tensors:
+                    raise ModelError(f"{folder}: {name[:200]} is in two shards.")
+                self._tensors[name] = tensor
         lost = sorted(placed.keys() - self._tensors.keys())
         if lost:
             raise ModelError(f"the shards in {folder} lack {', '.join(lost[:5])}.")
+
+    def check_floats(self) -> None:
+        """Raise ModelError when weights are quantised, as their names or types show."""
+        for name, tensor in self._tensors.items():
+            if _QUANTISED.search(name) or tensor.number.startswith(("F8", "F4", "I4")):
+                raise ModelError(
+                    f"the weights in {self._folder} are quantised ({name[:200]}, {tensor.number}), "
+                    "which vidcap does not compute. Give the folder of the model that was "
+                    "quantised, in 16 or 32 bits."
+                )
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -71,16 +93,24 @@ class Weights(Mapping[str, Tensor]):
         return len(self._tensors)
 
 
-def _header(file: Path) -> dict[str, Tensor]:
-    """The tensors of one safetensors file: an 8-byte length, a JSON header, the data."""
+def read_header(file: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file: an 8-byte length, a JSON header, the data.
+
+    The reference reader checks the header as it opens the file: types, and offsets that leave no
+    byte out and use none twice. Raises ModelError for what it refuses.
+    """
     try:
+        with safe_open(file, framework="numpy"):
+            pass
         with file.open("rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
             header: dict[str, Any] = json.loads(opened.read(size))
     except FileNotFoundError:
         raise ModelError(f"{file.parent} has no {file.name}.") from None
-    except (ValueError, MemoryError, OverflowError) as error:
-        raise ModelError(f"{file} is not a safetensors file; download it again.") from error
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{file} is not a safetensors file: {str(error)[:200]}; download it again."
+        ) from error
     start = 8 + size
     return {
         name: Tensor(file, it["dtype"], tuple(it["shape"]), start + it["data_offsets"][0])

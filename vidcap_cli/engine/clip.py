@@ -28,7 +28,6 @@ from vidcap_cli.engine.transformer import (
     need,
     to_tensor,
 )
-from vidcap_cli.errors import ModelError
 from vidcap_cli.models import Size
 from vidcap_cli.models.pllava import Shape, averaging
 
@@ -66,16 +65,8 @@ class ClipConfig:
     def read(cls, config: Mapping[str, Any], out: int) -> "ClipConfig":
         """From a ``config.json``; what it leaves out is what transformers' classes assume."""
         vision = {**_CLIP, **config["vision_config"]} if config.get("vision_config") else _VIT_L
-        for name, value, known in (
-            ("vision hidden_act", vision.get("hidden_act", "quick_gelu"), "quick_gelu"),
-            ("projector_hidden_act", config.get("projector_hidden_act", "gelu"), "gelu"),
-        ):
-            if value != known:
-                raise ModelError(f"config.json: {name} {value!r} is not known")
         depth = int(vision["num_hidden_layers"])
         layer = config.get("vision_feature_layer", -2)
-        if not isinstance(layer, int):
-            raise ModelError("config.json: several vision_feature_layers are not known")
         return cls(
             width=int(vision["hidden_size"]),
             mlp=int(vision["intermediate_size"]),

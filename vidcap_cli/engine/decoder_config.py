@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vidcap_cli.errors import ModelError
+from vidcap_cli.models.settings import check_settings, rope_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,11 @@ class DecoderConfig:
         qwen = str(config.get("model_type")).startswith("qwen2")
         usual: Mapping[str, Any] = _QWEN2_VL if qwen else _LLAMA
         given = {**usual, **{key: value for key, value in text.items() if value is not None}}
-        if given["hidden_act"] != "silu":
-            raise ModelError(f"config.json: hidden_act {given['hidden_act']!r} is not known")
+        check_settings(config)
         heads = int(given["num_attention_heads"])
         # Older Llama files leave the number out where every head has its own keys.
         kv_heads = text.get("num_key_value_heads") or (given["num_key_value_heads"] or heads)
-        rope = given.get("rope_scaling") or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "mrope"):
-            raise ModelError(f"config.json: rope_scaling {kind!r} is not known")
-        sections = rope.get("mrope_section")
+        rope = rope_of(text)
         return cls(
             hidden=int(given["hidden_size"]),
             mlp=int(given["intermediate_size"]),
@@ -49,11 +44,12 @@ class DecoderConfig:
             kv_heads=int(kv_heads),
             head=int(given.get("head_dim") or given["hidden_size"] // heads),
             vocab=int(given["vocab_size"]),
-            theta=float(given["rope_theta"]),
+            theta=rope.theta or float(usual["rope_theta"]),
             eps=float(given["rms_norm_eps"]),
-            sections=tuple(map(int, sections)) if sections else None,
-            tied=bool(config.get("tie_word_embeddings", given["tie_word_embeddings"])),
-            biased=qwen or bool(given.get("attention_bias")),
+            sections=rope.sections,
+            # LLaVA's own flag says nothing: transformers ties what its language model ties.
+            tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings"))),
+            biased=qwen,
         )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -84,7 +80,6 @@ class DecoderConfig:
 
 
 _LLAMA = {
-    "hidden_act": "silu",
     "hidden_size": 4096,
     "intermediate_size": 11008,
     "num_hidden_layers": 32,
@@ -93,10 +88,8 @@ _LLAMA = {
     "vocab_size": 32000,
     "rope_theta": 10_000.0,
     "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
 }
 _QWEN2_VL = {
-    "hidden_act": "silu",
     "hidden_size": 8192,
     "intermediate_size": 29568,
     "num_hidden_layers": 80,
@@ -105,5 +98,4 @@ _QWEN2_VL = {
     "vocab_size": 152064,
     "rope_theta": 1_000_000.0,
     "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
 }

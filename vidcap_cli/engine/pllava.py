@@ -17,6 +17,7 @@ from vidcap_cli.engine.lora import Scaling, merged
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models.checkpoint import read_json
 from vidcap_cli.models.pllava import averaging, pooled_shape
+from vidcap_cli.models.settings import as_transformers_4, check_settings
 
 _CONFIG: Any = transformers.LlavaConfig
 
@@ -24,6 +25,8 @@ _CONFIG: Any = transformers.LlavaConfig
 def load_pllava(folder: Path, config: CaptionConfig, number: Any) -> Any:
     """The model in ``folder`` in type ``number``, LoRA merged, every key accounted for."""
     given = read_json(folder / "config.json")
+    check_settings(given)
+    given = as_transformers_4(given)
     given.pop("model_type", None)
     settings: Any = _CONFIG(**given, attn_implementation="eager")
     settings.pooled = pooled_shape(config)

@@ -29,7 +29,8 @@ from vidcap_cli.engine import Answer, Feed, Generated, Request
 from vidcap_cli.engine.device import as_out_of_memory, number_type, select_device
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models import Prompt, Size
-from vidcap_cli.models.checkpoint import read_generation, stored_type
+from vidcap_cli.models.checkpoint import read_generation, read_json, stored_type
+from vidcap_cli.models.settings import as_transformers_4, check_settings
 
 _CLASSES = {
     "llava": "LlavaForConditionalGeneration",
@@ -143,8 +144,13 @@ def _load(folder: Path, config: CaptionConfig, number: Any) -> Any:
         from vidcap_cli.engine.pllava import load_pllava  # noqa: PLC0415 - after mindnlp
 
         return load_pllava(folder, config, number)
-    model, report = getattr(transformers, _CLASSES[config.family]).from_pretrained(
+    kind = getattr(transformers, _CLASSES[config.family])
+    given = read_json(folder / "config.json")
+    check_settings(given)
+    settings = kind.config_class.from_dict(as_transformers_4(given))
+    model, report = kind.from_pretrained(
         folder,
+        config=settings,
         dtype=number,
         attn_implementation="eager",
         use_safetensors=True,

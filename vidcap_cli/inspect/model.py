@@ -4,16 +4,14 @@ Of a safetensors file only the header is read (8 bytes of length, then JSON: nam
 place of every tensor; https://huggingface.co/docs/safetensors). Nothing is loaded.
 """
 
-import json
-import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vidcap_cli.config import CaptionConfig
+from vidcap_cli.engine.checkpoint import Tensor, read_header
 from vidcap_cli.errors import ModelError
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.models import load_captioner
@@ -23,11 +21,11 @@ from vidcap_cli.models.checkpoint import (
     command_of,
     read_generation,
     read_json,
+    weight_map,
 )
 from vidcap_cli.words import count, size
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
-_LONGEST_HEADER = 100_000_000  # bytes; the format's own bound
 _VISION = ("visual.", "model.visual.", "vision_tower.", "model.vision_tower.")
 _INDEX = "model.safetensors.index.json"
 # file -> what is lost without it
@@ -36,41 +34,6 @@ _OPTIONAL = {
     "preprocessor_config.json": "the family's own values are used",
     "video_preprocessor_config.json": "the family's own bounds of the frame size are used",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """One stored tensor."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers it holds."""
-        return math.prod(self.shape)
-
-
-def read_header(file: Path) -> list[Tensor]:
-    """The tensors of a safetensors file. Raises ModelError when it is damaged or cut short."""
-    length = file.stat().st_size
-    with file.open("rb") as stream:
-        header = int.from_bytes(stream.read(8), "little")
-        if not 0 < header <= min(length - 8, _LONGEST_HEADER):
-            raise ModelError(f"{file} is not a safetensors file, or is cut short.")
-        text = stream.read(header)
-    try:
-        entries: dict[str, dict[str, Any]] = json.loads(text)
-        entries.pop("__metadata__", None)
-        tensors = [Tensor(n, e["dtype"], tuple(e["shape"])) for n, e in entries.items()]
-        end = max((int(e["data_offsets"][1]) for e in entries.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"the header of {file} is damaged: {error}") from error
-    if length != 8 + header + end:
-        whole = size(8 + header + end)
-        raise ModelError(f"{file} has {size(length)} of {whole}: download it again.")
-    return tensors
 
 
 def model_report(folder: Path) -> Report:
@@ -116,17 +79,15 @@ def _usable(
         problems.append(Problem(str(error)))
 
 
-def _weights(folder: Path, problems: list[Problem]) -> list[Tensor]:
+def _weights(folder: Path, problems: list[Problem]) -> dict[str, Tensor]:
     """All tensors of the folder's safetensors files, checked against the index."""
-    index = folder / _INDEX
     listed: dict[str, str] = {}
-    if index.is_file():
-        try:
-            listed = dict(read_json(index)["weight_map"])
-        except (ModelError, KeyError, TypeError, ValueError) as error:
-            problems.append(Problem(f"{_INDEX} is damaged: {error}", "download it again"))
+    try:
+        listed = weight_map(folder)
+    except ModelError as error:
+        problems.append(Problem(str(error)))
     files = sorted(set(listed.values())) or [p.name for p in sorted(folder.glob("*.safetensors"))]
-    tensors: list[Tensor] = []
+    tensors: dict[str, Tensor] = {}
     for name in files:
         if not (folder / name).is_file():
             problems.append(Problem(f"the shard {name} is missing", "download it again"))
@@ -136,14 +97,16 @@ def _weights(folder: Path, problems: list[Problem]) -> list[Tensor]:
         except ModelError as error:
             problems.append(Problem(str(error)))
             continue
-        tensors += found
+        tensors |= found
         if listed:
             problems += _against_index(name, found, listed)
     return tensors
 
 
-def _against_index(shard: str, found: Sequence[Tensor], listed: Mapping[str, str]) -> list[Problem]:
-    there = {tensor.name for tensor in found}
+def _against_index(
+    shard: str, found: Mapping[str, Tensor], listed: Mapping[str, str]
+) -> list[Problem]:
+    there = set(found)
     wanted = {name for name, file in listed.items() if file == shard}
     problems = []
     if wanted - there:
@@ -164,12 +127,14 @@ def _against_index(shard: str, found: Sequence[Tensor], listed: Mapping[str, str
 
 def _model_facts(folder: Path, config: Mapping[str, Any]) -> tuple[Fact, ...]:
     # Newer saves nest what describes the language model.
-    text: Mapping[str, Any] = config.get("text_config") or config
-    vision: Mapping[str, Any] = config.get("vision_config") or {}
+    text, vision = (
+        _object(config.get("text_config")) or config,
+        _object(config.get("vision_config")),
+    )
     facts = [Fact("type", str(config.get("model_type", "unknown")))]
-    architectures = config.get("architectures") or []
-    if architectures:
-        facts.append(Fact("architecture", ", ".join(architectures), architectures))
+    architectures = config.get("architectures")
+    if isinstance(architectures, list) and architectures:
+        facts.append(Fact("architecture", ", ".join(map(str, architectures)), architectures))
     for label, key in (
         ("layers", "num_hidden_layers"),
         ("hidden size", "hidden_size"),
@@ -178,11 +143,11 @@ def _model_facts(folder: Path, config: Mapping[str, Any]) -> tuple[Fact, ...]:
         ("kv heads", "num_key_value_heads"),
         ("vocabulary", "vocab_size"),
     ):
-        if key in text:
+        if type(text.get(key)) is int:
             facts.append(Fact(label, f"{text[key]:,}", text[key]))
     depth = vision.get("depth", vision.get("num_hidden_layers"))
     width = vision.get("embed_dim", vision.get("hidden_size"))
-    if depth and width:
+    if type(depth) is int and type(width) is int:
         facts.append(
             Fact("vision tower", f"{depth} layers of {width:,}", {"layers": depth, "width": width})
         )
@@ -198,13 +163,18 @@ def _model_facts(folder: Path, config: Mapping[str, Any]) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def _weight_facts(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> tuple[Fact, ...]:
-    total = sum(tensor.parameters for tensor in tensors)
-    vision = sum(t.parameters for t in tensors if t.name.startswith(_VISION))
-    lora = sum(1 for tensor in tensors if ".lora_" in tensor.name)
+def _object(value: Any) -> Mapping[str, Any]:
+    """``value`` where it is a JSON object; damaged settings are shown as far as they go."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _weight_facts(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Fact, ...]:
+    total = sum(tensor.parameters for tensor in tensors.values())
+    vision = sum(t.parameters for name, t in tensors.items() if name.startswith(_VISION))
+    lora = sum(1 for name in tensors if ".lora_" in name)
     kinds: Counter[str] = Counter()
-    for tensor in tensors:
-        kinds[tensor.dtype] += tensor.parameters
+    for tensor in tensors.values():
+        kinds[tensor.number] += tensor.parameters
     stored = sum(_BYTES.get(kind, 4) * number for kind, number in kinds.items())
     facts = [
         Fact("parameters", _parameters(total), total),
@@ -226,7 +196,7 @@ def _weight_facts(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> tuple
 
 def _cache_numbers(config: Mapping[str, Any]) -> int:
     """Keys and values that one token leaves in all layers; 0 when the configuration is partial."""
-    text: Mapping[str, Any] = config.get("text_config") or config
+    text = _object(config.get("text_config")) or config
     try:
         heads = int(text["num_attention_heads"])
         head = int(text.get("head_dim") or text["hidden_size"] // heads)
