@@ -147,7 +147,8 @@ def _load(folder: Path, config: CaptionConfig, number: Any) -> Any:
     kind = getattr(transformers, _CLASSES[config.family])
     given = read_json(folder / "config.json")
     check_settings(given)
-    settings = kind.config_class.from_dict(as_transformers_4(given))
+    translated = as_transformers_4(given)
+    settings = None if translated == given else kind.config_class.from_dict(translated)
     model, report = kind.from_pretrained(
         folder,
         config=settings,

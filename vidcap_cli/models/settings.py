@@ -143,7 +143,11 @@ def as_transformers_4(config: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` with ``rope_parameters`` as transformers 4 reads them; others as they are."""
     translated = dict(config)
     if isinstance(config.get("text_config"), Mapping):
-        translated["text_config"] = as_transformers_4(config["text_config"])
+        text = as_transformers_4(config["text_config"])
+        if "rope_parameters" in config["text_config"] and "tie_word_embeddings" in config:
+            # transformers 4 asks the language model's settings alone.
+            text.setdefault("tie_word_embeddings", config["tie_word_embeddings"])
+        translated["text_config"] = text
     parameters = translated.pop("rope_parameters", None)
     if parameters is None:
         return translated
