@@ -1,5 +1,7 @@
 """Events survive their way through a file that grows while it is read."""
 
+import pytest
+
 from vidcap_cli.events import Began, Done, EventReader, EventWriter, Notice, Started, decode, encode
 
 
@@ -28,6 +30,22 @@ def test_a_half_written_line_waits_for_its_end(tmp_path):
     assert list(reader.read()) == []
     file.write_bytes(line + line)
     assert [event.text for event in reader.read()] == ["whole"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"kind": "no', b"\0\0\0", b"\xff\xfe", b"[1]", b"7", b"{}", b'{"kind": ["began"]}',
+        b'{"kind": "began"}', b'{"kind": "began", "rows": ["a"], "time": 1}',
+        b'{"kind": "began", "rows": [-1], "time": 1}',
+        b'{"kind": "state", "state": "s", "time": "x"}', b'{"kind": "state", "state": 3}',
+    ],
+)  # fmt: skip
+def test_a_damaged_line_is_passed_over(tmp_path, line):
+    around = encode(Notice("whole")).encode()
+    (tmp_path / "events.jsonl").write_bytes(around + line + b"\n" + around)
+    read = EventReader(tmp_path / "events.jsonl").read()
+    assert [event.text for event in read] == ["whole", "whole"]
 
 
 def test_unknown_kinds_are_passed_over():

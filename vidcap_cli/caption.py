@@ -55,6 +55,7 @@ class Request:
     overwrite_column: bool = False
     demo: bool = False
     retries: int = 3
+    stall_timeout: float = 600.0
     log_dir: Path | None = None
     worker_num: int | None = None
     local_worker_num: int | None = None
@@ -269,6 +270,7 @@ def _cluster(request: Request) -> Cluster:
         master_addr=request.master_addr,
         master_port=request.master_port,
         node_rank=request.node_rank,
+        stall_timeout=request.stall_timeout,
     )
 
 

@@ -98,6 +98,7 @@ def _caption(
     node_rank: options.NodeRank = 0,
     log_dir: options.LogDir = None,
     retries: options.Retries = 3,
+    stall_timeout: options.StallTimeout = 600.0,
 ) -> int:
     """Caption with the options that all families share; ``settings`` are the family's own."""
     from vidcap_cli.caption import Request, caption
@@ -136,6 +137,7 @@ def _caption(
         overwrite_column=overwrite_column,
         demo=demo,
         retries=retries,
+        stall_timeout=stall_timeout,
         log_dir=log_dir,
         worker_num=worker_num,
         local_worker_num=local_worker_num,

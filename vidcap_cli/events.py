@@ -42,6 +42,13 @@ class State(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Alive(Event):
+    """The rank gets on with its work, though it has nothing else to report."""
+
+    kind: ClassVar[str] = "alive"
+
+
+@dataclass(frozen=True, slots=True)
 class Began(Event):
     """These rows are in the model from now on; written before the model sees them."""
 
@@ -91,7 +98,7 @@ class Ended(Event):
 
 
 _KINDS: dict[str, type[Event]] = {
-    event.kind: event for event in (Started, State, Began, Done, Committed, Notice, Ended)
+    event.kind: event for event in (Started, State, Alive, Began, Done, Committed, Notice, Ended)
 }
 
 

@@ -28,7 +28,8 @@ from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write
 class Cluster:
     """How many ranks there are (``worker_num``), how many of them here, and which node this is.
 
-    ``master_addr`` and ``master_port`` name the scheduler; port None is any free one.
+    ``master_addr`` and ``master_port`` name the scheduler; port None is any free one. A rank that
+    reports nothing for ``stall_timeout`` seconds is given up.
     """
 
     worker_num: int = 1
@@ -36,6 +37,7 @@ class Cluster:
     master_addr: str = "127.0.0.1"
     master_port: int | None = None
     node_rank: int = 0
+    stall_timeout: float = 600.0
 
     @property
     def local_ranks(self) -> range:
@@ -185,6 +187,16 @@ class Ranks:
     def alive(self) -> bool:
         """Whether msrun or any process that it started is still there."""
         return self._msrun.poll() is None or not self._childless
+
+    def kill_rank(self, rank: int) -> bool:
+        """End one rank at once, also one that is stopped; ``poll`` tells its end.
+
+        False when its process is not known, because it has not said so far which rank it is.
+        """
+        pids = [pid for pid, number in self._numbers.items() if number == rank]
+        for pid in pids:
+            _signal(pid, signal.SIGKILL)
+        return bool(pids)
 
     def stop(self) -> None:
         """Ask the ranks to commit and leave; those that do not run yet will not start."""

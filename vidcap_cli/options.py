@@ -336,6 +336,14 @@ Retries = Annotated[
         rich_help_panel=LAUNCHING,
     ),
 ]
+StallTimeout = Annotated[
+    float,
+    typer.Option(
+        min=1.0,
+        help="Seconds after which a rank that reports nothing is killed and started again.",
+        rich_help_panel=LAUNCHING,
+    ),
+]
 Decoders = Annotated[
     int,
     typer.Option(min=1, help="Processes per rank that read frames ahead.", rich_help_panel=FRAMES),

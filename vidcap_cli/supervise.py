@@ -1,5 +1,6 @@
 """Supervising the ranks of one launch on this node, from their start to the last one's end."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from vidcap_cli.progress import View
 from vidcap_cli.rundir import AttemptDir, RunDir
 
 _POLL_SECONDS = 0.1
+# How long ranks that were asked to leave may take, in seconds.
+_LEAVE_SECONDS = float(os.environ.get("VIDCAP_LEAVE_SECONDS", "30"))
 
 
 class Interrupts:
@@ -54,9 +57,11 @@ def supervise(
 ) -> None:
     """Start this node's ranks, follow them, and record how each ended.
 
-    A rank that dies by itself stops its siblings here. The first interrupt asks ranks to commit
-    and leave, the second kills them. Once they have ended, the other nodes' ranks are watched
-    until ``over()``. Raises RunError when msrun fails; no process is left in any case.
+    A rank that dies by itself stops its siblings here; one that reports nothing for too long is
+    killed, which counts as such a death. The first interrupt asks ranks to commit and leave, the
+    second kills them; so does the end of the time they are given. Once they have ended, the other
+    nodes' ranks are watched until ``over()``. Raises RunError when msrun fails; no process is
+    left in any case.
     """
     ranks = Ranks(run, folder, cluster, logs)
     watch = _Watch(folder, cluster, ranks, view)
@@ -69,10 +74,14 @@ def supervise(
                 if handled == 1:
                     view.notice("stopping: ranks commit what is finished (again: kill them)")
                     folder.stop.touch()
+                    watch.stop(_LEAVE_SECONDS)
                 else:
                     ranks.kill()
             if folder.stop.exists() and not watch.stopped:
-                watch.stop()
+                watch.stop(_LEAVE_SECONDS)
+            if watch.overdue and ranks.alive:
+                view.notice("killing the ranks that have not left in time")
+                ranks.kill()
             view.tick()
             time.sleep(_POLL_SECONDS)
         watch.look()
@@ -93,6 +102,9 @@ class _Watch:
         self._ranks = ranks
         self._view = view
         self._local = cluster.local_ranks
+        self._patience = cluster.stall_timeout
+        self._heard = dict.fromkeys(self._local, time.monotonic())
+        self._deadline = float("inf")
         self._readers = {n: EventReader(folder.events(n)) for n in range(cluster.worker_num)}
         self._in_model: dict[int, set[int]] = {number: set() for number in self._readers}
         self._exits: dict[int, int] = {}
@@ -103,6 +115,7 @@ class _Watch:
         """Take in new events and ranks that ended; one that died stops its siblings."""
         for number, reader in self._readers.items():
             for event in reader.read():
+                self._heard[number] = time.monotonic()
                 self._view.event(number, event)
                 if isinstance(event, Started) and number in self._local:
                     self._ranks.announce(number, event.pid)
@@ -114,16 +127,39 @@ class _Watch:
             self._exits[number] = code
             if code != 0 and not self.stopped:
                 self._died.add(number)
+        self._give_up_on_stalled()
         if self._died and not self.stopped:
             for number in sorted(self._died):
                 end = RankExit(number, self._exits[number])
                 self._view.notice(f"rank {number} {end.words}")
-            self.stop()
+            self.stop(self._patience)
 
-    def stop(self) -> None:
-        """Ask this node's ranks to commit and leave."""
-        self.stopped = True
-        self._ranks.stop()
+    def _give_up_on_stalled(self) -> None:
+        """Kill ranks that run here and have long said nothing: they hang, or are stopped."""
+        for number in self._local:
+            silent = time.monotonic() - self._heard[number]
+            if silent > self._patience and number not in self._exits and not self.stopped:
+                words = f"rank {number} has reported nothing for {self._patience:g} s"
+                self._view.notice(f"{words} and is killed (--stall-timeout)")
+                self._heard[number] = time.monotonic()
+                if not self._ranks.kill_rank(number):
+                    self._ranks.kill()
+                    self.stopped = True
+
+    @property
+    def overdue(self) -> bool:
+        """Whether ranks that were asked to leave have had the time for it, once."""
+        if time.monotonic() < self._deadline:
+            return False
+        self._deadline = float("inf")
+        return True
+
+    def stop(self, patience: float) -> None:
+        """Ask this node's ranks to commit and leave in ``patience`` seconds."""
+        self._deadline = time.monotonic() + patience
+        if not self.stopped:
+            self.stopped = True
+            self._ranks.stop()
 
     def fail(self) -> None:
         """The launch has failed: note an end of every rank here, so that no node waits for it."""

@@ -26,7 +26,17 @@ from numpy.typing import NDArray
 from vidcap_cli.attempt import Attempt
 from vidcap_cli.engine import Answer, Engine, OutOfMemoryError, Request, load_engine
 from vidcap_cli.errors import RunError, VidcapError
-from vidcap_cli.events import Began, Committed, Done, Ended, Event, EventWriter, Started, State
+from vidcap_cli.events import (
+    Alive,
+    Began,
+    Committed,
+    Done,
+    Ended,
+    Event,
+    EventWriter,
+    Started,
+    State,
+)
 from vidcap_cli.launch import RankError
 from vidcap_cli.models import Captioner, load_captioner
 from vidcap_cli.parts import OK, Result
@@ -41,6 +51,8 @@ from vidcap_cli.video import Clip, read_frames
 # How long the loop waits for frames before it looks whether it should stop, in seconds.
 _PATIENCE = 0.2
 _LONGEST_ERROR = 500
+# A rank that gets on says so at least this often, in seconds.
+_ALIVE_SECONDS = 30.0
 SHRUNK = "shrunk"
 
 
@@ -64,6 +76,7 @@ class Rank:
         self._held: deque[Decoded] = deque()
         self._retried: set[int] = set()
         self._state = ""
+        self._reported = time.monotonic()
         self._busy_s = 0.0
         self._wait_s = 0.0
         self.stopping = False
@@ -92,9 +105,14 @@ class Rank:
             self._read_ahead()
             engine = load_engine(config, self._say)
             self._model = captioner, engine
-            for answer in engine.answers(self._feed, lambda: self.stopping):
+            for answer in engine.answers(self._feed, self._asked_to_stop):
                 self._take(answer)
         self._report(Ended("stopped" if self.stopping else "finished"))
+
+    def _asked_to_stop(self) -> bool:
+        """What an engine asks before every step, at which the rank shows that it gets on."""
+        self._live()
+        return self.stopping
 
     def _claimed_rows(self) -> Iterator[tuple[int, str, int]]:
         size = self._attempt.chunk
@@ -149,6 +167,8 @@ class Rank:
                 self._wait_s += time.monotonic() - began
             if decoded or not wait:
                 return decoded
+            if self._pool.working:  # when it is not, there is no telling whether it will be
+                self._live()
             self._say("waiting for frames")
         return None
 
@@ -277,7 +297,12 @@ class Rank:
             self._state = state
             self._report(State(state))
 
+    def _live(self) -> None:
+        if time.monotonic() - self._reported > _ALIVE_SECONDS:
+            self._report(Alive())
+
     def _report(self, event: Event) -> None:
+        self._reported = time.monotonic()
         self._events.write(event)
 
 
