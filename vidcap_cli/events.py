@@ -103,12 +103,16 @@ _KINDS: dict[str, type[Event]] = {
 
 
 # What a value must be like, by the annotation of its field.
+def _is_number(value: object) -> bool:
+    return type(value) is int and value >= 0  # of rows, tokens or a process: never negative
+
+
 _SHAPES: dict[Any, Callable[[Any], bool]] = {
-    int: lambda value: type(value) is int,
+    int: _is_number,
     float: lambda value: type(value) in (int, float),
     str: lambda value: isinstance(value, str),
     str | None: lambda value: value is None or isinstance(value, str),
-    list[int]: lambda value: isinstance(value, list) and all(type(n) is int for n in value),
+    list[int]: lambda value: isinstance(value, list) and all(map(_is_number, value)),
 }
 
 
