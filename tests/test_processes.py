@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from commands import rows_of, vidcap, write_nano_table
 
+from vidcap_cli.attempt import Attempt
+from vidcap_cli.errors import RunError
 from vidcap_cli.launch import RankError, RankExit, read_errors, read_exits
 from vidcap_cli.rundir import RunDir
 from vidcap_cli.words import lines, one_line
@@ -166,3 +168,12 @@ def test_a_place_whose_name_is_not_utf8_is_refused_by_name(tmp_path):
     assert (code, out) == (1, "")
     assert "not UTF-8; rename it" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"config": 3}', b"\xff\xfe", b"[" * 99999])
+def test_a_damaged_description_of_a_launch_is_told(tmp_path, data):
+    folder = RunDir(tmp_path).attempt(1)
+    folder.path.mkdir(parents=True)
+    folder.config.write_bytes(data)
+    with pytest.raises(RunError, match=r"attempt\.json: damaged or gone .* repeat the command"):
+        Attempt.read(folder)
