@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+LOADING = "loading model"  # the state of a rank until its weights are in memory
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -9,12 +9,14 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from vidcap_cli.events import Began, Done, EventReader, Started
+from vidcap_cli.events import LOADING, Began, Done, Event, EventReader, Started, State
 from vidcap_cli.launch import Cluster, LaunchFailedError, RankExit, Ranks
 from vidcap_cli.progress import View
 from vidcap_cli.rundir import AttemptDir, RunDir
 
 _POLL_SECONDS = 0.1
+# Reading 145 GB of weights from a shared disk gives no sign of life: it may take this long.
+_LOAD_SECONDS = 3600.0
 # How long ranks that were asked to leave may take, in seconds.
 _LEAVE_SECONDS = float(os.environ.get("VIDCAP_LEAVE_SECONDS", "30"))
 
@@ -104,6 +106,7 @@ class _Watch:
         self._local = cluster.local_ranks
         self._patience = cluster.stall_timeout
         self._heard = dict.fromkeys(self._local, time.monotonic())
+        self._loading: set[int] = set()
         self._deadline = float("inf")
         self._readers = {n: EventReader(folder.events(n)) for n in range(cluster.worker_num)}
         self._in_model: dict[int, set[int]] = {number: set() for number in self._readers}
@@ -115,14 +118,7 @@ class _Watch:
         """Take in new events and ranks that ended; one that died stops its siblings."""
         for number, reader in self._readers.items():
             for event in reader.read():
-                self._heard[number] = time.monotonic()
-                self._view.event(number, event)
-                if isinstance(event, Started) and number in self._local:
-                    self._ranks.announce(number, event.pid)
-                elif isinstance(event, Began):
-                    self._in_model[number].update(event.rows)
-                elif isinstance(event, Done):
-                    self._in_model[number].discard(event.row)
+                self._take_in(number, event)
         for number, code in self._ranks.poll():
             self._exits[number] = code
             if code != 0 and not self.stopped:
@@ -134,12 +130,27 @@ class _Watch:
                 self._view.notice(f"rank {number} {end.words}")
             self.stop(self._patience)
 
+    def _take_in(self, number: int, event: Event) -> None:
+        self._heard[number] = time.monotonic()
+        self._view.event(number, event)
+        loads = isinstance(event, State) and event.state == LOADING
+        (self._loading.add if loads else self._loading.discard)(number)
+        if isinstance(event, Started) and number in self._local:
+            self._ranks.announce(number, event.pid)
+        elif isinstance(event, Began):
+            self._in_model[number].update(event.rows)
+        elif isinstance(event, Done):
+            self._in_model[number].discard(event.row)
+
     def _give_up_on_stalled(self) -> None:
         """Kill ranks that run here and have long said nothing: they hang, or are stopped."""
         for number in self._local:
             silent = time.monotonic() - self._heard[number]
-            if silent > self._patience and number not in self._exits and not self.stopped:
-                words = f"rank {number} has reported nothing for {self._patience:g} s"
+            patience = self._patience
+            if number in self._loading:
+                patience = max(patience, _LOAD_SECONDS)
+            if silent > patience and number not in self._exits and not self.stopped:
+                words = f"rank {number} has reported nothing for {patience:g} s"
                 self._view.notice(f"{words} and is killed (--stall-timeout)")
                 self._heard[number] = time.monotonic()
                 if not self._ranks.kill_rank(number):

@@ -27,6 +27,7 @@ from vidcap_cli.attempt import Attempt
 from vidcap_cli.engine import Answer, Engine, OutOfMemoryError, Request, load_engine
 from vidcap_cli.errors import RunError, VidcapError
 from vidcap_cli.events import (
+    LOADING,
     Alive,
     Began,
     Committed,
@@ -84,7 +85,7 @@ class Rank:
     def work(self) -> None:
         """Caption rows until none is left to claim or ``stopping`` is set."""
         config = self._config
-        self._say("loading model")
+        self._say(LOADING)
         captioner = load_captioner(config)
         read = partial(read_frames, reader=config.reader)
         with (
