@@ -163,7 +163,7 @@ def test_what_a_prompt_needs_grows_with_its_length_alone(decoder):
     ("change", "message"),
     [
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling 'yarn'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, r"rope_scaling\.rope_type 'yarn'"),
     ],
 )
 def test_what_the_decoder_does_not_know_is_refused(change, message):
