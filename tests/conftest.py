@@ -1,9 +1,14 @@
-"""Fixtures that every test may use."""
+"""What every test may use, and starts with."""
 
+import signal
 from pathlib import Path
 
 import pytest
 from clips import make_clips
+
+# A shell without job control starts what is behind an `&` with SIGINT ignored, and every child
+# inherits that: a command would not hear the Ctrl-C of a test. A handled signal is reset by exec.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
