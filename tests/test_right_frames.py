@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+import av
 import corpus
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from vidcap_cli.video import VideoError, probe, read_frames
 
 MEDIA = Path(__file__).parent / "data" / "media"
 ALSO = ("offset7.mkv", "twos.mkv", "twob.mp4", "cover.mp4")
+X264 = ("-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p")
 SOME = corpus.cases()[::14] + [case for case in corpus.cases() if case.name in ALSO]
 
 
@@ -44,6 +46,31 @@ def test_a_seek_into_an_intra_refresh_is_not_believed(name):
     for wanted in ([*range(6, 144, 6)], [50], [100, 143]):
         rule = corpus.Unresized(lambda _total, _fps, wanted=wanted: np.array(wanted))
         np.testing.assert_array_equal(read_frames(MEDIA / name, rule).frames, truth[wanted])
+
+
+@pytest.mark.parametrize(
+    ("missing", "gop", "form", "flags"),
+    [
+        (5, 24, "mkv", ("truncated",)),
+        (45, 24, "mkv", ()),
+        (5, 60, "mkv", ("truncated",)),  # less than half can be shown, and all of it is there
+        (5, 60, "ts", ("truncated",)),
+    ],
+)
+def test_a_key_frame_that_comes_late_is_where_the_frames_begin(missing, gop, form, flags, tmp_path):
+    options = (*X264, "-g", str(gop), "-x264-params", "scenecut=0")
+    whole = corpus.make(corpus.Case("late key", f"whole.{form}", options), tmp_path)
+    path = tmp_path / f"late.{form}"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as sink:
+        stream = sink.add_stream_from_template(source.streams.video[0])
+        for packet in list(source.demux(video=0))[missing:-1]:
+            packet.stream = stream
+            sink.mux(packet)
+    clip = read_frames(path, corpus.RULES["every frame"])
+    shown = [*range((missing // gop + 1) * gop, 72)]
+    assert [corpus.number_of(frame) for frame in clip.frames] == shown
+    np.testing.assert_array_equal(clip.frames, corpus.shown_by_ffmpeg(path))
+    assert clip.flags == flags
 
 
 @pytest.mark.parametrize(("name", "frames"), [("ten_segments.ts", 240), ("jump.ts", 96)])

@@ -77,7 +77,7 @@ def index_video(path: str | Path) -> Index:
         looks = _looks(codec.color_trc, stream.sample_aspect_ratio or 1)
     # What comes before the first key frame cannot be decoded.
     begin = 0 if first else next((i for i, p in enumerate(shown) if p.key), 0)
-    shown = shown[begin:]
+    stored, shown = len(shown), shown[begin:]
     times = np.array([p.pts for p in shown if p.pts is not None], np.int64)
     jump = _JUMP_SECONDS / tick if tick and form in _JUMPING else np.inf
     segments = _segments(shown, jump)
@@ -93,7 +93,7 @@ def index_video(path: str | Path) -> Index:
         index = count(path, index)
     if len(segments) > 1:
         return index  # the announced length then spans the gaps
-    return _check_length(index, max(len(shown), index.total), announced)
+    return _check_length(index, stored, max(len(shown), index.total), announced)
 
 
 def count(path: str | Path, index: Index) -> Index:
@@ -159,11 +159,13 @@ def _rate(stated: float, measured: float, *, joined: bool) -> tuple[float, tuple
     return ASSUMED_FPS, ("frame_rate",)
 
 
-def _check_length(index: Index, stored: int, announced: float) -> Index:
-    """Compare the seconds that the container announces with the frames ``stored`` in the file."""
-    found = stored / index.fps
-    if "frame_rate" in index.flags or announced <= 1.1 * found + 0.5:
+def _check_length(index: Index, stored: int, shown: int, announced: float) -> Index:
+    """Compare the seconds that the container announces with the frames that are ``shown``, and with
+    those ``stored`` in the file: a recording may begin long before its first key frame.
+    """
+    if "frame_rate" in index.flags or announced <= 1.1 * shown / index.fps + 0.5:
         return index
+    found = max(stored, shown) / index.fps
     if announced > 2 * found:
         message = f"cut short: only {found:.1f} of {announced:.1f} seconds are in the file"
         raise VideoError("decode_error", message)
