@@ -3,9 +3,13 @@
 ``data/media`` holds one file of each kind that went wrong.
 """
 
+import csv
 import importlib.util
 import os
+import shutil
 import sys
+import zlib
+from base64 import b64encode
 from pathlib import Path
 
 import av
@@ -13,8 +17,10 @@ import corpus
 import numpy as np
 import pytest
 from clips import decode_all, encode
+from faults.scene import OUTPUT, Scene
 
-from vidcap_cli.video import VideoError, probe, read_frames
+from vidcap_cli.inspect.video import video_report
+from vidcap_cli.video import VideoError, container, probe, read_frames
 
 MEDIA = Path(__file__).parent / "data" / "media"
 ALSO = ("offset7.mkv", "twos.mkv", "twob.mp4", "cover.mp4")
@@ -119,6 +125,65 @@ def test_frames_are_those_ffmpeg_shows_in_the_whole_corpus(capsys):
 
 
 @pytest.mark.parametrize(
+    ("first", "second", "default"),
+    [
+        ("96x56", "192x112", ("0", "0")),  # the largest
+        ("192x112", "96x56", ("0", "default")),  # the default one, whatever its size
+        ("192x112", "192x112", ("0", "0")),  # the first of equals
+    ],
+)
+@pytest.mark.parametrize("form", ["mkv", "mp4"])
+def test_probe_inspect_and_reading_agree_with_ffmpeg_on_the_stream(
+    first, second, default, form, tmp_path
+):
+    split = f"[0:v]split[a][b];[a]scale={first}[one];[b]negate,scale={second}[two]"
+    options = (
+        *("-filter_complex", split, "-map", "[one]", "-map", "[two]", *X264),
+        *("-disposition:v:0", default[0], "-disposition:v:1", default[1]),
+    )
+    path = corpus.make(corpus.Case("two streams", f"two.{form}", options, count=12), tmp_path)
+    truth = corpus.shown_by_ffmpeg(path)
+    height, width = truth.shape[1:3]
+    np.testing.assert_array_equal(read_frames(path, corpus.RULES["every frame"]).frames, truth)
+    assert (probe(path).height, probe(path).width) == (height, width)
+    file = {fact.label: fact.value for fact in video_report(path).sections[0].facts}
+    assert file["frame size"] == [width, height]
+
+
+def test_a_cover_picture_is_no_video(tmp_path):
+    path = tmp_path / "song.m4a"
+    corpus._ffmpeg(
+        *("-f", "lavfi", "-i", "sine=d=1", "-f", "lavfi", "-i", "color=red:640x480:r=1:d=1"),
+        *("-map", "0:a", "-map", "1:v", "-c:v", "mjpeg", "-frames:v", "1"),
+        *("-disposition:v:0", "attached_pic", "-f", "mp4", str(path)),
+    )
+    with av.open(str(path)) as file:
+        assert file.streams.video  # it is there, and not chosen
+    with pytest.raises(VideoError, match="no video stream"):
+        read_frames(path, corpus.RULES["the last"])
+
+
+@pytest.mark.parametrize("form", ["png", "jpg", "bmp", "tiff", "webp", "gif", "avif", "jp2"])
+@pytest.mark.parametrize("named", ["", "mp4"])
+def test_a_still_picture_is_no_video(form, named, tmp_path):
+    options = ("-frames:v", "1", "-update", "1") if form in ("png", "jpg", "bmp", "tiff") else ()
+    made = corpus.make(corpus.Case("still", f"a.{form}", options, count=1), tmp_path)
+    path = made.rename(tmp_path / f"b.{named or form}")
+    for read in (probe, lambda path: read_frames(path, corpus.RULES["the last"])):
+        with pytest.raises(VideoError, match=r"a still picture \(.*\), not a video") as caught:
+            read(path)
+        assert caught.value.status == "decode_error"
+
+
+@pytest.mark.parametrize("form", ["gif", "apng", "mjpeg"])
+def test_a_picture_that_moves_is_a_video(form, tmp_path):
+    path = corpus.make(corpus.Case("moving", f"a.{form}", (), count=8), tmp_path)
+    clip = read_frames(path.rename(tmp_path / "b.mp4"), corpus.RULES["every frame"])
+    assert [corpus.number_of(frame) for frame in clip.frames] == [*range(8)]
+
+
+@pytest.mark.parametrize("reader", ["auto", "decord"])
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{video}\n#EXT-X-ENDLIST\n"),
@@ -129,11 +194,11 @@ def test_frames_are_those_ffmpeg_shows_in_the_whole_corpus(capsys):
         ("art.ans", "\x1b[31mSome words.\n" * 40),
     ],
 )
-def test_text_and_playlists_are_no_videos(name, text, clips, tmp_path):
-    (tmp_path / "video.mp4").write_bytes(clips["h264"].read_bytes())
+def test_text_and_playlists_are_no_videos(name, text, reader, clips, tmp_path):
+    shutil.copy(clips["h264"], tmp_path / "video.mp4")
     (tmp_path / name).write_text(text.format(video="video.mp4"))
     with pytest.raises(VideoError, match="not a video file"):
-        read_frames(tmp_path / name, corpus.RULES["the last"])
+        read_frames(tmp_path / name, corpus.RULES["the last"], reader=reader)
 
 
 @pytest.mark.parametrize("name", ["concat:a.mp4|b.mp4", "http:a.mp4", "a%02d.mp4", "-i.mp4"])
@@ -169,6 +234,40 @@ def test_looks_that_pixels_do_not_show_are_flagged(options, flags, tmp_path):
     assert probe(path).flags == flags
     assert read_frames(path, corpus.RULES["the last"]).flags == flags
     assert (probe(path).height, probe(path).width) == (corpus.HEIGHT, corpus.WIDTH)
+
+
+def test_an_address_in_a_file_is_not_opened(clips, monkeypatch, tmp_path):
+    """Whatever format should name one some day: here playlists are let in on purpose."""
+    monkeypatch.setitem(container._OPTIONS, "format_whitelist", "hls,mpegts")
+    video = b64encode(clips["h264_ts"].read_bytes()).decode()
+    (tmp_path / "list.m3u8").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\ndata:video/mp2t;base64,{video}\n"
+        "#EXT-X-ENDLIST\n"
+    )
+    with pytest.raises(VideoError):
+        probe(tmp_path / "list.m3u8")
+
+
+def test_the_option_decides_who_reads(tmp_path):
+    """The file is one that decord reads wrongly: the pixels tell who read it."""
+    table = tmp_path / "table"
+    table.mkdir()
+    (table / "meta.csv").write_text("path\nvideo.mp4\n")
+    shutil.copy(MEDIA / "intra_refresh.mp4", table / "video.mp4")
+    scene = Scene(table, seed=0, rows=1, slowness=0.0)
+    work = scene.copy(tmp_path / "run")
+    code, _, err = scene.command(work, "--reader", "decord", "--all-columns").finish()
+    assert code == 0, err
+    with (work / OUTPUT).open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    rule = corpus.Unresized(lambda total, _: np.array([0, total // 2, total - 1]))
+    texts = {}
+    for reader in ("auto", "decord"):
+        frames = read_frames(table / "video.mp4", rule, reader=reader).frames
+        sums = " ".join(f"{zlib.crc32(frame.tobytes()):08x}" for frame in frames)
+        texts[reader] = f"row 0 shows {sums}"
+    assert (row["caption_reader"], row["text"]) == ("decord", texts["decord"])
+    assert texts["auto"] != texts["decord"]
 
 
 def test_decord_reads_when_it_is_asked_for(clips):

@@ -15,21 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcap_cli.video.clip import VideoError
-from vidcap_cli.video.container import check_file
+from vidcap_cli.video.container import open_video
 
 NOT_INSTALLED = "decord is not installed: pip install decord2, or leave --reader out"
 
 
 def open_decord(path: str | Path) -> tuple[Any, int, float]:
     """A file as decord opens it, its number of frames, and the frames a second it states."""
-    check_file(Path(path))
+    with open_video(path):
+        pass  # decord would follow playlists and draw text
     try:
         import decord  # noqa: PLC0415 - loads FFmpeg, and need not be there
     except ImportError as error:
         raise VideoError("decode_error", NOT_INSTALLED) from error
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(os.fspath(path), num_threads=1)
+        reader = decord.VideoReader(os.fspath(Path(path).absolute()), num_threads=1)
         total, fps = len(reader), float(reader.get_avg_fps())
     except (decord.DECORDError, RuntimeError, ValueError) as error:
         raise _refused("cannot open it") from error

@@ -2,8 +2,8 @@
 
 Promises. Only a regular file is opened, and FFmpeg opens no other file or address on its behalf:
 the only protocol is ``file``, and the only demuxers are those of ``FORMATS``, so playlists,
-scripts and text are refused, whatever their names. Whatever is wrong with a file is one
-``VideoError``; nothing is written to stderr.
+scripts, text and still pictures are refused, whatever their names; a picture that moves (GIF,
+APNG) is a video. Whatever is wrong with a file is one ``VideoError``; nothing is written to stderr.
 """
 
 import errno
@@ -25,14 +25,29 @@ NO_FRAME = "the video stream holds no frame that can be decoded"
 _NO_FORMAT = "its header does not say what the pixels are, and no frame can be decoded: damaged"
 # Demuxers, by FFmpeg's names: containers of one file, and bare streams. Left out on purpose:
 # those that open other files (hls, dash, concat, image2, imf, webvtt ...), that draw text (tty,
-# bintext, xbin, idf, adf), devices, and raw pixels that any file can pass for.
+# bintext, xbin, idf, adf), single pictures (png_pipe, jpeg_pipe ...), devices, and raw pixels that
+# any file can pass for.
 FORMATS = (
     *("mov", "matroska", "avi", "mpegts", "mpeg", "asf", "flv", "ogg", "mxf", "gxf", "nut", "wtv"),
     *("rm", "nsv", "dv", "ivf", "gif", "apng", "yuv4mpegpipe", "roq", "smk", "bink", "swf", "flic"),
     *("av1", "obu", "h261", "h263", "h264", "hevc", "vvc", "evc", "m4v", "mpegvideo", "mjpeg"),
     *("dirac", "dnxhd", "vc1", "vc1test", "avs", "avs2", "avs3", "cavsvideo", "ty", "pva", "amv"),
-    *("png_pipe", "jpeg_pipe", "bmp_pipe", "tiff_pipe", "webp_pipe"),
 )
+# Pictures that are no video, by their first bytes.
+_PICTURES = (
+    (b"\x89PNG", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"\0\0\0\x0cjP", "JPEG 2000"),
+    (b"v/1\x01", "OpenEXR"),
+    (b"8BPS", "PSD"),
+    (b"qoif", "QOI"),
+)
+# Formats that hold still pictures and moving ones: of one frame, it is a still.
+_MAY_BE_STILL = ("gif", "apng", "mjpeg")
+_PICTURE_BRANDS = ("avif", "avis", "heic", "heix", "hevc", "mif1", "msf1")  # of ISO 23008-12
 _OPTIONS = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
 
 
@@ -83,12 +98,37 @@ def _guess(path: Path, reason: str) -> str:
         return f"cannot be read: {error.strerror}"
     if head[4:8] == b"ftyp":
         return f"cannot be decoded: an MP4 file that is damaged or was cut short ({reason})"
+    if kind := _picture(head):
+        return kind
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith((b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"#EXT")):
         return "a playlist, not a video file: name the videos that it lists"
     if b"\0" not in head:
         return "text, not a video file"
     return f"cannot be decoded: damaged, or not a video file ({reason})"
+
+
+def _picture(head: bytes) -> str | None:
+    """What is said of a file that begins as a picture does."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        if b"ANIM" in head[:64]:
+            return "an animated WebP picture, which FFmpeg cannot decode: convert it to mp4"
+        return still_picture("WebP")
+    kinds = (kind for start, kind in _PICTURES if head.startswith(start) and b"\0" in head)
+    return next(map(still_picture, kinds), None)
+
+
+def still_picture(kind: str) -> str:
+    """What is said of a picture that does not move."""
+    return f"a still picture ({kind}), not a video: leave it out"
+
+
+def check_moves(container: "InputContainer", frames: int) -> None:
+    """Raise VideoError when a file of so many ``frames`` is a still picture."""
+    brand = container.metadata.get("major_brand", "").strip()
+    kind = brand if brand in _PICTURE_BRANDS else container.format.name
+    if frames == 1 and kind in (*_MAY_BE_STILL, *_PICTURE_BRANDS):
+        raise VideoError("decode_error", still_picture("JPEG" if kind == "mjpeg" else kind.upper()))
 
 
 def video_stream(container: "InputContainer") -> "VideoStream":
@@ -112,19 +152,9 @@ def video_stream(container: "InputContainer") -> "VideoStream":
         raise VideoError("decode_error", "the file has no video stream")
     if best.codec_context is None:
         raise VideoError("decode_error", "the video's codec is unknown to this FFmpeg")
-    if best.codec_context.name == "webp":
-        animated = "ANIM" in _first_chunks(container.name)
-        if animated:
-            message = "an animated WebP picture, which FFmpeg cannot decode: convert it to mp4"
-            raise VideoError("decode_error", message)
     # One thread: several decoders run beside each other and beside the model.
     best.codec_context.thread_count = 1
     return best
-
-
-def _first_chunks(address: str) -> str:
-    with Path(address.removeprefix("file:")).open("rb") as file:
-        return file.read(64).decode("latin-1")
 
 
 def no_frame(stream: "VideoStream") -> VideoError:

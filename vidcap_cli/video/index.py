@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcap_cli.video.clip import VideoError
-from vidcap_cli.video.container import decode, no_frame, open_video
+from vidcap_cli.video.container import check_moves, decode, no_frame, open_video
 
 FASTEST_FPS = 480.0  # the fastest rate that phones and action cameras write; above is a mistake
 ASSUMED_FPS = 24.0
@@ -67,6 +67,7 @@ def index_video(path: str | Path) -> Index:
             unseen = codec.name == "vp8" and not bytes(packet)[0] >> 4 & 1
             if not packet.is_discard and not unseen:
                 shown.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_corrupt))
+        check_moves(container, len(shown))
         tick = float(stream.time_base or 0)
         stated = float(stream.average_rate or 0)
         announced = float(stream.duration or 0) * tick
