@@ -8,6 +8,7 @@ import importlib.util
 import os
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,6 +24,19 @@ _TURNS = {
     180: (-65536, 0, 0, 0, -65536, 0, 0, 0, 1 << 30),
     270: (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30),
 }
+
+
+@dataclass(frozen=True)
+class Exactly:
+    """Asks for these frames, at their own size."""
+
+    wanted: list[int]
+
+    def indices(self, total: int, fps: float) -> NDArray[np.int64]:
+        return np.array([index % total for index in self.wanted], np.int64)
+
+    def prepare(self, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:
+        return frames
 
 
 def source(name: str) -> Path:

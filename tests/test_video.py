@@ -1,15 +1,13 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from av import VideoFrame
-from clips import FPS, FRAMES, decode_all, encode, source
-from numpy.typing import NDArray
+from clips import FPS, FRAMES, Exactly, decode_all, encode, source
 
 from vidcap_cli import video
 from vidcap_cli.models.qwen2vl import FrameRule
@@ -22,19 +20,6 @@ READABLE = [
     "portrait144", "odd", "ten_bit", "uneven", "uneven_mkv", "late", "rate1000", "rate3300",
 ]  # fmt: skip
 SPARSE = ([0], [47], [23], [19, 20, 21], [3, 17, 30, 46], [40, 5, 5, 41, 0])
-
-
-@dataclass(frozen=True)
-class Exactly:
-    """Asks for these frames, at their own size."""
-
-    wanted: list[int]
-
-    def indices(self, total: int, fps: float) -> NDArray[np.int64]:
-        return np.array([index % total for index in self.wanted], np.int64)
-
-    def prepare(self, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:
-        return frames
 
 
 @pytest.mark.parametrize("name", READABLE)

@@ -63,7 +63,10 @@ def look_ahead(meta: Path, run: RunDir | None, config: CaptionConfig, limit: int
 
 
 def estimate(paths: list[str], config: CaptionConfig) -> Estimate:
-    """Probe ``paths`` in decoder processes, so that a bad file cannot hang the command."""
+    """Probe ``paths`` in decoder processes, so that a bad file cannot hang the command.
+
+    PyAV counts the frames, also where the run is to read by decord.
+    """
     rule = load_captioner(config).rule
     found = []
     with DecodePool(rule, workers=config.decoders, timeout=_PROBE_SECONDS, read=_probe) as pool:

@@ -130,10 +130,6 @@ def test_a_turned_video(clips):
     assert turned["rotation"] in (90, -270)
 
 
-def test_a_reader_that_is_not_the_usual_one(clips):
-    assert facts(inspect(clips["h264_ts"]), "seen_by_qwen2vl")["reader"] == "pyav"
-
-
 @pytest.mark.parametrize("name", ["text", "empty", "audio_only"])
 def test_a_video_without_frames(clips, name):
     report = inspect(clips[name])

@@ -1,4 +1,7 @@
-"""Videos looked into: what they hold, which reader takes them, what a model would get.
+"""Videos looked into: what they hold, and what a model would get of them.
+
+PyAV looks and reads here, whichever reader a run is told to use: ``--reader decord`` may count
+and choose other frames.
 
 Files are opened in decoder processes, so one that hangs or crashes its decoder is a fact about
 that file and not the end of the command.
