@@ -13,6 +13,7 @@ from vidcap_cli.errors import INCOMPLETE, OK, RunError, StoppedError
 from vidcap_cli.launch import Cluster, LaunchFailedError
 from vidcap_cli.lock import is_led
 from vidcap_cli.progress import make_view
+from vidcap_cli.run import Places
 from vidcap_cli.rundir import AttemptDir, RunDir
 from vidcap_cli.supervise import Interrupts, supervise
 
@@ -25,15 +26,15 @@ def join(run_dir: Path, cluster: Cluster, log_dir: Path | None) -> int:
 
     Raises RunError when node 0 does not appear within ten minutes or leaves before the end.
     """
-    candidates = [RunDir(Path(f"{run_dir}.next")), RunDir(run_dir)]
+    places = Places.of(run_dir)
     launched: set[Path] = set()
     deadline = time.monotonic() + _WAIT_SECONDS
     led: RunDir | None = None
     with Interrupts() as interrupts:
         while not interrupts.count:
-            now = next((run for run in candidates if is_led(run)), None)
+            now = next((run for run in places.to_join() if is_led(run)), None)
             if now is None and led is not None:
-                return _verdict(RunDir(run_dir))
+                return _verdict(places.settled)
             if now is None and time.monotonic() > deadline:
                 raise RunError(f"node 0 has not started a run in {run_dir} for ten minutes.")
             led = now or led

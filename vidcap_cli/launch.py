@@ -6,6 +6,7 @@ this process adopts the ranks and reads their exit statuses itself. It assumes t
 other children meanwhile.
 """
 
+import errno
 import json
 import os
 import shlex
@@ -22,6 +23,9 @@ import psutil
 from vidcap_cli.errors import RunError
 from vidcap_cli.processes import adopt_orphans
 from vidcap_cli.rundir import AttemptDir, RunDir, atomic_write
+
+# What keeps a process from being started for now.
+_PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,10 @@ def read_errors(folder: AttemptDir) -> list[RankError]:
 
 
 class LaunchFailedError(RunError):
-    """The ranks did not start, for a reason that may pass: a signal ended msrun or one of them."""
+    """The ranks did not start, for a reason that may pass.
+
+    A signal ended msrun or one of them, or there was no process or memory left for it.
+    """
 
 
 class Ranks:
@@ -147,15 +154,19 @@ class Ranks:
         logs.mkdir(parents=True, exist_ok=True)
         command = _command(run, folder, cluster, logs)
         with (logs / "msrun.log").open("wb") as log:
-            # A session of its own: Ctrl-C at the terminal is for this process to answer.
-            self._msrun = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=_environment(folder, len(cluster.local_ranks)),
-                start_new_session=True,
-            )
+            environment = _environment(folder, len(cluster.local_ranks))
+            try:
+                # A session of its own: Ctrl-C at the terminal is for this process to answer.
+                self._msrun = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise _not_started(error) from error
 
     def announce(self, rank: int, pid: int) -> None:
         """Take note that process ``pid`` is ``rank``."""
@@ -302,6 +313,16 @@ def _free_port() -> int:
 def _signal(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):  # it ended by itself meanwhile
         os.kill(pid, number)
+
+
+def _not_started(error: OSError) -> RunError:
+    """Too many processes may be fewer at the next launch; an interpreter that is gone is not."""
+    if error.errno in _PASSING:
+        return LaunchFailedError(f"msrun cannot be started: {error.strerror}")
+    return RunError(
+        f"{sys.executable}: msrun cannot be started with this Python ({error.strerror}); put it "
+        "right and repeat the command, which continues."
+    )
 
 
 def _failed(code: int, what: str, log: Path | None) -> RunError:

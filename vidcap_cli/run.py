@@ -148,6 +148,18 @@ class Places:
                 return False
         return new.replaces == old.id
 
+    def to_join(self) -> list[RunDir]:
+        """The runs that another node may serve: vidcap's own, and those of this place alone.
+
+        What lies at ``RUN_DIR.next`` was begun to replace the run here, which may just have made
+        way for it.
+        """
+        replacing = any(
+            self.successor(self.coming, before) for before in (self.settled, self.replaced_run)
+        )
+        found = [self.coming] if replacing else []
+        return [*found, self.settled] if read_mark(self.settled) else found
+
     def mend(self) -> None:
         """Finish a replacement that was cut off: between its two renames, or after them."""
         # Under the lock: the command that replaces may well be alive, between these two steps.

@@ -61,11 +61,16 @@ def supervise(
 
     A rank that dies by itself stops its siblings here; one that reports nothing for too long is
     killed, which counts as such a death. The first interrupt asks ranks to commit and leave, the
-    second kills them; so does the end of the time they are given. Once they have ended, the other
-    nodes' ranks are watched until ``over()``. Raises RunError when msrun fails; no process is
-    left in any case.
+    second kills them; so does the end of the time they are given. They are asked to leave as well
+    when the launch is over or gone, because who leads the run has begun another. Once they have
+    ended, the other nodes' ranks are watched until ``over()``. Raises RunError when msrun fails;
+    no process is left in any case.
     """
-    ranks = Ranks(run, folder, cluster, logs)
+    try:
+        ranks = Ranks(run, folder, cluster, logs)
+    except LaunchFailedError:
+        _record([RankExit(number, -signal.SIGKILL) for number in cluster.local_ranks], folder)
+        raise
     watch = _Watch(folder, cluster, ranks, view)
     handled = 0
     try:
@@ -79,7 +84,7 @@ def supervise(
                     watch.stop(_LEAVE_SECONDS)
                 else:
                     ranks.kill()
-            if folder.stop.exists() and not watch.stopped:
+            if not watch.stopped and _called_off(folder):
                 watch.stop(_LEAVE_SECONDS)
             if watch.overdue and ranks.alive:
                 view.notice("killing the ranks that have not left in time")
@@ -92,9 +97,18 @@ def supervise(
         raise
     finally:
         ranks.kill()
-        for end in watch.exits():
-            with suppress(OSError):  # a full disk, or no folder any more: told by who leads
-                end.write(folder)
+        _record(watch.exits(), folder)
+
+
+def _called_off(folder: AttemptDir) -> bool:
+    """Whether the ranks of a launch are to leave: told so, replaced by others, or without it."""
+    return folder.stop.exists() or folder.over.exists() or not folder.config.exists()
+
+
+def _record(exits: list[RankExit], folder: AttemptDir) -> None:
+    for end in exits:
+        with suppress(OSError):  # a full disk, or no folder any more: told by who leads
+            end.write(folder)
 
 
 class _Watch:
