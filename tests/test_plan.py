@@ -154,11 +154,18 @@ def test_a_faulty_table_leaves_no_plan(tmp_path, run):
 
 def test_a_file_name_that_is_not_utf8(tmp_path, run):
     (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").touch()
     try:
         Path(os.fsdecode(os.fsencode(tmp_path / "clips") + b"/\xff.mp4")).touch()
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
-    with pytest.raises(TableError, match=r"clips: a file name is not UTF-8: .*udcff.*rename it"):
+    make_plan(tmp_path / "clips", run, CONFIG)
+    written = tmp_path / "clips" / r"\xff.mp4"
+    assert {row["path"] for row in planned(run)} == {str(tmp_path / "clips/a.mp4"), str(written)}
+    with pytest.raises(VideoError, match=r"no such file; if its name is not UTF-8.*rename it"):
+        read_frames(str(written), FrameRule(4.0, 448, 672, "area"))
+    written.touch()  # the row of the one would get the caption of the other
+    with pytest.raises(TableError, match=r"\\xff\.mp4: two files are written like this.*rename it"):
         make_plan(tmp_path / "clips", run, CONFIG)
 
 

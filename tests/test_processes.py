@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import rows_of, vidcap, write_nano_table
+from commands import Command, rows_of, vidcap, write_nano_table
+from faults.scene import Scene, write_noise
+from numpy.random import default_rng
 
 from vidcap_cli.attempt import Attempt
 from vidcap_cli.errors import RunError
@@ -168,6 +170,27 @@ def test_a_place_whose_name_is_not_utf8_is_refused_by_name(tmp_path):
     assert (code, out) == (1, "")
     assert "not UTF-8; rename it" in err
     assert "Traceback" not in err
+
+
+def test_a_video_whose_name_is_not_utf8_costs_its_row_alone(tmp_path):
+    clips = tmp_path / "scene" / "clips"
+    clips.mkdir(parents=True)
+    for name in ("0.mp4", "1.mp4"):
+        write_noise(clips / name, default_rng(6))
+    try:
+        os.rename(clips / "1.mp4", os.fsencode(clips) + b"/\xff.mp4")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    scene = Scene(tmp_path / "scene", seed=31, rows=2)
+    work = scene.copy(tmp_path / "run")
+    words = ["qwen2vl", "clips", "--model", "nano"]
+    code, _, err = Command(words, work, scene.environment(work)).finish()
+    assert code == 3, err
+    assert r"\xff.mp4" in err
+    good, lost = rows_of(work / "clips_caption_qwen2vl.csv")
+    assert (good["caption_status"], Path(good["path"]).name) == ("ok", "0.mp4")
+    assert (lost["caption_status"], Path(lost["path"]).name) == ("missing_file", r"\xff.mp4")
+    assert "not UTF-8" in lost["caption_error"]
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"config": 3}', b"\xff\xfe", b"[" * 99999])

@@ -263,13 +263,26 @@ def _path_column(meta: Path, kind: str) -> Iterator[pa.Array]:
     if kind == TABLE:
         yield from paths(open_meta(meta))
         return
-    found = [meta] if kind == VIDEO else _videos(meta)
     try:
-        yield pa.array([str(path) for path in found], pa.string())
+        str(meta).encode()
     except UnicodeEncodeError as error:
+        raise TableError(f"{meta}: this name is not UTF-8: {str(meta)!a}; rename it") from error
+    found = [meta] if kind == VIDEO else _videos(meta)
+    yield pa.array([_written(path) for path in found], pa.string())
+
+
+def _written(path: Path) -> str:
+    r"""A path as a table can hold it.
+
+    One that is not UTF-8 is written with escapes (``\xff``), which is no file's name: its row says
+    so, and the others are captioned.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    if text != str(path) and os.path.lexists(text):
         raise TableError(
-            f"{meta}: a file name is not UTF-8: {error.object!a}; rename it"
-        ) from error
+            f"{text}: two files are written like this, and one is not UTF-8; rename it"
+        )
+    return text
 
 
 def _videos(folder: Path) -> list[Path]:

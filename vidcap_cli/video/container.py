@@ -8,6 +8,7 @@ APNG) is a video. Whatever is wrong with a file is one ``VideoError``; nothing i
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ _PICTURES = (
 # Formats that hold still pictures and moving ones: of one frame, it is a still.
 _MAY_BE_STILL = ("gif", "apng", "mjpeg")
 _PICTURE_BRANDS = ("avif", "avis", "heic", "heix", "hevc", "mif1", "msf1")  # of ISO 23008-12
+# How the plan of a folder writes the bytes of a name that is not UTF-8.
+_ESCAPED = re.compile(r"\\x[89a-f][0-9a-f]")
 _OPTIONS = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
 
 
@@ -69,13 +72,19 @@ def open_video(path: str | Path) -> Iterator[tuple["InputContainer", "VideoStrea
         raise VideoError("decode_error", _guess(Path(path), reason)) from error
 
 
+def _absent(path: Path) -> str:
+    if _ESCAPED.search(str(path)):
+        return "there is no such file; if its name is not UTF-8, shown here as \\x.., rename it"
+    return "there is no such file"
+
+
 def check_file(path: Path) -> None:
     """Raise VideoError unless ``path`` is a regular file that holds something."""
     try:
         found = path.stat()
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise VideoError("missing_file", "there is no such file") from error
+            raise VideoError("missing_file", _absent(path)) from error
         raise VideoError("decode_error", f"cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name
         raise VideoError("missing_file", "no file can have this name") from error
