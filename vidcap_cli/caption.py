@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from vidcap_cli.columns import TEXT, CaptionColumns
 from vidcap_cli.config import CaptionConfig
@@ -98,6 +99,7 @@ def caption(request: Request) -> int:
             fresh=request.fresh,
             limit=request.limit,
             log_dir=request.log_dir,
+            table_options=_table_options(request),
         )
         with leading(job) as leader:
             account = _lead(leader, request, target, shown=shown)
@@ -120,6 +122,18 @@ def _check_columns(request: Request, meta: Path) -> None:
     )
     if kind_of(meta) == TABLE:
         columns.check(open_meta(meta))
+
+
+def _table_options(request: Request) -> dict[str, Any]:
+    """What was asked of the table to write, by the names of the options."""
+    asked = {
+        "output": str(request.output.absolute()) if request.output else None,
+        "format": request.form,
+        "all_columns": request.all_columns,
+        "caption_column": request.caption_column if request.caption_column != TEXT else None,
+        "overwrite_column": request.overwrite_column,
+    }
+    return {name: value for name, value in asked.items() if value}
 
 
 def _check_places(request: Request, meta: Path, output: Path | None) -> None:

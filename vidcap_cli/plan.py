@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,9 @@ class Plan:
     ``meta`` is META as an absolute path and ``kind`` what it is: table, video or folder.
     ``fingerprint`` is the SHA-256 of the table's bytes, of the folder's sorted relative listing,
     or of the video's path. A relative path in the table is looked for in ``bases``, in order.
-    ``options`` are those that decide what the captions say. ``rows_digest`` is the SHA-256 of
-    rows.parquet, empty in plans of older versions.
+    ``options`` are those that decide what the captions say, ``table_options`` those of the table
+    to write, where not the default. ``rows_digest`` is the SHA-256 of rows.parquet, empty in plans
+    of older versions.
     """
 
     meta: str
@@ -62,6 +63,7 @@ class Plan:
     options: dict[str, Any]
     version: int = VERSION
     rows_digest: str = ""
+    table_options: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The plan as JSON."""
@@ -73,14 +75,17 @@ class Plan:
 
         Raises ValueError, TypeError, KeyError or AttributeError when ``text`` is no plan.
         """
-        known = {field.name for field in fields(cls)}
+        known = {one.name for one in fields(cls)}
         values = {key: value for key, value in json.loads(text).items() if key in known}
-        if not isinstance(values["rows"], int) or not isinstance(values["options"], dict):
+        options = (values["options"], values.get("table_options", {}))
+        if not isinstance(values["rows"], int) or not all(isinstance(one, dict) for one in options):
             raise TypeError("a field has the wrong type")
         return cls(**{**values, "bases": tuple(values["bases"])})
 
 
-def make_plan(meta: Path, run: RunDir, config: CaptionConfig) -> Plan:
+def make_plan(
+    meta: Path, run: RunDir, config: CaptionConfig, table_options: dict[str, Any] | None = None
+) -> Plan:
     """Read META, refuse what cannot be worked with, and write the plan into ``run``.
 
     ``rows.parquet`` comes first and ``plan.json`` last: a run directory with a plan is complete.
@@ -104,6 +109,7 @@ def make_plan(meta: Path, run: RunDir, config: CaptionConfig) -> Plan:
         bases=(str(meta if kind == FOLDER else meta.parent), str(Path.cwd())),
         options=config.caption_options(),
         rows_digest=digest,
+        table_options=table_options or {},
     )
     atomic_write(run.plan, plan.to_json().encode())
     return plan

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Job:
     """What a command is asked to do. Nothing here alters captions but ``config``.
 
     ``retries`` bounds the launches in a row that bring no result; ``limit`` takes only the first
-    rows of the table.
+    rows of the table. ``table_options`` are noted in the plan.
     """
 
     meta: Path
@@ -53,6 +54,7 @@ class Job:
     fresh: bool = False
     limit: int | None = None
     log_dir: Path | None = None
+    table_options: dict[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -97,7 +99,7 @@ def _plan_of(job: Job, run: RunDir, found: Found) -> Plan:
             f"(a copy of {run.parts} keeps the captions: vidcap merge takes it with --meta)"
         )
     try:
-        return make_plan(job.meta, run, job.config)
+        return make_plan(job.meta, run, job.config, job.table_options)
     except BaseException:
         if found != "ours":
             with suppress(OSError):  # why there is no plan matters more

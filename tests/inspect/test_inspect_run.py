@@ -6,16 +6,19 @@ import shlex
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from vidcap_cli.attempt import Attempt
 from vidcap_cli.caption import default_output, default_run_dir
+from vidcap_cli.cli import app
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import RunError
+from vidcap_cli.errors import INCOMPLETE, OK, RunError
 from vidcap_cli.events import Began, Done, Ended, EventWriter, Started, State
 from vidcap_cli.inspect import inspect
 from vidcap_cli.launch import RankExit
 from vidcap_cli.parts import Result, set_aside, write_part
 from vidcap_cli.plan import make_plan
+from vidcap_cli.run import Leader
 from vidcap_cli.rundir import RunDir
 
 CONFIG = CaptionConfig(family="qwen2vl", model="/models/q w", fps=2.0, question="What moves?")
@@ -89,6 +92,28 @@ def test_another_place_is_part_of_the_command(run, tmp_path):
     run.path.rename(tmp_path / "elsewhere.next")
     remedy = inspect(tmp_path / "elsewhere.next").problems[-1].remedy or ""
     assert remedy.endswith(f"--run-dir {tmp_path / 'elsewhere'}")
+
+
+def test_a_run_is_continued_by_the_command_that_inspect_prints(tmp_path, monkeypatch):
+    """The command says all that the run was asked, or it would be refused."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "meta.csv").write_text("path,text\nnone.mp4,mine\n")
+
+    def fail(leader: Leader, view: object) -> None:
+        write_part(leader.run.part(1, 0, 0, "parquet"), [Result(0, "none.mp4", "missing_file")])
+
+    monkeypatch.setattr(Leader, "work", fail)
+    asked = ["-o", "out.csv", "--caption-column", "words", "--all-columns", "--reader", "decord"]
+    words = ["llava", "meta.csv", "--model", "nano", "--num-frames", "4", *asked]
+    assert CliRunner().invoke(app, words).exit_code == INCOMPLETE
+    command = shlex.split(inspect(tmp_path / "out.vidcap").problems[-1].remedy or "")
+    assert command[0] == "vidcap"
+    assert command[command.index("--output") + 1] == str(tmp_path / "out.csv")
+    assert "--all-columns" in command
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = CliRunner().invoke(app, [*command[1:], "--dry-run"])
+    assert done.exit_code == OK, done.exception
 
 
 def test_an_exception_in_a_rank_is_shown(run):

@@ -131,18 +131,25 @@ def _failure(parts: RunParts, file: Path, row: int) -> tuple[str, str, str]:
 
 
 def continue_command(run: RunDir, plan: Plan) -> str:
-    """The command that continues the run: options that alter captions, where not the default."""
-    options = plan.options
-    words = ["vidcap", str(options.get("family", "")), plan.meta]
-    words += ["--model", str(options.get("model", ""))]
+    """The command that continues the run, with the options that were not the default."""
+    options, family = plan.options, str(plan.options.get("family", ""))
+    words = ["vidcap", family, plan.meta, "--model", str(options.get("model", ""))]
     defaults = {field.name: field.default for field in fields(CaptionConfig)}
-    for name, value in options.items():
-        if name not in _NOT_OPTIONS and value != defaults.get(name):
-            words += ["--" + name.replace("_", "-"), str(value)]
+    if family == "llava":
+        del defaults["num_frames"]  # its own is another
+    altered = {
+        name: value
+        for name, value in options.items()
+        if name not in _NOT_OPTIONS and value != defaults.get(name)
+    }
+    for name, value in {**altered, **plan.table_options}.items():
+        words.append("--" + name.replace("_", "-"))
+        if value is not True:
+            words.append(str(value))
     # A run that starts over lies beside the one it will replace.
     place = run.path.absolute()
     place = place.with_name(place.name.removesuffix(".next"))
-    output = default_output(Path(plan.meta), str(options.get("family", "")), None)
+    output = Path(plan.table_options.get("output") or default_output(Path(plan.meta), family, None))
     if place != default_run_dir(output):
         words += ["--run-dir", str(place)]
     return shlex.join(words)
