@@ -2,8 +2,10 @@
 
 import errno
 import os
+import random
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
 from vidcap_cli.launch import LaunchFailedError, read_exits
 from vidcap_cli.run import Job, leading
+from vidcap_cli.rundir import RunDir
 
 
 class Notices:
@@ -59,3 +62,24 @@ def test_no_process_left_is_a_failed_launch(job, monkeypatch, number):
     assert len(failed) == 2
     # No other node is to wait for the ranks of this one.
     assert [[end.code for end in launched] for launched in ends] == [[-signal.SIGKILL]] * 2
+
+
+def test_msrun_and_ranks_import_nothing_of_the_users_and_read_paths_as_bytes(tmp_path, monkeypatch):
+    """Whatever the working directory, PYTHONPATH and the locale are."""
+    (tmp_path / "random.py").write_text("raise SystemExit('imported a file of the user')\n")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}/none")
+    for name, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+        monkeypatch.setenv(name, value)
+    folder = RunDir(tmp_path / "run").attempt(1)
+    folder.path.mkdir(parents=True)
+    program = "import random, sys; print(random.__file__, sys.getfilesystemencoding(), sys.prefix)"
+    done = subprocess.run(
+        ["python", "-c", program],
+        cwd=tmp_path,
+        env=launch._environment(folder, 1),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (f"{random.__file__} utf-8 {sys.prefix}\n", "")

@@ -268,9 +268,9 @@ def _command(run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> l
         "log_dir": logs,
         "join": False,
     }
-    msrun = [sys.executable, "-P", "-m", "mindspore.parallel.cluster.run"]
+    msrun = [sys.executable, "-m", "mindspore.parallel.cluster.run"]
     flags = [f"--{name}={value}" for name, value in options.items()]
-    worker = ["python", "-P", "-m", "vidcap_cli.rank.worker", str(run.path.absolute())]
+    worker = ["python", "-m", "vidcap_cli.rank.worker", str(run.path.absolute())]
     return [*msrun, *flags, *worker, str(folder.number)]
 
 

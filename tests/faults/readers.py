@@ -1,6 +1,7 @@
 """Readers for decoder processes that fail on cue: the path says how."""
 
 import os
+import random
 import signal
 import sys
 import time
@@ -33,6 +34,10 @@ def _loaded(rest: str) -> None:
     raise VideoError("decode_error", " ".join({*rest.split()} & {*sys.modules}))
 
 
+def _started(rest: str) -> None:
+    raise VideoError("decode_error", f"{random.__file__} {sys.getfilesystemencoding()}")
+
+
 _KINDS = {
     "hang": lambda _: time.sleep(1000),
     "slow": lambda rest: time.sleep(float(rest)),
@@ -42,6 +47,7 @@ _KINDS = {
     "print": lambda _: print("a library talks"),
     "bug": _bug,
     "loaded": _loaded,
+    "started": _started,
     "memory": _memory,
 }
 

@@ -1,4 +1,5 @@
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -344,3 +345,16 @@ def test_a_decoder_is_held_to_its_share_or_to_what_is_asked_for(memory):
         run(decoders, ["any"])
         (process,) = children()
         assert process.rlimit(psutil.RLIMIT_DATA)[0] == (memory or memory_share(1))
+
+
+def test_decoders_import_nothing_of_the_users_and_read_paths_as_bytes(tmp_path, monkeypatch):
+    """Whatever the working directory, PYTHONPATH and the locale of their rank are."""
+    (tmp_path / "random.py").write_text("raise SystemExit('imported a file of the user')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    for name, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+        monkeypatch.setenv(name, value)
+    with pool(workers=1) as decoders:
+        (row,) = run(decoders, ["started:"])
+    assert row.error == f"{random.__file__} utf-8"

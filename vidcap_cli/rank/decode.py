@@ -281,7 +281,7 @@ class _Decoder:
         with theirs, contextlib.ExitStack() as undo:
             undo.callback(self.socket.close)
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _PROGRAM, *words],
+                [sys.executable, "-c", _PROGRAM, *words],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # a library that prints must not write into the rank's output
