@@ -455,6 +455,16 @@ def test_outputs_never_replace_inputs(tmp_path, meta, run):
     assert digest(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["nowhere/out.csv", "folder.csv", "/proc/out.csv"])
+@pytest.mark.parametrize("which", ["out", "missing"])
+def test_an_output_is_tried_before_anything_is_read(tmp_path, run, monkeypatch, name, which):
+    (tmp_path / "folder.csv").mkdir()
+    monkeypatch.setattr(merge_module, "read_results", lambda *_: pytest.fail("it read the parts"))
+    places = {"out": tmp_path / "out.csv", "missing": None, which: tmp_path / name}
+    with pytest.raises(UsageError, match=f"{name}: (the folder|is a folder|nothing can be)"):
+        merge([run.path], places["out"], missing=places["missing"])
+
+
 def test_damaged_inputs_are_named_and_nothing_is_written(tmp_path, meta, run):
     out = tmp_path / "out.csv"
     out.write_bytes(b"an earlier result")

@@ -478,6 +478,26 @@ def test_a_replacement_that_goes_on_is_left_to_its_process(job, monkeypatch):
         assert siblings(job) == before
 
 
+def test_a_run_that_is_being_replaced_is_not_continued(job, monkeypatch):
+    """Not while the new one is planned either, of which nothing can be told but by the lock."""
+    with leading(job) as leader:
+        caption_rows(leader.run, 0)
+    make_plan = run_module.make_plan
+
+    def planned_meanwhile(*asked: object) -> object:
+        with pytest.raises(RunError, match="another vidcap is working on"), leading(job):
+            pytest.fail("both went on")
+        return make_plan(*asked)
+
+    monkeypatch.setattr(run_module, "make_plan", planned_meanwhile)
+    with leading(replace(job, fresh=True)) as leader:
+        caption_rows(leader.run, 0, 1, 2)
+        assert len(RunDir(job.run_dir).part_files()) == 1
+        settled = leader.settle(failed=0)
+    assert len(settled.part_files()) == 1
+    assert siblings(job) == {job.meta, job.run_dir}
+
+
 def test_a_lock_on_a_folder_that_was_replaced_meanwhile_leads_nothing(job, monkeypatch):
     run = finished_run(job, failed=1)
     flock = fcntl.flock
