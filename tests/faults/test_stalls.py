@@ -55,4 +55,10 @@ def test_a_rank_that_reports_nothing_is_killed_as_dead(scene, tmp_path):
     command.assert_gone()
     end = json.loads((work / RUN / "attempts/0001/exit-0001.json").read_bytes())
     assert end["code"] == -signal.SIGKILL
+    # The rows it had are charged with a death, as those of a rank that crashes are.
+    mine = [e for e in events(work / RUN) if (e["attempt"], e["rank"]) == (1, 1)]
+    began = {row for e in mine if e["kind"] == "began" for row in e["rows"]}
+    had = began - {e["row"] for e in mine if e["kind"] == "done"}
+    assert end["rows"] == sorted(had)
+    assert had
     assert sorted({row for row, _ in committed(work / RUN)}) == list(range(16))
