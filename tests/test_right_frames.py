@@ -204,8 +204,11 @@ def test_text_and_playlists_are_no_videos(name, text, reader, clips, tmp_path):
 @pytest.mark.parametrize("name", ["concat:a.mp4|b.mp4", "http:a.mp4", "a%02d.mp4", "-i.mp4"])
 def test_a_file_name_is_never_an_address(name, clips, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path(name).write_bytes(clips["h264"].read_bytes())
+    shutil.copy(clips["h264"], tmp_path / name)
     assert probe(name).frames == 48
+    for reader in ("auto", "decord"):
+        clip = read_frames(name, corpus.RULES["the last"], reader=reader)
+        assert clip.source_frames == 48
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
@@ -237,15 +240,18 @@ def test_looks_that_pixels_do_not_show_are_flagged(options, flags, tmp_path):
 
 
 def test_an_address_in_a_file_is_not_opened(clips, monkeypatch, tmp_path):
-    """Whatever format should name one some day: here playlists are let in on purpose."""
-    monkeypatch.setitem(container._OPTIONS, "format_whitelist", "hls,mpegts")
+    """Whatever format may name one some day: here lists are let in on purpose."""
     video = b64encode(clips["h264_ts"].read_bytes()).decode()
-    (tmp_path / "list.m3u8").write_text(
-        f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\ndata:video/mp2t;base64,{video}\n"
-        "#EXT-X-ENDLIST\n"
-    )
+    path = tmp_path / "list.mp4"
+    path.write_text(f"ffconcat version 1.0\nfile 'data:video/mp2t;base64,{video}'\n")
+    lists = {"format_whitelist": "concat,mpegts", "safe": "0"}
+    with monkeypatch.context() as patch:
+        options = {**container._OPTIONS, **lists, "protocol_whitelist": "file,data"}
+        patch.setattr(container, "_OPTIONS", options)
+        assert probe(path).frames == 48
+    monkeypatch.setattr(container, "_OPTIONS", {**container._OPTIONS, **lists})
     with pytest.raises(VideoError):
-        probe(tmp_path / "list.m3u8")
+        probe(path)
 
 
 def test_the_option_decides_who_reads(tmp_path):
