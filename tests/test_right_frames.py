@@ -16,7 +16,7 @@ import av
 import corpus
 import numpy as np
 import pytest
-from clips import decode_all, encode
+from clips import Exactly, decode_all, encode
 from faults.scene import OUTPUT, Scene
 
 from vidcap_cli.inspect.video import video_report
@@ -52,6 +52,22 @@ def test_a_seek_into_an_intra_refresh_is_not_believed(name):
     for wanted in ([*range(6, 144, 6)], [50], [100, 143]):
         rule = corpus.Unresized(lambda _total, _fps, wanted=wanted: np.array(wanted))
         np.testing.assert_array_equal(read_frames(MEDIA / name, rule).frames, truth[wanted])
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264", "libx265", "libvpx-vp9"])
+def test_a_table_of_key_frames_that_lies_is_not_believed(codec, clips, tmp_path):
+    """Without the table (ISO 14496-12, 8.6.2) every frame counts as one to begin at."""
+    frames = decode_all(clips["h264"])
+    more = {"libx265": {"x265-params": "log-level=none"}, "libvpx-vp9": {"cpu-used": "8"}}
+    encode(tmp_path / "a.mp4", frames, codec, options={"g": "48", **more.get(codec, {})})
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data.count(b"stss") == 1
+    (tmp_path / "b.mp4").write_bytes(data.replace(b"stss", b"free"))
+    truth = decode_all(tmp_path / "a.mp4")
+    for wanted in ([40], [3, 25, 47]):
+        clip = read_frames(tmp_path / "b.mp4", Exactly(wanted))
+        np.testing.assert_array_equal(clip.frames, truth[wanted])
+        assert clip.flags == ()
 
 
 @pytest.mark.parametrize(
