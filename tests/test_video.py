@@ -12,6 +12,7 @@ from clips import FPS, FRAMES, Exactly, decode_all, encode, source
 from vidcap_cli import video
 from vidcap_cli.models.qwen2vl import FrameRule
 from vidcap_cli.video import VideoError, probe, read_frames
+from vidcap_cli.video.index import index_video
 
 # Every container and codec, with open and closed groups of pictures, odd shapes and time stamps.
 READABLE = [
@@ -49,6 +50,26 @@ def test_seeking_far_ahead_gives_the_same_frames_as_reading_through(monkeypatch)
     clip = read_frames(bikes, Exactly(wanted))
     np.testing.assert_array_equal(clip.frames, decode_all(bikes)[wanted])
     assert len(decoded) < 150  # it did seek
+
+
+def test_a_seek_that_lands_on_another_key_frame_is_noticed(monkeypatch):
+    bikes = source("bikes")
+    another = int(index_video(bikes).keys[3, 2])
+    landed: list[int] = []
+    decode = video.decode
+
+    def astray(file: Any, stream: Any, *rest: Any, since: int | None = None) -> Any:
+        if since is not None:
+            file.seek(another, stream=stream)
+            landed.append(since)
+        return decode(file, stream, *rest, since=since)
+
+    monkeypatch.setattr(video, "decode", astray)
+    wanted = [10, 80, 90]
+    clip = read_frames(bikes, Exactly(wanted))
+    np.testing.assert_array_equal(clip.frames, decode_all(bikes)[wanted])
+    assert landed
+    assert clip.source_frames == 250
 
 
 def test_neighbouring_frames_of_the_test_clip_differ(clips):
