@@ -84,11 +84,15 @@ def make_vision(job: Job) -> Callable[[dict[str, Any]], Any]:
     """The vision tower of the job's folder, and what leads to the language model."""
     whole = settings(job)
     if is_qwen(job):
-        from vidcap_cli.engine.qwen2vl_vision import Qwen2VLVision, Qwen2VLVisionConfig
+        from vidcap_cli.engine.qwen2vl_vision import Qwen2VLVision
+        from vidcap_cli.models.towers import Qwen2VLVisionConfig
 
         read = read_part(job, r".*visual\.")
-        return Qwen2VLVision(Qwen2VLVisionConfig.read(whole), read, ms.float32)
-    from vidcap_cli.engine.clip import ClipConfig, ClipVision
+        return Qwen2VLVision(
+            Qwen2VLVisionConfig.read(whole, DecoderConfig.read(whole).hidden), read, ms.float32
+        )
+    from vidcap_cli.engine.clip import ClipVision
+    from vidcap_cli.models.towers import ClipConfig
 
     read = read_part(job, r".*(?=(?:vision_tower|multi_modal_projector)\.)")
     sizes = ClipConfig.read(whole, whole["text_config"]["hidden_size"])

@@ -18,7 +18,7 @@ from vidcap_cli.engine.generate import GraphEngine
 from vidcap_cli.engine.model import load_model, mrope_positions
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models import load_captioner
-from vidcap_cli.models.checkpoint import check_model
+from vidcap_cli.models.checkpoint import check_model, read_json
 
 QWEN = tiny.TinyQwen2VL(seed=3)
 LLAVA = tiny_llava.TinyLlava(seed=3)
@@ -85,6 +85,26 @@ def test_a_head_that_is_tied_may_be_stored_all_the_same(tmp_path):
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     tiny.write_weights(folder, weights, "F32", 1)
     np.testing.assert_array_equal(logits(), before)
+
+
+def test_llava_with_tied_embeddings_captions_as_with_the_head_stored(tmp_path):
+    folder, weights = written(tmp_path, "llava")
+    head, settings = "language_model.lm_head.weight", read_json(folder / "config.json")
+    weights[head] = weights["language_model.model.embed_tokens.weight"]
+
+    def ids(tied: bool) -> list[int]:
+        settings["text_config"]["tie_word_embeddings"] = tied
+        tiny.write_json(folder / "config.json", settings)
+        kept = {name: it for name, it in weights.items() if name != head or not tied}
+        tiny.write_weights(folder, kept, "F32", 1)
+        check_model(folder, "llava")
+        config = CaptionConfig("llava", str(folder), max_new_tokens=8)
+        prompt = load_captioner(config).prompt(noise(1, 1, 56, 56))
+        return generate_all(GraphEngine(config, lambda _: None), [prompt])[0].ids
+
+    stored = ids(tied=False)
+    assert len(set(stored)) > 1
+    assert ids(tied=True) == stored
 
 
 def test_lora_that_is_not_merged_is_refused_where_its_scale_is_unknown(tmp_path):

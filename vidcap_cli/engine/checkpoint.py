@@ -25,7 +25,8 @@ _QUANTISED = re.compile(
     r"\.(qweight|qzeros|g_idx|scales|SCB|weight_(scale(_inv)?|packed|zero_point|format)"
     r"|(weight\.)?(absmax|quant_map|quant_state\..*))$"
 )
-_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+# What a weight may be stored in, and the numpy type of its bytes.
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +45,25 @@ class Tensor:
 
     def read(self) -> NDArray[np.float32]:
         """The values, as float32."""
-        if self.number not in _TYPES:
+        return self._numbers(0, self.parameters).reshape(self.shape)
+
+    def ends(self, most: int) -> NDArray[np.float32]:
+        """The first and the last values, ``most`` of each or all that there are."""
+        most = min(most, self.parameters)
+        last = self._numbers(self.parameters - most, most)
+        return np.concatenate([self._numbers(0, most), last])
+
+    def _numbers(self, first: int, number: int) -> NDArray[np.float32]:
+        if self.number not in FLOATS:
             raise ModelError(f"{self.file} holds weights of type {self.number}, not floats.")
-        raw = np.fromfile(
-            self.file, _TYPES[self.number], int(np.prod(self.shape)), offset=self.offset
-        )
-        if raw.size != np.prod(self.shape):
+        kind = np.dtype(FLOATS[self.number])
+        raw = np.fromfile(self.file, kind, number, offset=self.offset + first * kind.itemsize)
+        if raw.size != number:
             raise ModelError(f"{self.file} was cut short; download it again.")
         if self.number == "BF16":
             # The upper half of a float32.
-            return (raw.astype(np.uint32) << 16).view(np.float32).reshape(self.shape)
-        return raw.astype(np.float32).reshape(self.shape)
+            return (raw.astype(np.uint32) << 16).view(np.float32)
+        return raw.astype(np.float32)
 
 
 class Weights(Mapping[str, Tensor]):
@@ -76,7 +85,7 @@ class Weights(Mapping[str, Tensor]):
     def check_floats(self) -> None:
         """Raise ModelError when weights are quantised, as their names or types show."""
         for name, tensor in self._tensors.items():
-            if _QUANTISED.search(name) or tensor.number.startswith(("F8", "F4", "I4")):
+            if _QUANTISED.search(name) or tensor.number.startswith(("F8", "F6", "F4", "I4")):
                 raise ModelError(
                     f"the weights in {self._folder} are quantised ({name[:200]}, {tensor.number}), "
                     "which vidcap does not compute. Give the folder of the model that was "

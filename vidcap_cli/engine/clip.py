@@ -9,7 +9,6 @@ Sources: transformers 4.57 ``modeling_clip.py``, ``modeling_llava.py``; magic-re
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
@@ -30,90 +29,10 @@ from vidcap_cli.engine.transformer import (
 )
 from vidcap_cli.models import Size
 from vidcap_cli.models.pllava import Shape, averaging
+from vidcap_cli.models.towers import ClipConfig
 
 _FRAMES = 4  # frames that go through the tower together
 _EMBED, _LAYER, _PROJECT = 4, 12, 4  # tensors that they take
-
-# transformers' LlavaConfig without a vision_config, and its CLIPVisionConfig.
-_VIT_L = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
-    "num_attention_heads": 16, "image_size": 336, "patch_size": 14,
-}  # fmt: skip
-_CLIP = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-    "num_attention_heads": 12, "image_size": 224, "patch_size": 32,
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class ClipConfig:
-    """Sizes of tower and projector. ``used`` layers run; ``out`` is the language model's width."""
-
-    width: int
-    mlp: int
-    depth: int
-    heads: int
-    side: int
-    patch: int
-    eps: float
-    used: int
-    with_class: bool
-    out: int
-    biased: bool
-
-    @classmethod
-    def read(cls, config: Mapping[str, Any], out: int) -> "ClipConfig":
-        """From a ``config.json``; what it leaves out is what transformers' classes assume."""
-        vision = {**_CLIP, **config["vision_config"]} if config.get("vision_config") else _VIT_L
-        depth = int(vision["num_hidden_layers"])
-        layer = config.get("vision_feature_layer", -2)
-        return cls(
-            width=int(vision["hidden_size"]),
-            mlp=int(vision["intermediate_size"]),
-            depth=depth,
-            heads=int(vision["num_attention_heads"]),
-            side=int(vision["image_size"]),
-            patch=int(vision["patch_size"]),
-            eps=float(vision.get("layer_norm_eps", 1e-5)),
-            # hidden_states[0] is what enters the first layer.
-            used=layer if layer >= 0 else depth + 1 + layer,
-            with_class=config.get("vision_feature_select_strategy", "default") == "full",
-            out=out,
-            biased=bool(config.get("multimodal_projector_bias", True)),
-        )
-
-    @property
-    def grid(self) -> int:
-        """Patches along a side."""
-        return self.side // self.patch
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every weight, as in the files, those of unused layers included."""
-        tower, projector = "vision_tower.vision_model", "multi_modal_projector"
-        shapes: dict[str, tuple[int, ...]] = {
-            f"{tower}.embeddings.class_embedding": (self.width,),
-            f"{tower}.embeddings.patch_embedding.weight": (self.width, 3, self.patch, self.patch),
-            f"{tower}.embeddings.position_embedding.weight": (self.grid**2 + 1, self.width),
-        }
-
-        def dense(name: str, rows: int, columns: int) -> None:
-            shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (rows, columns), (rows,)
-
-        norms = ["pre_layrnorm", "post_layernorm"]
-        for index in range(self.depth):
-            layer = f"encoder.layers.{index}"
-            norms += [f"{layer}.layer_norm1", f"{layer}.layer_norm2"]
-            for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-                dense(f"{tower}.{layer}.self_attn.{name}", self.width, self.width)
-            dense(f"{tower}.{layer}.mlp.fc1", self.mlp, self.width)
-            dense(f"{tower}.{layer}.mlp.fc2", self.width, self.mlp)
-        for norm in norms:
-            shapes[f"{tower}.{norm}.weight"] = shapes[f"{tower}.{norm}.bias"] = (self.width,)
-        dense(f"{projector}.linear_1", self.out, self.width)
-        dense(f"{projector}.linear_2", self.out, self.out)
-        if not self.biased:
-            del shapes[f"{projector}.linear_1.bias"], shapes[f"{projector}.linear_2.bias"]
-        return shapes
 
 
 class ClipVision:

@@ -4,12 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vidcap_cli.errors import ModelError
 from vidcap_cli.models.settings import check_settings, rope_of
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """Sizes of a language model. ``sections`` are M-RoPE's shares of half a head, or None."""
+    """Sizes of a language model. ``sections`` are M-RoPE's shares of half a head, or None.
+
+    ``tied``: the embeddings are the head, too; ``tied_by_itself``: the language model's own
+    settings say so, not only those of the model around it.
+    """
 
     hidden: int
     mlp: int
@@ -23,33 +28,47 @@ class DecoderConfig:
     sections: tuple[int, ...] | None
     tied: bool
     biased: bool
+    tied_by_itself: bool = False
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "DecoderConfig":
-        """From a ``config.json``; what it leaves out is what transformers' classes assume."""
+        """From a ``config.json``; what it leaves out is what transformers' classes assume.
+
+        Raises ModelError for what the engines do not compute and for sizes that do not fit.
+        """
+        check_settings(config)
         text: Mapping[str, Any] = config.get("text_config") or config
         qwen = str(config.get("model_type")).startswith("qwen2")
         usual: Mapping[str, Any] = _QWEN2_VL if qwen else _LLAMA
         given = {**usual, **{key: value for key, value in text.items() if value is not None}}
-        check_settings(config)
-        heads = int(given["num_attention_heads"])
+        hidden, heads = int(given["hidden_size"]), int(given["num_attention_heads"])
         # Older Llama files leave the number out where every head has its own keys.
-        kv_heads = text.get("num_key_value_heads") or (given["num_key_value_heads"] or heads)
+        kv_heads = text.get("num_key_value_heads", usual["num_key_value_heads"]) or heads
+        if heads % kv_heads or not (given.get("head_dim") or hidden % heads == 0):
+            raise ModelError(
+                f"config.json: num_attention_heads {heads} fits neither hidden_size {hidden} nor "
+                f"num_key_value_heads {kv_heads}."
+            )
+        head = int(given.get("head_dim") or hidden // heads)
+        if head % 2:
+            raise ModelError(f"config.json: a head of {head} numbers has no pairs to rotate.")
         rope = rope_of(text)
+        # transformers 4 asks the language model's settings, 5 those of the model around it.
+        by_itself = text.get("tie_word_embeddings") is True
         return cls(
-            hidden=int(given["hidden_size"]),
+            hidden=hidden,
             mlp=int(given["intermediate_size"]),
             layers=int(given["num_hidden_layers"]),
             heads=heads,
             kv_heads=int(kv_heads),
-            head=int(given.get("head_dim") or given["hidden_size"] // heads),
+            head=head,
             vocab=int(given["vocab_size"]),
             theta=rope.theta or float(usual["rope_theta"]),
             eps=float(given["rms_norm_eps"]),
             sections=rope.sections,
-            # LLaVA's own flag says nothing: transformers ties what its language model ties.
-            tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings"))),
+            tied=by_itself or config.get("tie_word_embeddings") is True,
             biased=qwen,
+            tied_by_itself=by_itself,
         )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcap_cli.engine.checkpoint import Tensor
+from vidcap_cli.engine.checkpoint import FLOATS, Tensor
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models.checkpoint import read_json
+from vidcap_cli.models.settings import number, whole
 
 ALPHA = 4.0  # what the authors run PLLaVA with; its checkpoints do not say
 
@@ -41,6 +42,9 @@ _RENAMED = (
     ("model.norm.", "model.language_model.norm."),
 )
 _MOST_NAMED = 8
+_LARGEST_RANK = 1 << 16
+# What alters the update that a pair stands for.
+_NOT_KNOWN = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,10 @@ class Source:
     down: Tensor | None = None
     up: Tensor | None = None
     scale: float = 0.0
+
+    def kinds(self) -> set[str]:
+        """The types of numbers that it is stored in: BF16, F16, ..."""
+        return {part.number for part in (self.base, self.down, self.up) if part is not None}
 
     def read(self) -> NDArray[np.float32]:
         """The weight, merged, as float32."""
@@ -75,13 +83,15 @@ class Scaling:
         given: dict[str, Any] = {"r": config.get("lora_r"), "lora_alpha": config.get("lora_alpha")}
         if file.is_file():
             given |= read_json(file)
-        unknown = [name for name in ("use_rslora", "use_dora") if given.get(name)]
+        unknown = [name for name in _NOT_KNOWN if given.get(name)]
         if unknown:
             raise ModelError(f"{file} asks for {unknown[0]}, which vidcap does not know.")
-        stated = given.get("lora_alpha")
-        rank = given.get("r")
-        chosen = ALPHA if stated is None else float(stated)
-        return cls(chosen if alpha is None else alpha, None if rank is None else int(rank))
+        stated, rank = given.get("lora_alpha"), given.get("r")
+        chosen = ALPHA if stated is None else number("lora_alpha", stated, 0)
+        return cls(
+            chosen if alpha is None else alpha,
+            None if rank is None else whole("the rank r of LoRA", rank, 1, _LARGEST_RANK),
+        )
 
 
 def merged(
@@ -114,15 +124,22 @@ def merged(
         if base is None or len(halves) != 2:
             continue
         down, up = halves["A"], halves["B"]
-        rank = down.shape[0]
-        fits = (up.shape, down.shape) == ((base.shape[0], rank), (rank, base.shape[-1]))
-        if not fits or rank != (scaling.r or rank):
+        rank = down.shape[0] if down.shape else 0
+        fits = (up.shape, down.shape) == ((*base.shape[:1], rank), (rank, *base.shape[1:]))
+        if not rank or not fits or rank != (scaling.r or rank):
             asked = f", r={scaling.r}" if scaling.r else ""
             wrong.append(
                 f"{module}: lora_B {up.shape} @ lora_A {down.shape}{asked} for {base.shape}"
             )
+            continue
         sources[f"{module}.weight"] = Source(base, down, up, scaling.alpha / rank)
     wrong += [f"{name}: missing" for name in expected if name not in sources]
+    wrong += [
+        f"{name}: {kind}, not floats"
+        for name, source in sources.items()
+        for kind in source.kinds()
+        if kind not in FLOATS
+    ]
     wrong += [f"{name}: not part of the model" for name in sources if name not in expected]
     wrong += [
         f"{name}: {source.base.shape} instead of {expected[name]}"
@@ -132,7 +149,10 @@ def merged(
     if wrong:
         more = f"; and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
         shown = "; ".join(sorted(wrong)[:_MOST_NAMED])
-        raise ModelError(f"the weights do not fit config.json. {shown}{more}.")
+        raise ModelError(
+            f"the weights do not fit config.json: {shown}{more}. Download both again, "
+            "from one place."
+        )
     return sources
 
 

@@ -1,10 +1,8 @@
 """The model of a checkpoint folder: its vision tower and its decoder, from prompt to prefilled.
 
-Here the families differ: in the tower, in the names of its weights, and in the positions that the
-tokens of a video take.
+Here the families differ: in the tower, and in the positions that the tokens of a video take.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +12,18 @@ from mindspore import ops
 from numpy.typing import NDArray
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine.checkpoint import Tensor as Stored
-from vidcap_cli.engine.checkpoint import Weights
-from vidcap_cli.engine.clip import ClipConfig, ClipVision
+from vidcap_cli.engine.clip import ClipVision
 from vidcap_cli.engine.decoder import Decoder, Prefilled
-from vidcap_cli.engine.decoder_config import DecoderConfig
-from vidcap_cli.engine.lora import Scaling, Source, merged
-from vidcap_cli.engine.qwen2vl_vision import Qwen2VLVision, Qwen2VLVisionConfig
+from vidcap_cli.engine.layout import Layout
+from vidcap_cli.engine.qwen2vl_vision import Qwen2VLVision
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models import Prompt, Size
 from vidcap_cli.models.checkpoint import read_json
 from vidcap_cli.models.pllava import pooled_shape
+from vidcap_cli.models.settings import placeholder
+from vidcap_cli.models.towers import Qwen2VLVisionConfig
 
 Vision = Qwen2VLVision | ClipVision
-
-_HEAD = "lm_head.weight"
-_LANGUAGE = "model.language_model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,51 +71,14 @@ def load_model(config: CaptionConfig, number: Any) -> Model:
     Raises ModelError with a list when a weight is missing, left over or of the wrong shape.
     """
     folder = Path(config.model)
-    settings = read_json(folder / "config.json")
-    text = DecoderConfig.read(settings)
-    if config.family == "qwen2vl":
-        tower: Qwen2VLVisionConfig | ClipConfig = Qwen2VLVisionConfig.read(settings)
-        names = "model.visual."
-    else:
-        tower, names = ClipConfig.read(settings, text.hidden), "model."
-    expected = {names + name: shape for name, shape in tower.shapes().items()}
-    expected |= {_of_text(name): shape for name, shape in text.shapes().items()}
-    sources = _sources(folder, config, expected, tied=text.tied)
-    decoder = Decoder(
-        text, lambda name: sources[_of_text(name)].read(), slots=config.slots, number=number
-    )
-
-    def read(name: str) -> NDArray[np.float32]:
-        return sources[names + name].read()
-
-    if isinstance(tower, Qwen2VLVisionConfig):
-        token = int(settings["video_token_id"])
-        return Model(Qwen2VLVision(tower, read, number), decoder, token, tower.merge)
+    layout = Layout.read(folder, config.family, config.lora_alpha)
+    decoder = Decoder(layout.text, layout.text_weight, slots=config.slots, number=number)
+    token = placeholder(read_json(folder / "config.json"))
+    if isinstance(layout.tower, Qwen2VLVisionConfig):
+        vision = Qwen2VLVision(layout.tower, layout.tower_weight, number)
+        return Model(vision, decoder, token, layout.tower.merge)
     pooled = pooled_shape(config) if config.family == "pllava" else None
-    token = int(settings.get("image_token_index") or settings["image_token_id"])
-    return Model(ClipVision(tower, read, number, pooled), decoder, token)
-
-
-def _of_text(name: str) -> str:
-    return name if name == _HEAD else _LANGUAGE + name
-
-
-def _sources(
-    folder: Path, config: CaptionConfig, expected: Mapping[str, tuple[int, ...]], *, tied: bool
-) -> dict[str, Source]:
-    stored: dict[str, Stored] = dict(Weights(folder))
-    if config.family != "pllava":
-        adapted = sorted(name for name in stored if ".lora_" in name)
-        if adapted:
-            raise ModelError(
-                f"{folder} holds LoRA that is not merged ({adapted[0]}, ...): merge it first."
-            )
-    if tied:  # some files store the head all the same
-        stored = {name: tensor for name, tensor in stored.items() if not name.endswith(_HEAD)}
-    try:
-        return merged(stored, expected, Scaling.read(folder, config.lora_alpha))
-    except ModelError as error:
-        raise ModelError(f"{folder}: {error}") from error
+    return Model(ClipVision(layout.tower, layout.tower_weight, number, pooled), decoder, token)
 
 
 def mrope_positions(

@@ -12,12 +12,11 @@ import transformers
 from transformers.models.llava.modeling_llava import LlavaModel
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine.checkpoint import Weights
-from vidcap_cli.engine.lora import Scaling, merged
+from vidcap_cli.engine.layout import Layout
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models.checkpoint import read_json
 from vidcap_cli.models.pllava import averaging, pooled_shape
-from vidcap_cli.models.settings import as_transformers_4, check_settings
+from vidcap_cli.models.settings import as_transformers_4
 
 _CONFIG: Any = transformers.LlavaConfig
 
@@ -25,20 +24,15 @@ _CONFIG: Any = transformers.LlavaConfig
 def load_pllava(folder: Path, config: CaptionConfig, number: Any) -> Any:
     """The model in ``folder`` in type ``number``, LoRA merged, every key accounted for."""
     given = read_json(folder / "config.json")
-    check_settings(given)
-    given = as_transformers_4(given)
+    layout = Layout.read(folder, config.family, config.lora_alpha)
+    given = as_transformers_4(given, tied=layout.text.tied)
     given.pop("model_type", None)
     settings: Any = _CONFIG(**given, attn_implementation="eager")
     settings.pooled = pooled_shape(config)
     settings.frames = config.num_frames
-    with torch.device("meta"):
-        model = Pllava(settings)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    try:
-        sources = merged(Weights(folder), expected, Scaling.read(folder, config.lora_alpha))
-    except ModelError as error:
-        raise ModelError(f"{folder}: {error}") from error
-    state = {name: torch.tensor(source.read()).to(number) for name, source in sources.items()}
+    state = {
+        name: torch.tensor(source.read()).to(number) for name, source in layout.sources.items()
+    }
     model, report = Pllava.from_pretrained(
         None, config=settings, state_dict=state, dtype=number, output_loading_info=True
     )

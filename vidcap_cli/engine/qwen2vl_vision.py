@@ -9,7 +9,6 @@ Source: transformers 4.57 ``modeling_qwen2_vl.py``, ``Qwen2VisionTransformerPret
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
@@ -29,66 +28,13 @@ from vidcap_cli.engine.transformer import (
     to_tensor,
 )
 from vidcap_cli.models import Size
+from vidcap_cli.models.towers import Qwen2VLVisionConfig
 
 GROUP = 2048  # patches that go through the tower together, if a single pair has no more
 _LEAST = 512  # patches that do at least, empty pairs among them: less work than one graph more
 _FEWEST, _ROUND = 128, 64  # the patches of a pair are filled up, at least, and to a multiple
 _BLOCK, _MERGE = 12, 6  # tensors that they take
 _NEVER = -3e4  # the score of a patch that must not be seen; float16 holds it, too
-
-
-@dataclass(frozen=True, slots=True)
-class Qwen2VLVisionConfig:
-    """Sizes of the tower; ``out`` is the width of the language model."""
-
-    width: int
-    heads: int
-    depth: int
-    mlp: int
-    out: int
-    patch: int
-    merge: int
-    temporal: int
-
-    @classmethod
-    def read(cls, config: Mapping[str, Any]) -> "Qwen2VLVisionConfig":
-        """From a ``config.json``; what it leaves out is what transformers' class assumes."""
-        vision: Mapping[str, Any] = config.get("vision_config") or {}
-        text: Mapping[str, Any] = config.get("text_config") or config
-        width = int(vision.get("embed_dim", 1280))
-        return cls(
-            width=width,
-            heads=int(vision.get("num_heads", 16)),
-            depth=int(vision.get("depth", 32)),
-            mlp=int(width * vision.get("mlp_ratio", 4)),
-            out=int(vision.get("hidden_size") or text["hidden_size"]),
-            patch=int(vision.get("patch_size", 14)),
-            merge=int(vision.get("spatial_merge_size", 2)),
-            temporal=int(vision.get("temporal_patch_size", 2)),
-        )
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every weight, as in the files."""
-        width, merged = self.width, self.width * self.merge**2
-        shapes: dict[str, tuple[int, ...]] = {
-            "patch_embed.proj.weight": (width, 3, self.temporal, self.patch, self.patch)
-        }
-
-        def dense(name: str, rows: int, columns: int) -> None:
-            shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (rows, columns), (rows,)
-
-        for index in range(self.depth):
-            block = f"blocks.{index}"
-            for norm in ("norm1", "norm2"):
-                shapes[f"{block}.{norm}.weight"] = shapes[f"{block}.{norm}.bias"] = (width,)
-            dense(f"{block}.attn.qkv", 3 * width, width)
-            dense(f"{block}.attn.proj", width, width)
-            dense(f"{block}.mlp.fc1", self.mlp, width)
-            dense(f"{block}.mlp.fc2", width, self.mlp)
-        shapes["merger.ln_q.weight"] = shapes["merger.ln_q.bias"] = (width,)
-        dense("merger.mlp.0", merged, merged)
-        dense("merger.mlp.2", self.out, merged)
-        return shapes
 
 
 class Qwen2VLVision:

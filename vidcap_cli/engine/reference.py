@@ -27,10 +27,11 @@ import transformers
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request
 from vidcap_cli.engine.device import as_out_of_memory, number_type, select_device
+from vidcap_cli.engine.layout import Layout
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models import Prompt, Size
 from vidcap_cli.models.checkpoint import read_generation, read_json, stored_type
-from vidcap_cli.models.settings import as_transformers_4, check_settings
+from vidcap_cli.models.settings import as_transformers_4
 
 _CLASSES = {
     "llava": "LlavaForConditionalGeneration",
@@ -146,8 +147,8 @@ def _load(folder: Path, config: CaptionConfig, number: Any) -> Any:
         return load_pllava(folder, config, number)
     kind = getattr(transformers, _CLASSES[config.family])
     given = read_json(folder / "config.json")
-    check_settings(given)
-    translated = as_transformers_4(given)
+    layout = Layout.read(folder, config.family)
+    translated = as_transformers_4(given, tied=layout.text.tied)
     settings = None if translated == given else kind.config_class.from_dict(translated)
     model, report = kind.from_pretrained(
         folder,

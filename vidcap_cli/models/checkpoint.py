@@ -39,7 +39,10 @@ class Generation:
 
 
 def check_model(folder: Path, family: str) -> None:
-    """Raise ModelError unless ``folder`` is a complete checkpoint for the command ``family``."""
+    """Raise ModelError unless ``folder`` is a complete checkpoint for the command ``family``.
+
+    Of the weights the headers are read: every one is there, in the shape that the engine takes.
+    """
     if not folder.is_dir():
         raise ModelError(
             f"no model folder at {folder}. Give the folder of a checkpoint with --model, or try "
@@ -67,9 +70,9 @@ def check_model(folder: Path, family: str) -> None:
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
     read_generation(folder)
-    from vidcap_cli.engine.checkpoint import Weights  # noqa: PLC0415 - it reads through this one
+    from vidcap_cli.engine.layout import Layout  # noqa: PLC0415 - it reads through this one
 
-    Weights(folder).check_floats()
+    Layout.read(folder, family)
 
 
 def _check_adapter(folder: Path) -> None:

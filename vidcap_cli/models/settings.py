@@ -7,7 +7,9 @@ the captions would be wrong without a word. Files of transformers 4 and 5 are bo
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Any
 
 from vidcap_cli.errors import ModelError
@@ -59,7 +61,19 @@ _MOST_OF_TOWER = {
     "temporal_patch_size": 64,
 }
 _TOKENS = ("image_token_index", "image_token_id", "video_token_id")
+_IDS = _MOST["vocab_size"]
+_LEAST = 1e-30  # of numbers above 0
 _NUMBERS = ("rms_norm_eps", "rope_theta")
+_NUMBERS_OF_TOWER = ("layer_norm_eps", "mlp_ratio")
+_YES_OR_NO = ("tie_word_embeddings", "multimodal_projector_bias")
+# The patches that frames are cut into are these.
+_FRAMES_OF_QWEN2_VL = {
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "in_chans": 3,
+    "in_channels": 3,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +97,42 @@ def check_settings(config: Mapping[str, Any]) -> None:
     _known("vision_config.model_type", vision.get("model_type"), _TOWERS[kind])
     if text is not config:
         _known("text_config.model_type", text.get("model_type"), _TEXTS[kind])
+    _of_text(text)
+    _of_tower(vision)
+    for key in _TOKENS:
+        if (value := config.get(key)) is not None:
+            whole(f"config.json: {key}", value, 0, _IDS)
+    for key in _YES_OR_NO:
+        for given in (config, text):
+            _known(key, given.get(key), (True, False))
+    rope = rope_of(text)
+    if kind == "qwen2_vl":
+        _qwen2vl(text, vision, rope)
+    else:
+        _known("attention_bias", text.get("attention_bias"), (False,))
+        _llava(config, vision, rope)
+
+
+def _of_text(text: Mapping[str, Any]) -> None:
     _known("hidden_act", text.get("hidden_act"), ("silu",))
-    _known("vision_config.hidden_act", vision.get("hidden_act"), ("quick_gelu",))
     for key, values in _NEUTRAL.items():
         _known(key, text.get(key), values)
     layers = text.get("layer_types")
     if layers is not None:
         other = [name for name in _list("layer_types", layers) if name != "full_attention"]
-        _known("layer_types", other[0] if other else None, ("full_attention",))
+        _known("layer_types", str(other[0]) if other else None, ("full_attention",))
     _sizes(text, _MOST, "")
-    _sizes(vision, _MOST_OF_TOWER, "vision_config.")
-    for key in _TOKENS:
-        if (value := config.get(key)) is not None:
-            _whole(key, value, 0, _MOST["vocab_size"])
     for key in _NUMBERS:
         if (value := text.get(key)) is not None:
-            _positive(key, value)
-    rope = rope_of(text)
-    if kind == "qwen2_vl":
-        _qwen2vl(text, rope)
-    else:
-        _known("attention_bias", text.get("attention_bias"), (False,))
-        _llava(config, vision, rope)
+            number(f"config.json: {key}", value, _LEAST)
+
+
+def _of_tower(vision: Mapping[str, Any]) -> None:
+    _known("vision_config.hidden_act", vision.get("hidden_act"), ("quick_gelu",))
+    _sizes(vision, _MOST_OF_TOWER, "vision_config.")
+    for key in _NUMBERS_OF_TOWER:
+        if (value := vision.get(key)) is not None:
+            number(f"config.json: vision_config.{key}", value, _LEAST, 64)
 
 
 def check_quantisation(config: Mapping[str, Any]) -> None:
@@ -133,20 +161,24 @@ def rope_of(text: Mapping[str, Any]) -> Rope:
     sections = given.get("mrope_section")
     if sections is not None:
         sections = tuple(
-            _whole(f"{name}.mrope_section", part, 0, _MOST["head_dim"])
+            whole(f"config.json: {name}.mrope_section", part, 0, _MOST["head_dim"])
             for part in _list(f"{name}.mrope_section", sections)
         )
-    return Rope(None if theta is None else _positive("rope_theta", theta), sections or None)
+    return Rope(
+        None if theta is None else number("config.json: rope_theta", theta, _LEAST),
+        sections or None,
+    )
 
 
-def as_transformers_4(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` with ``rope_parameters`` as transformers 4 reads them; others as they are."""
+def as_transformers_4(config: Mapping[str, Any], *, tied: bool | None = None) -> dict[str, Any]:
+    """``config`` as transformers 4 reads it: ``rope_parameters`` in its words, and whether the
+    embeddings are ``tied``, if that is known, where it looks for it; the rest as it is.
+    """
     translated = dict(config)
     if isinstance(config.get("text_config"), Mapping):
         text = as_transformers_4(config["text_config"])
-        if "rope_parameters" in config["text_config"] and "tie_word_embeddings" in config:
-            # transformers 4 asks the language model's settings alone.
-            text.setdefault("tie_word_embeddings", config["tie_word_embeddings"])
+        if tied is not None:
+            text["tie_word_embeddings"] = tied
         translated["text_config"] = text
     parameters = translated.pop("rope_parameters", None)
     if parameters is None:
@@ -159,7 +191,9 @@ def as_transformers_4(config: Mapping[str, Any]) -> dict[str, Any]:
     return translated
 
 
-def _qwen2vl(text: Mapping[str, Any], rope: Rope) -> None:
+def _qwen2vl(text: Mapping[str, Any], vision: Mapping[str, Any], rope: Rope) -> None:
+    for key, value in _FRAMES_OF_QWEN2_VL.items():
+        _known(f"vision_config.{key}", vision.get(key), (value,))
     hidden, heads = text.get("hidden_size") or 8192, text.get("num_attention_heads") or 64
     _known("head_dim", text.get("head_dim"), (hidden // heads,))
     if rope.sections is None or len(rope.sections) != 3:
@@ -173,6 +207,7 @@ def _qwen2vl(text: Mapping[str, Any], rope: Rope) -> None:
 
 def _llava(config: Mapping[str, Any], vision: Mapping[str, Any], rope: Rope) -> None:
     _known("rope_scaling.mrope_section", rope.sections, ())
+    _known("vision_config.num_channels", vision.get("num_channels"), (3,))
     _known("projector_hidden_act", config.get("projector_hidden_act"), ("gelu",))
     _known(
         "vision_feature_select_strategy",
@@ -182,7 +217,7 @@ def _llava(config: Mapping[str, Any], vision: Mapping[str, Any], rope: Rope) -> 
     layer = config.get("vision_feature_layer")
     depth = vision.get("num_hidden_layers") or (12 if vision else 24)
     if layer is not None:
-        _whole("vision_feature_layer", layer, -depth - 1, depth)
+        whole("config.json: vision_feature_layer", layer, -depth - 1, depth)
 
 
 def _nested(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -204,7 +239,7 @@ def _known(key: str, value: object, values: tuple[Any, ...]) -> None:
     """Refuse ``value`` unless it is left out or one of ``values``."""
     if value is not None and value not in values:
         raise ModelError(
-            f"config.json: {key} {str(value)[:60]!r} is not known to vidcap, which would caption "
+            f"config.json: {key} {_shown(value)} is not known to vidcap, which would caption "
             "wrongly without it."
         )
 
@@ -212,7 +247,7 @@ def _known(key: str, value: object, values: tuple[Any, ...]) -> None:
 def _sizes(given: Mapping[str, Any], most: Mapping[str, int], prefix: str) -> None:
     for key, limit in most.items():
         if (value := given.get(key)) is not None:
-            _whole(prefix + key, value, 1, limit)
+            whole(f"config.json: {prefix}{key}", value, 1, limit)
     heads = given.get("num_attention_heads") or given.get("num_heads")
     keys = given.get("num_key_value_heads")
     if heads and keys and heads % keys:
@@ -222,17 +257,37 @@ def _sizes(given: Mapping[str, Any], most: Mapping[str, int], prefix: str) -> No
         )
 
 
-def _whole(key: str, value: object, low: int, high: int) -> int:
+def whole(key: str, value: object, low: int, high: int) -> int:
+    """``value`` where it is a whole number from ``low`` to ``high``; ModelError names ``key``."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ModelError(
-            f"config.json: {key} {str(value)[:40]!r} is not a whole number from {low:,} to "
-            f"{high:,}."
-        )
+        raise ModelError(f"{key} {_shown(value)} is not a whole number from {low:,} to {high:,}.")
     return value
 
 
-def _positive(key: str, value: object) -> float:
-    wrong = isinstance(value, bool) or not isinstance(value, int | float)
-    if wrong or not 0 < float(str(value)) < float("inf"):
-        raise ModelError(f"config.json: {key} {str(value)[:40]!r} is not a positive number.")
-    return float(str(value))
+def number(key: str, value: object, low: float = -inf, high: float = inf) -> float:
+    """``value`` where it is a finite number from ``low`` to ``high``; ModelError names ``key``."""
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        with suppress(OverflowError):
+            if low <= value <= high and isfinite(value):
+                return float(value)
+    limits = "" if high == inf else f" from {low:g} to {high:g}"
+    limits = f" of {low:g} or more" if not limits and low != -inf else limits
+    raise ModelError(f"{key} {_shown(value)} is not a finite number{limits}.")
+
+
+def placeholder(config: Mapping[str, Any]) -> int:
+    """The id of the token that stands where the features of a picture or a video go."""
+    if config.get("model_type") == "qwen2_vl":
+        given = config.get("video_token_id")
+        return whole("config.json: video_token_id", 151656 if given is None else given, 0, _IDS)
+    for key in ("image_token_index", "image_token_id"):
+        if (given := config.get(key)) is not None:
+            return whole(f"config.json: {key}", given, 0, _IDS)
+    raise ModelError("config.json has no image_token_index.")
+
+
+def _shown(value: object) -> str:
+    """``value`` as a sentence may hold it: short, and never a number too long to be written."""
+    if isinstance(value, int) and abs(value) > 10**18:
+        return "of more than 18 digits"
+    return repr(str(value)[:40])
