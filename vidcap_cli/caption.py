@@ -22,6 +22,7 @@ from vidcap_cli.errors import INCOMPLETE, OK, RunError, UsageError
 from vidcap_cli.join import join
 from vidcap_cli.launch import Cluster
 from vidcap_cli.merge import Reconciliation, merge
+from vidcap_cli.models import load_captioner
 from vidcap_cli.models.checkpoint import check_model, fingerprint, sampling_keys
 from vidcap_cli.models.hub import fetch, is_hub_name
 from vidcap_cli.plan import TABLE, VIDEO, kind_of
@@ -85,6 +86,7 @@ def caption(request: Request) -> int:
     check_model(model, family)
     _say_sampling(model)
     config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
+    load_captioner(config)  # refuses now what every rank would refuse
     if request.dry_run:
         return _dry_run(request, meta, config, None if shown else output)
     with _working_place(request, output, temporary=shown) as (run_dir, target):

@@ -50,8 +50,7 @@ class Layout:
                 tower = Qwen2VLVisionConfig.read(settings, text.hidden)
             else:
                 tower = ClipConfig.read(settings, text.hidden)
-            if family != "pllava":
-                _no_lora(stored)
+            _check_lora(folder, family, stored)
             tensors, text = _head(stored, text)
             expected = {_of_tower(tower, name): it for name, it in tower.shapes().items()}
             expected |= {_of_text(name): shape for name, shape in text.shapes().items()}
@@ -78,13 +77,15 @@ def _of_tower(tower: ClipConfig | Qwen2VLVisionConfig, name: str) -> str:
     return ("model." if isinstance(tower, ClipConfig) else "model.visual.") + name
 
 
-def _no_lora(stored: Mapping[str, Tensor]) -> None:
+def _check_lora(folder: Path, family: str, stored: Mapping[str, Tensor]) -> None:
+    """Raise ModelError for LoRA that would not become part of the weights."""
     adapted = sorted(name for name in stored if ".lora_" in name)
-    if adapted:
-        raise ModelError(
-            f"the weights hold LoRA that is not merged ({adapted[0][:200]}, ...): merge it first, "
-            "with PEFT (merge_and_unload), and give the folder of the result."
-        )
+    merge = "merge it first, with PEFT (merge_and_unload), and give the folder of the result."
+    if adapted and family != "pllava":
+        raise ModelError(f"the weights hold LoRA that is not merged ({adapted[0][:200]}): {merge}")
+    beside = next((file for file in sorted(folder.glob("adapter_model.*"))), None)
+    if beside and not adapted:
+        raise ModelError(f"{beside.name} holds an adapter of the weights beside it: {merge}")
 
 
 def _head(

@@ -12,6 +12,7 @@ from typing import Any
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine.checkpoint import Tensor, read_header
+from vidcap_cli.engine.decoder_config import DecoderConfig
 from vidcap_cli.errors import ModelError
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.models import load_captioner
@@ -195,14 +196,12 @@ def _weight_facts(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> t
 
 
 def _cache_numbers(config: Mapping[str, Any]) -> int:
-    """Keys and values that one token leaves in all layers; 0 when the configuration is partial."""
-    text = _object(config.get("text_config")) or config
+    """Keys and values that one token leaves in all layers; 0 where the settings do not say."""
+    if command_of(dict(config)) is None:
+        return 0
     try:
-        heads = int(text["num_attention_heads"])
-        head = int(text.get("head_dim") or text["hidden_size"] // heads)
-        keys = int(text.get("num_key_value_heads") or heads)
-        return 2 * int(text["num_hidden_layers"]) * keys * head
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return DecoderConfig.read(config).cache_numbers
+    except ModelError:
         return 0
 
 

@@ -78,7 +78,7 @@ def check_model(folder: Path, family: str) -> None:
 def _check_adapter(folder: Path) -> None:
     """Raise ModelError for a folder that holds an adapter without the model it belongs to."""
     file = folder / "adapter_config.json"
-    if not file.is_file() or (folder / "config.json").is_file():
+    if not file.is_file() or not {"config.json", "model.safetensors"} & set(lacking(folder)):
         return
     base = read_json(file).get("base_model_name_or_path")
     raise ModelError(
@@ -163,9 +163,14 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = convert(folder / "tokenizer.model", settings)
     else:
         raise ModelError(f"{folder} has no tokenizer.json; download the checkpoint again.")
-    for token in _added_tokens(folder, settings):
-        if tokenizer.token_to_id(token.content) is None:
-            tokenizer.add_special_tokens([token])
+    # All at once: each call goes through all tokens that were ever added.
+    tokenizer.add_special_tokens(
+        [
+            token
+            for token in _added_tokens(folder, settings)
+            if tokenizer.token_to_id(token.content) is None
+        ]
+    )
     if str(settings.get("tokenizer_class", "")).startswith("LlamaTokenizer"):
         # transformers' class sets this itself, whatever tokenizer.json says.
         tokenizer.post_processor = _beginning(tokenizer, settings)

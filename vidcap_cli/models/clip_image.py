@@ -17,10 +17,12 @@ from PIL import Image
 
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models.processor import read_processor
+from vidcap_cli.models.settings import number, whole
 
 SIDE = 336
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+_LARGEST = 1 << 14  # pixels of a side; no vision tower takes more
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +80,23 @@ def read_clip_images(folder: Path) -> ClipImages:
     found = read_processor(folder, "image_processor")
     if found is None:
         return ClipImages()
-    file, given = found
+    file, settings = found
+    given = {key: value for key, value in settings.items() if value is not None}
     if given.get("do_pad"):
         raise ModelError(f"{file} pads frames to a square (do_pad), which vidcap does not.")
-    return ClipImages(
-        size=_size(given.get("size", SIDE)) if given.get("do_resize", True) else None,
-        crop=_crop(given.get("crop_size", SIDE)) if given.get("do_center_crop", True) else None,
-        resample=int(given.get("resample", Image.Resampling.BICUBIC)),
-        scale=float(given.get("rescale_factor", 1 / 255)) if given.get("do_rescale", True) else 1.0,
-        mean=_channels(given, "image_mean", MEAN, 0.0),
-        std=_channels(given, "image_std", STD, 1.0),
-    )
+    try:
+        return ClipImages(
+            size=_size(given.get("size", SIDE)) if given.get("do_resize", True) else None,
+            crop=_crop(given.get("crop_size", SIDE)) if given.get("do_center_crop", True) else None,
+            resample=whole("resample", given.get("resample", int(Image.Resampling.BICUBIC)), 0, 5),
+            scale=number("rescale_factor", given.get("rescale_factor", 1 / 255))
+            if given.get("do_rescale", True)
+            else 1.0,
+            mean=_channels(given, "image_mean", MEAN, 0.0),
+            std=_channels(given, "image_std", STD, 1.0),
+        )
+    except ModelError as error:
+        raise ModelError(f"{file}: {error}") from error
 
 
 def _channels(
@@ -96,20 +104,35 @@ def _channels(
 ) -> tuple[float, ...]:
     if not given.get("do_normalize", True):
         return (neutral,) * 3
-    return tuple(map(float, given.get(name) or usual))
+    values = given.get(name, usual)
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        raise ModelError(f"{name} is not three numbers, one a channel.")
+    channels = tuple(number(name, value) for value in values)
+    if name == "image_std" and 0 in channels:
+        raise ModelError(f"{name} has a zero, by which pixels cannot be divided.")
+    return channels
 
 
 def _size(size: Any) -> int | tuple[int, int]:
     """``size`` of the file: an edge, ``{shortest_edge}`` or ``{height, width}``."""
-    if isinstance(size, int):
-        return size
-    if "shortest_edge" in size:
-        return int(size["shortest_edge"])
-    return int(size["height"]), int(size["width"])
+    if isinstance(size, dict) and "shortest_edge" not in size:
+        return _pair("size", size)
+    edge = size["shortest_edge"] if isinstance(size, dict) else size
+    return whole("size", edge, 1, _LARGEST)
 
 
 def _crop(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
+    if isinstance(size, dict):
+        return _pair("crop_size", size)
+    side = whole("crop_size", size, 1, _LARGEST)
+    return side, side
+
+
+def _pair(name: str, size: dict[str, Any]) -> tuple[int, int]:
+    height, width = (
+        whole(f"{name}.{side}", size.get(side), 1, _LARGEST) for side in ("height", "width")
+    )
+    return height, width
 
 
 def _center_crop(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -11,7 +11,6 @@ PLLaVA has the same parts and reads its checkpoint through ``LlavaSettings``, to
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,10 @@ from vidcap_cli.errors import ModelError, UsageError
 from vidcap_cli.models import Prompt, Size
 from vidcap_cli.models.checkpoint import read_json, read_tokenizer
 from vidcap_cli.models.clip_image import ClipImages, read_clip_images
+from vidcap_cli.models.settings import placeholder
+from vidcap_cli.models.towers import ClipConfig
 
 IMAGE = "<image>"
-_CLIP_SIDE, _CLIP_PATCH = 336, 14  # where config.json leaves them out
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,12 @@ class LlavaSettings:
     def read(cls, folder: Path) -> "LlavaSettings":
         """The settings of ``folder``; raises ModelError when its parts do not fit together."""
         config = read_json(folder / "config.json")
-        vision: dict[str, Any] = config.get("vision_config") or {}
-        side = int(vision.get("image_size", _CLIP_SIDE))
-        images = read_clip_images(folder)
+        try:
+            tower = ClipConfig.read(config, out=0)
+            token = placeholder(config)
+        except ModelError as error:
+            raise ModelError(f"{folder}: {error}") from error
+        images, side = read_clip_images(folder), tower.side
         # A wide frame and a tall one: what both become is what every frame becomes.
         shapes = {_shape(images, *shape) for shape in [(90, 160), (160, 90)]}
         if shapes != {(side, side)}:
@@ -62,12 +65,7 @@ class LlavaSettings:
                 f"{folder}: the vision tower takes {side}x{side} pixels, but "
                 f"preprocessor_config.json makes frames of {wide}x{tall}."
             )
-        token = config.get("image_token_index", config.get("image_token_id"))
-        if token is None:
-            raise ModelError(f"{folder / 'config.json'} has no image_token_index.")
-        strategy = config.get("vision_feature_select_strategy", "default")
-        grid = side // int(vision.get("patch_size", _CLIP_PATCH))
-        return cls(int(token), side, grid, strategy == "full", images)
+        return cls(token, side, tower.grid, tower.with_class, images)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ gets smaller frames by it, and one with a larger ``min_pixels`` larger ones.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from tokenizers import Tokenizer
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models import Prompt, Size
-from vidcap_cli.models.checkpoint import read_tokenizer
+from vidcap_cli.models.checkpoint import read_json, read_tokenizer
 from vidcap_cli.models.processor import read_processor
 from vidcap_cli.models.resize import bicubic, bicubic_float
+from vidcap_cli.models.settings import placeholder, whole
 
 PATCH = 14
 MERGE = 2
@@ -42,6 +44,7 @@ MAX_PIXELS = 768 * FACTOR**2  # per frame; qwen-vl-utils VIDEO_MAX_PIXELS
 TOTAL_PIXELS = 128_000 * FACTOR**2 * 0.9  # per video, two frames counting as one: total_pixels
 MIN_FRAMES, MAX_FRAMES = 4, 768
 MAX_ASPECT = 200
+_MOST_PIXELS = 1 << 28  # of a frame; a bound beyond it is a damaged file
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -127,6 +130,12 @@ class Qwen2VL:
     def __init__(self, config: CaptionConfig) -> None:
         model = Path(config.model)
         self._tokenizer: Tokenizer = read_tokenizer(model)
+        wanted = placeholder(read_json(model / "config.json"))
+        if self._tokenizer.token_to_id(VIDEO_TOKEN) != wanted:
+            raise ModelError(
+                f"{model}: {VIDEO_TOKEN} of the tokenizer is not the video_token_id {wanted} of "
+                "config.json; download both again, from one place."
+            )
         self._question = config.question
         self.rule = frame_rule(config)
 
@@ -209,24 +218,32 @@ def read_bounds(model: Path) -> tuple[tuple[int, int], tuple[int, int] | None]:
     if found is None:
         return (MIN_PIXELS, MAX_PIXELS), (MIN_PIXELS, MAX_PIXELS)
     file, given = found
-    size = given.get("size") or {}
     try:
-        low, high = (
-            int(next(v for v in (given.get(name), size.get(edge), usual) if v is not None))
-            for name, edge, usual in (
-                ("min_pixels", "shortest_edge", MIN_PIXELS),
-                ("max_pixels", "longest_edge", MAX_PIXELS),
-            )
-        )
-        least, most = map(int, given.get("frame_bounds") or (MIN_PIXELS, MAX_PIXELS))
-    except (TypeError, ValueError, AttributeError):
-        low = high = least = most = 0
-    if min(low, high, least) <= 0 or least > most:
+        first, second = _bounds(given)
+    except ModelError as error:
         raise ModelError(
-            f"{file}: min_pixels and max_pixels, or size.shortest_edge and size.longest_edge, must "
-            "be numbers of pixels above 0."
-        )
-    return (least, most), (low, high) if given.get("do_resize", True) else None
+            f"{file}: {error} min_pixels and max_pixels, or size.shortest_edge and "
+            "size.longest_edge, must be numbers of pixels above 0."
+        ) from error
+    return first, second if given.get("do_resize", True) else None
+
+
+def _bounds(given: Mapping[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:
+    size = given.get("size") or {}
+    frame = given.get("frame_bounds") or [MIN_PIXELS, MAX_PIXELS]
+    if not isinstance(size, dict) or not isinstance(frame, list) or len(frame) != 2:
+        raise ModelError("size is not an object, or frame_bounds not two numbers.")
+
+    def bound(name: str, edge: str, usual: int) -> int:
+        value = next(v for v in (given.get(name), size.get(edge), usual) if v is not None)
+        return whole(name, value, 1, _MOST_PIXELS)
+
+    low = bound("min_pixels", "shortest_edge", MIN_PIXELS)
+    high = bound("max_pixels", "longest_edge", MAX_PIXELS)
+    least, most = (whole("frame_bounds", value, 1, _MOST_PIXELS) for value in frame)
+    if least > most:
+        raise ModelError(f"frame_bounds {least} is more than {most}.")
+    return (least, most), (low, high)
 
 
 def patchify(
