@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,11 +24,16 @@ class Command:
     """A started ``vidcap``; every process that descends from it carries the same mark."""
 
     def __init__(
-        self, arguments: list[str], cwd: Path, environment: dict[str, str] | None = None
+        self,
+        arguments: list[str],
+        cwd: Path,
+        environment: dict[str, str] | None = None,
+        *,
+        before: Sequence[str] = (),
     ) -> None:
         self.mark = uuid4().hex
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vidcap_cli", *map(str, arguments)],
+            [*before, sys.executable, "-m", "vidcap_cli", *map(str, arguments)],
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

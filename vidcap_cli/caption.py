@@ -17,7 +17,7 @@ from typing import Any
 
 from vidcap_cli.columns import TEXT, CaptionColumns
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.disk import check_log_dir, check_output
+from vidcap_cli.disk import check_log_dir, check_output, reason
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, UsageError
 from vidcap_cli.join import join
 from vidcap_cli.launch import Cluster
@@ -182,15 +182,24 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> Rec
         leader.work(view)
         state = view.state
     run = leader.run.path
-    account = merge(
-        [run],
-        target,
-        limit=request.limit,
-        all_columns=request.all_columns,
-        caption_column=request.caption_column,
-        overwrite_column=request.overwrite_column,
-        form=None if shown else request.form,
-    )
+    try:
+        account = merge(
+            [run],
+            target,
+            limit=request.limit,
+            all_columns=request.all_columns,
+            caption_column=request.caption_column,
+            overwrite_column=request.overwrite_column,
+            form=None if shown else request.form,
+        )
+    except UsageError as error:
+        # The place was right when the run began. Another -o would mean another run.
+        fault = error.__cause__
+        why = reason(fault) if isinstance(fault, OSError) else str(error)
+        raise RunError(
+            f"{target}: cannot be written any more ({why}). Every caption is kept in {run}: put "
+            "the place right and repeat the command, or merge it elsewhere with vidcap merge."
+        ) from error
     failed = account.rows - account.ok
     settled = leader.settle(failed=failed)
     outcome = Outcome(

@@ -12,7 +12,8 @@ did in a table, and exits with 1 when a row was lost, done twice or wrong, or an
     moments.py    how far a run is, who takes part in it, and what it has done, by its files
     account.py    what was done, and what came of it
     kills.py      runs that are killed at random until they finish
-    damage.py     bit flips, vanished folders and videos, a full disk
+    damage.py     bit flips, vanished folders and videos
+    disks.py      disks that are full or read-only on cue
     mutants.py    mutated videos and tables
 """
 

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -142,46 +141,6 @@ def vanish(scene: Scene, place: Path, seed: int, count: int) -> Damages:
             aside.rename(path)
         _judge(scene, work, kind, words, found)
     return found
-
-
-def full_disk(scene: Scene, place: Path, kilobytes: int) -> tuple[int, str, bytes | None]:
-    """Caption on a disk of ``kilobytes``, and again once there is room.
-
-    The exit code and words on the full disk, and the table afterwards. A tmpfs in a mount
-    namespace of its own: PermissionError where that is not permitted.
-    """
-    if not can_mount():
-        raise PermissionError("mounting a tmpfs in a namespace of its own is not permitted")
-    work = scene.copy(place)
-    size = f"size={kilobytes}k"
-    program = (
-        f"mount -t tmpfs -o {size} tmpfs '{work}' && cp '{scene.folder}/meta.csv' '{work}' && "
-        f"ln -s '{scene.folder}/videos' '{work}/videos' && cd '{work}' && "
-        '"$@"; code=$?; echo "$code" > ../code; '
-        f"mount -o remount,size=64m tmpfs '{work}' && \"$@\"; cp {OUTPUT} ../table; exit 0"
-    )
-    words = [sys.executable, "-m", "vidcap_cli", *scene.words()]
-    done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", program, "sh", *words],
-        capture_output=True,
-        text=True,
-        env=scene.environment(work),
-        timeout=PATIENCE,
-        check=False,
-    )
-    table = place / "table"
-    code = int((place / "code").read_text())
-    return code, done.stderr, table.read_bytes() if table.exists() else None
-
-
-def can_mount() -> bool:
-    """Whether this process may mount a file system in a namespace of its own."""
-    if shutil.which("unshare") is None:
-        return False
-    with tempfile.TemporaryDirectory() as place:
-        mount = ["mount", "-t", "tmpfs", "tmpfs", place]
-        command = ["unshare", "--mount", "--propagation", "private", *mount]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def small_files(scene: Scene, place: Path, limit: int) -> tuple[int, str]:

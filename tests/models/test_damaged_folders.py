@@ -28,7 +28,7 @@ ODD: list[Any] = [
     float("inf"), "text", "", "7", "\ud800", "a b", "$A", "<0x0A>", [], [None], [[]], ["a", 1],
     [-1], [1.5, 2, 3], [0, 0, 0], {}, {"a": []}, {"type": "BPE"}, {"content": None}, "9" * 99,
 ]  # fmt: skip
-MUTATIONS = 250
+MUTATIONS = 120
 
 
 def write(folder: Path, family: str) -> CaptionConfig:
@@ -131,3 +131,30 @@ def test_damage_to_any_json_file_ends_in_a_sentence_or_passes(tmp_path, family):
             inspect(tmp_path)
         file.write_text(before)
     assert seen > MUTATIONS // 10
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value", "well"),
+    [
+        ("llava", "vision_feature_layer", None, True),
+        ("llava", "vision_config.num_hidden_layers", None, False),
+        ("qwen2vl", "num_key_value_heads", float("inf"), False),
+        ("qwen2vl", "num_attention_heads", 0, False),
+        ("pllava", "text_config", "text", False),
+    ],
+)
+def test_values_that_ended_in_a_traceback(tmp_path, family, key, value, well):
+    config = write(tmp_path, family)
+    content = json.loads((tmp_path / "config.json").read_text())
+    *way, last = key.split(".")
+    place = content
+    for step in way:
+        place = place[step]
+    place[last] = value
+    tiny.write_json(tmp_path / "config.json", content)
+    assert inspect(tmp_path).ok is well
+    if well:
+        use(config)
+    else:
+        with pytest.raises(VidcapError):
+            use(config)
