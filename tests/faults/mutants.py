@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidcap_cli.__main__ import main as command
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import VidcapError
 from vidcap_cli.plan import make_plan
@@ -135,7 +135,11 @@ def _call(arguments: list[str]) -> tuple[int, str]:
     """Exit code and stderr of the command line, in this process."""
     out, err = io.StringIO(), io.StringIO()
     before, sys.argv = sys.argv, ["vidcap", *arguments]
+    # The command answers Ctrl-C in its own way from its import on, and ignores it at its end.
+    handler = signal.getsignal(signal.SIGINT)
     try:
+        from vidcap_cli.__main__ import main as command
+
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             command()
     except SystemExit as left:
@@ -144,6 +148,7 @@ def _call(arguments: list[str]) -> tuple[int, str]:
         return 1, f"{TRACEBACK} {type(error).__name__}: {error}"
     finally:
         sys.argv = before
+        signal.signal(signal.SIGINT, handler)
     return 0, err.getvalue()
 
 
