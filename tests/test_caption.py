@@ -7,8 +7,9 @@ from commands import vidcap
 
 from vidcap_cli.caption import Request, caption
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import OK, ModelError, UsageError
-from vidcap_cli.run import Job, leading
+from vidcap_cli.errors import OK, ModelError, RunChangedError, UsageError
+from vidcap_cli.parts import Result, write_part
+from vidcap_cli.run import Job, Leader, leading
 
 
 @pytest.fixture
@@ -95,3 +96,20 @@ def test_the_command_leaves_a_folder_of_the_user_alone(tmp_path):
     assert code == 2
     assert "Traceback" not in said
     assert (tmp_path / "mydata" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_table_that_changed_while_videos_were_captioned_is_not_called_a_full_disk(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    meta = tmp_path / "meta.csv"
+    meta.write_text("path\na.mp4\n")
+
+    def change(leader: Leader, view: object) -> None:
+        write_part(leader.run.part(1, 0, 0, "parquet"), [Result(0, "a.mp4", "missing_file")])
+        meta.write_text("path\nb.mp4\n")
+
+    monkeypatch.setattr(Leader, "work", change)
+    config = CaptionConfig("qwen2vl", "nano")
+    with pytest.raises(RunChangedError, match="the table has changed since"):
+        caption(Request(meta, "nano", config))

@@ -18,7 +18,7 @@ from typing import Any
 from vidcap_cli.columns import TEXT, CaptionColumns
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import check_log_dir, check_output, reason
-from vidcap_cli.errors import INCOMPLETE, OK, RunError, UsageError
+from vidcap_cli.errors import INCOMPLETE, OK, RunError, TableError, UsageError
 from vidcap_cli.join import join
 from vidcap_cli.launch import Cluster
 from vidcap_cli.merge import Reconciliation, merge
@@ -182,24 +182,7 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> Rec
         leader.work(view)
         state = view.state
     run = leader.run.path
-    try:
-        account = merge(
-            [run],
-            target,
-            limit=request.limit,
-            all_columns=request.all_columns,
-            caption_column=request.caption_column,
-            overwrite_column=request.overwrite_column,
-            form=None if shown else request.form,
-        )
-    except UsageError as error:
-        # The place was right when the run began. Another -o would mean another run.
-        fault = error.__cause__
-        why = reason(fault) if isinstance(fault, OSError) else str(error)
-        raise RunError(
-            f"{target}: cannot be written any more ({why}). Every caption is kept in {run}: put "
-            "the place right and repeat the command, or merge it elsewhere with vidcap merge."
-        ) from error
+    account = _merged(run, request, target, shown=shown)
     failed = account.rows - account.ok
     settled = leader.settle(failed=failed)
     outcome = Outcome(
@@ -214,6 +197,30 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> Rec
     if not shown or failed:
         summary(outcome)
     return account
+
+
+def _merged(run: Path, request: Request, target: Path, *, shown: bool) -> Reconciliation:
+    """Write the table of a run that has all its results."""
+    try:
+        return merge(
+            [run],
+            target,
+            limit=request.limit,
+            all_columns=request.all_columns,
+            caption_column=request.caption_column,
+            overwrite_column=request.overwrite_column,
+            form=None if shown else request.form,
+        )
+    except UsageError as error:
+        fault = error.__cause__
+        if isinstance(error, TableError) or not isinstance(fault, OSError):
+            raise
+        # The place was right when the run began. Another -o would mean another run.
+        raise RunError(
+            f"{target}: cannot be written any more ({reason(fault)}). Every caption is kept in "
+            f"{run}: put the place right and repeat the command, or merge it elsewhere with "
+            "vidcap merge."
+        ) from error
 
 
 def _next_command(request: Request, run: Path, *, failed: int, shown: bool) -> str | None:
