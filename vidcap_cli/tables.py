@@ -25,6 +25,10 @@ import pyarrow.parquet as pq
 from vidcap_cli.errors import TableError
 from vidcap_cli.rundir import committing
 
+# Interrupts are answered in one place. While it reads a CSV file, pyarrow would put handlers and a
+# thread of its own in between.
+pa.enable_signal_handlers(False)
+
 READABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl"}
 WRITABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 PATH = "path"
