@@ -83,7 +83,7 @@ def _check_lora(folder: Path, family: str, stored: Mapping[str, Tensor]) -> None
     merge = "merge it first, with PEFT (merge_and_unload), and give the folder of the result."
     if adapted and family != "pllava":
         raise ModelError(f"the weights hold LoRA that is not merged ({adapted[0][:200]}): {merge}")
-    beside = next((file for file in sorted(folder.glob("adapter_model.*"))), None)
+    beside = next(iter(sorted(folder.glob("adapter_model.*"))), None)
     if beside and not adapted:
         raise ModelError(f"{beside.name} holds an adapter of the weights beside it: {merge}")
 
