@@ -4,7 +4,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from clips import make_clips
+
+from tests.helpers.clips import make_clips
 
 # A shell without job control starts what is behind an `&` with SIGINT ignored, and every child
 # inherits that: a command would not hear the Ctrl-C of a test. A handled signal is reset by exec.

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from commands import vidcap
 
+from tests.helpers.commands import vidcap
 from vidcap_cli.caption import Request, caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import OK, ModelError, RunChangedError, UsageError
-from vidcap_cli.parts import Result, write_part
-from vidcap_cli.run import Job, Leader, leading
+from vidcap_cli.launch.leader import Job, Leader, leading
+from vidcap_cli.rundir.parts import Result, write_part
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from commands import rows_of, vidcap
+
+from tests.helpers.commands import rows_of, vidcap
 
 # 36,000 tokens of the first clip at this size: its patches alone take more than the limit.
 LARGE = ("--resize", "exact", "--height", "700", "--width", "1260", "--fps", "8")

@@ -8,15 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import Command, rows_of, vidcap, write_nano_table
-from faults.scene import Scene, write_noise
 from numpy.random import default_rng
 
-from vidcap_cli.attempt import Attempt
+from tests.faults.scene import Scene, write_noise
+from tests.helpers.commands import Command, rows_of, vidcap, write_nano_table
 from vidcap_cli.errors import RunError
-from vidcap_cli.launch import RankError, RankExit, read_errors, read_exits
-from vidcap_cli.rundir import RunDir
-from vidcap_cli.words import lines, one_line
+from vidcap_cli.launch.msrun import RankError, RankExit, read_errors, read_exits
+from vidcap_cli.rundir.attempt import Attempt
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.view.words import lines, one_line
 
 # A locale that cannot encode names outside ASCII, and Python told to believe it.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Command, committed, events, rows_of, vidcap, write_nano_table
+
+from tests.helpers.commands import Command, committed, events, rows_of, vidcap, write_nano_table
 
 ROWS = 20
 RUN = "meta_caption_qwen2vl.vidcap"

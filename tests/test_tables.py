@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidcap_cli import tables
+from vidcap_cli.atomic import committing
 from vidcap_cli.errors import TableError
-from vidcap_cli.rundir import committing
 from vidcap_cli.tables import open_meta, open_table, paths, regroup, writing
 
 TRICKY = [

@@ -144,7 +144,7 @@ def _debugging() -> bool:
 
 
 def _explain(text: str) -> None:
-    from vidcap_cli.words import lines  # noqa: PLC0415 - most commands end without
+    from vidcap_cli.view.words import lines  # noqa: PLC0415 - most commands end without
 
     print(f"vidcap: {lines(text)}", file=sys.stderr)  # noqa: T201
 

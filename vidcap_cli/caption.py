@@ -15,21 +15,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vidcap_cli.columns import TEXT, CaptionColumns
+from vidcap_cli.checkpoint.folder import check_model, fingerprint, sampling_keys
+from vidcap_cli.checkpoint.hub import fetch, is_hub_name
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import check_log_dir, check_output, reason
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, TableError, UsageError
-from vidcap_cli.join import join
-from vidcap_cli.launch import Cluster
-from vidcap_cli.merge import Reconciliation, merge
-from vidcap_cli.models import load_captioner
-from vidcap_cli.models.checkpoint import check_model, fingerprint, sampling_keys
-from vidcap_cli.models.hub import fetch, is_hub_name
-from vidcap_cli.plan import TABLE, VIDEO, kind_of
-from vidcap_cli.progress import Outcome, captions_table, make_view, summary
-from vidcap_cli.run import Job, Leader, choose_run, leading
+from vidcap_cli.launch.follower import join
+from vidcap_cli.launch.leader import Job, Leader, choose_run, leading
+from vidcap_cli.launch.msrun import Cluster
+from vidcap_cli.merge.columns import TEXT, CaptionColumns
+from vidcap_cli.merge.merge import Reconciliation, merge
+from vidcap_cli.processors import load_captioner
+from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
 from vidcap_cli.tables import open_meta, output_form
-from vidcap_cli.words import lines
+from vidcap_cli.view.progress import Outcome, captions_table, make_view, summary
+from vidcap_cli.view.words import lines
 
 NANO = "nano"
 

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from vidcap_cli import __version__, options
 from vidcap_cli.config import DEFAULT_QUESTION, CaptionConfig
 from vidcap_cli.errors import FAILED, INCOMPLETE, OK
-from vidcap_cli.words import parse_size
+from vidcap_cli.view.words import parse_size
 
 
 class _Commands(TyperGroup):
@@ -321,8 +321,8 @@ def merge(
     as_json: options.Json = False,
 ) -> None:
     """Reconcile runs, parts and captioned tables into one table. Inputs are never touched."""
-    from vidcap_cli import merge as merging
-    from vidcap_cli import report
+    from vidcap_cli.merge import merge as merging
+    from vidcap_cli.view import reconciliation as report
 
     account = merging.merge(
         inputs,

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vidcap_cli.atomic import probe, sweep
 from vidcap_cli.errors import RunError, UsageError
-from vidcap_cli.rundir import probe, sweep
 
 # What a place may say at any time; a broken pipe or a lost child is another matter.
 # fmt: off

@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.ledger import done_mask
-from vidcap_cli.models import load_captioner
-from vidcap_cli.plan import Plan, check_unchanged, make_plan, read_plan, resolve
-from vidcap_cli.rank.decode import DecodePool
-from vidcap_cli.rundir import RunDir
+from vidcap_cli.processors import load_captioner
+from vidcap_cli.rundir.ledger import done_mask
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan, resolve
 from vidcap_cli.video import Clip, Rule, probe
-from vidcap_cli.words import one_line, printable
+from vidcap_cli.video.pool import DecodePool
+from vidcap_cli.view.words import one_line, printable
 
 SAMPLE = 32
 _PROBE_SECONDS = 20.0

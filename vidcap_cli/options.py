@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vidcap_cli.config import LEAST_DECODE_MEMORY
-from vidcap_cli.words import parse_size, size
+from vidcap_cli.view.words import parse_size, size
 
 FRAMES = "Frames"
 LAUNCHING = "Launching"

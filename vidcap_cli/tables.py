@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from vidcap_cli.atomic import committing
 from vidcap_cli.errors import TableError
-from vidcap_cli.rundir import committing
 
 # Interrupts are answered in one place. While it reads a CSV file, pyarrow would put handlers and a
 # thread of its own in between.

@@ -39,9 +39,9 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
-sys.path.insert(0, str(HERE.parent / "nano"))
+sys.path.insert(0, str(REPOSITORY))
 
-import world
+from tests.nano import world
 
 TORCH = [
     *("torch==2.13.0", "transformers==4.57.6", "peft==0.17.1", "accelerate==1.10.1", "psutil"),

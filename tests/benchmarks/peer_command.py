@@ -14,8 +14,8 @@ from pathlib import Path
 
 from trial import Job, answer
 
-from vidcap_cli.events import Done, Event, EventReader, Started, State
-from vidcap_cli.rundir import RunDir
+from vidcap_cli.rundir.events import Done, Event, EventReader, Started, State
+from vidcap_cli.rundir.paths import RunDir
 
 
 def nano(job: Job) -> Job:

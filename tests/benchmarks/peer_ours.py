@@ -23,10 +23,11 @@ from trial import (
     values,
 )
 
-from vidcap_cli.engine import checkpoint, load_engine
-from vidcap_cli.engine.decoder import Decoder, Prefilled
-from vidcap_cli.engine.decoder_config import DecoderConfig
-from vidcap_cli.engine.device import select_device
+from vidcap_cli.checkpoint import weights as checkpoint
+from vidcap_cli.engine import load_engine
+from vidcap_cli.models.decoder import Decoder, Prefilled
+from vidcap_cli.models.decoder_config import DecoderConfig
+from vidcap_cli.models.device import select_device
 
 LANGUAGE = r".*language_model\.(?:model\.)?|(?=lm_head\.)"
 
@@ -84,15 +85,15 @@ def make_vision(job: Job) -> Callable[[dict[str, Any]], Any]:
     """The vision tower of the job's folder, and what leads to the language model."""
     whole = settings(job)
     if is_qwen(job):
-        from vidcap_cli.engine.qwen2vl_vision import Qwen2VLVision
-        from vidcap_cli.models.towers import Qwen2VLVisionConfig
+        from vidcap_cli.models.qwen2vl_vision import Qwen2VLVision
+        from vidcap_cli.models.vision_config import Qwen2VLVisionConfig
 
         read = read_part(job, r".*visual\.")
         return Qwen2VLVision(
             Qwen2VLVisionConfig.read(whole, DecoderConfig.read(whole).hidden), read, ms.float32
         )
-    from vidcap_cli.engine.clip import ClipVision
-    from vidcap_cli.models.towers import ClipConfig
+    from vidcap_cli.models.clip import ClipVision
+    from vidcap_cli.models.vision_config import ClipConfig
 
     read = read_part(job, r".*(?=(?:vision_tower|multi_modal_projector)\.)")
     sizes = ClipConfig.read(whole, whole["text_config"]["hidden_size"])

@@ -13,8 +13,8 @@ import transformers
 from transformers.modeling_utils import no_init_weights
 from trial import Job, answer, caption_clips, is_qwen, median, pixels, values
 
-from vidcap_cli.models import Prompt
-from vidcap_cli.models.checkpoint import read_generation
+from vidcap_cli.checkpoint.folder import read_generation
+from vidcap_cli.processors import Prompt
 
 TESTS = Path(__file__).parents[1]
 Generate = Callable[[Iterator[Prompt]], list[list[int]]]
@@ -135,9 +135,9 @@ def plain_loop(
 
 def composed_pllava(job: Job) -> Generate:
     """PLLaVA as the goldens put it together: transformers has none."""
-    sys.path[:0] = [str(TESTS), str(TESTS / "goldens")]
-    import make_pllava
-    from tiny_llava import TinyLlava
+    sys.path.insert(0, str(TESTS.parent))
+    from tests.goldens import make_pllava
+    from tests.helpers.tiny_llava import TinyLlava
 
     folder = Path(job["folder"])
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

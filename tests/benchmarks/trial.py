@@ -18,7 +18,7 @@ import numpy as np
 from vidcap_cli import video
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Engine, Request
-from vidcap_cli.models import Prompt, load_captioner
+from vidcap_cli.processors import Prompt, load_captioner
 
 Job = dict[str, Any]
 

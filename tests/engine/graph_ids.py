@@ -15,17 +15,16 @@ import numpy as np
 
 TESTS = Path(__file__).parents[1]
 GOLDENS = TESTS / "goldens"
-sys.path[:0] = [str(TESTS), str(GOLDENS)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from cases import noise
-from engine_cases import CASES, MANY, NEW_TOKENS, Asked, Case
-from llava_cases import SYSTEM
-from tiny import write_qwen2vl
-from tiny_llava import drift, write_llava
-
+from tests.goldens.cases import noise
+from tests.goldens.engine_cases import CASES, MANY, NEW_TOKENS, Asked, Case
+from tests.goldens.llava_cases import SYSTEM
+from tests.helpers.tiny import write_qwen2vl
+from tests.helpers.tiny_llava import drift, write_llava
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import generate_all, load_engine
-from vidcap_cli.models import load_captioner
+from vidcap_cli.processors import load_captioner
 
 SLOTS = 8
 

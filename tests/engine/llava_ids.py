@@ -15,14 +15,21 @@ from typing import Any
 import numpy as np
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "goldens")]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from llava_cases import LLAVA, NEW_TOKENS, PLLAVA, POOLING, QUESTION, SYSTEM, videos_of
-from tiny_llava import TinyLlava, drift, write_llava
-
+from tests.goldens.llava_cases import (
+    LLAVA,
+    NEW_TOKENS,
+    PLLAVA,
+    POOLING,
+    QUESTION,
+    SYSTEM,
+    videos_of,
+)
+from tests.helpers.tiny_llava import TinyLlava, drift, write_llava
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import generate_all, load_engine
-from vidcap_cli.models import load_captioner
+from vidcap_cli.processors import load_captioner
 
 ENGINE = sys.argv[1]
 MUTANT_SEEDS = {"llava": 6, "pllava": 22}
@@ -111,7 +118,7 @@ def with_pooling(wrong: Callable[[Any, Any], Any], work: Callable[[], Any]) -> A
 def _of_graph(wrong: Callable[[Any, Any], Any]) -> tuple[Any, str, Any]:
     from mindspore import Tensor
 
-    from vidcap_cli.engine.clip import ClipVision
+    from vidcap_cli.models.clip import ClipVision
 
     def features(self: Any, joined: Any, frames: int, shape: Any) -> Any:
         side = self.config.grid
@@ -125,7 +132,7 @@ def _of_reference(wrong: Callable[[Any, Any], Any]) -> tuple[Any, str, Any]:
     import torch
     from transformers.models.llava.modeling_llava import LlavaModel
 
-    from vidcap_cli.engine import pllava
+    from vidcap_cli.engine import reference_pllava as pllava
 
     def features(self: Any, *args: Any, **kwargs: Any) -> list[Any]:
         frames = torch.stack(LlavaModel.get_image_features(self, *args, **kwargs)).numpy()

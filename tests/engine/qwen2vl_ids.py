@@ -11,14 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "goldens")]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import tiny
-from cases import QWEN2VL, frames_of, noise
-
+from tests.goldens.cases import QWEN2VL, frames_of, noise
+from tests.helpers import tiny
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import generate_all, load_engine
-from vidcap_cli.models import load_captioner
+from vidcap_cli.processors import load_captioner
 
 
 def main() -> None:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny
-from cases import noise
+
+from tests.goldens.cases import noise
+from tests.helpers import tiny
 
 pytest.importorskip("mindspore")
 
@@ -13,7 +14,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, OutOfMemoryError, Request, feed_of, generate_all
 from vidcap_cli.engine.generate import GraphEngine
 from vidcap_cli.errors import ModelError, RunError
-from vidcap_cli.models import Prompt, Size, load_captioner
+from vidcap_cli.processors import Prompt, Size, load_captioner
 
 SPEC = tiny.TinyQwen2VL(seed=2)
 VIDEO = 256 + tiny.SPECIAL_TOKENS.index("<|video_pad|>")

@@ -8,8 +8,9 @@ import json
 from functools import cache
 
 import pytest
-from engine_cases import CASES, FAMILIES, MANY, NEW_TOKENS
-from ids import GOLDENS, printed_by
+
+from tests.engine.ids import GOLDENS, printed_by
+from tests.goldens.engine_cases import CASES, FAMILIES, MANY, NEW_TOKENS
 
 CAPTIONS = json.loads((GOLDENS / "engine.json").read_text())
 # A share of the largest logit of a position. The goldens' own rounding is a tenth of it.

@@ -6,7 +6,8 @@ And they are sensitive: each mistake that a port could make changes what they wr
 import json
 
 import pytest
-from ids import ENGINES, GOLDENS, printed_by, until_end
+
+from tests.engine.ids import ENGINES, GOLDENS, printed_by, until_end
 
 CAPTIONS = {
     "llava": json.loads((GOLDENS / "llava.json").read_text()),

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from ids import ENGINES, GOLDENS, printed_by, until_end
+
+from tests.engine.ids import ENGINES, GOLDENS, printed_by, until_end
 
 CAPTIONS = json.loads((GOLDENS / "qwen2vl.json").read_text())["captions"]
 EOS = (256, 258)

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
-import tiny_llava
+
+from tests.helpers import tiny, tiny_llava
 
 ms = pytest.importorskip("mindspore")
 
+from vidcap_cli.checkpoint.folder import check_model
+from vidcap_cli.checkpoint.settings import as_transformers_4
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine.device import select_device
-from vidcap_cli.engine.model import load_model
-from vidcap_cli.models.checkpoint import check_model
-from vidcap_cli.models.settings import as_transformers_4
+from vidcap_cli.models.device import select_device
+from vidcap_cli.models.model import load_model
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "transformers5.json").read_text())
 SPECS = {

@@ -6,9 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "nano")]
-
-from faults import account, damage, kills, mutants, scene
+from tests.faults import account, damage, kills, mutants, scene
 
 PARTS = ("kills", "bits", "vanish", "media", "tables")
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vidcap_cli.rundir import part_files
+from vidcap_cli.rundir.paths import part_files
 
 from . import moments
 from .scene import FINISHED, OUTPUT, PATIENCE, RUN, Scene

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from commands import Command
+
+from tests.helpers.commands import Command
 
 from . import moments
 from .account import Account

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from commands import Command
 
-from vidcap_cli.parts import read_part
-from vidcap_cli.rundir import part_files
+from tests.helpers.commands import Command
+from vidcap_cli.rundir.parts import read_part
+from vidcap_cli.rundir.paths import part_files
 
 from .scene import OUTPUT, RUN
 
@@ -116,7 +116,7 @@ def role_of(process: psutil.Process) -> str | None:
             return "scheduler" if scheduler else "rank"
     except psutil.Error:
         return None
-    if any("rank.decode" in word for word in words):
+    if any("video.pool" in word for word in words):
         return "decoder"
     return "parent" if "vidcap_cli" in words else None
 

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import VidcapError
-from vidcap_cli.plan import make_plan
-from vidcap_cli.rundir import RunDir
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import make_plan
 
 from .damage import TRACEBACK, Damages
 from .scene import FINISHED, OUTPUT, PATIENCE, Scene

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-from commands import Command, write_nano_table
+
+from tests.helpers.commands import Command, write_nano_table
 
 INJECT = Path(__file__).parent / "inject"
 FAKE, NANO = "fake", "nano"

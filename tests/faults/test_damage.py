@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from commands import Command, committed
 
-from faults import damage, mutants
-from faults.disks import Disk, disk
-from faults.scene import FINISHED, OUTPUT, PATIENCE, RUN, Scene, make_scene
+from tests.faults import damage, mutants
+from tests.faults.disks import Disk, disk
+from tests.faults.scene import FINISHED, OUTPUT, PATIENCE, RUN, Scene, make_scene
+from tests.helpers.commands import Command, committed
 
 
 @pytest.fixture(scope="module")

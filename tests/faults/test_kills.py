@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from commands import MARK, Command
 
-from faults import kills
-from faults.account import Account, summary
-from faults.scene import FAKE, NANO, OUTPUT, RUN, Scene, make_scene
+from tests.faults import kills
+from tests.faults.account import Account, summary
+from tests.faults.scene import FAKE, NANO, OUTPUT, RUN, Scene, make_scene
+from tests.helpers.commands import MARK, Command
 
 
 def campaign(

@@ -6,7 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from commands import Command, committed, events
+
+from tests.helpers.commands import Command, committed, events
 
 from .scene import FINISHED, RUN, Scene, _draw_table
 

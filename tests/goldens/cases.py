@@ -1,7 +1,8 @@
 """The inputs of the goldens, shared by the scripts that make them and the tests that compare."""
 
 import numpy as np
-from tiny import TinyQwen2VL
+
+from tests.helpers.tiny import TinyQwen2VL
 
 # Every layout of facts: old and new keys, one file and shards, all number types, tied and not,
 # different sizes, head ratios, M-RoPE sections and a repetition penalty.

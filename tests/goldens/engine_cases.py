@@ -8,10 +8,10 @@ a family has a dozen prompts, to be decoded alone and all together.
 
 from dataclasses import dataclass
 
-from cases import Video
-from llava_cases import QUESTION
-from tiny import TinyQwen2VL
-from tiny_llava import TinyLlava, TinyPllava
+from tests.goldens.cases import Video
+from tests.goldens.llava_cases import QUESTION
+from tests.helpers.tiny import TinyQwen2VL
+from tests.helpers.tiny_llava import TinyLlava, TinyPllava
 
 NEW_TOKENS = 24
 FAMILIES = ("qwen2vl", "llava", "pllava")

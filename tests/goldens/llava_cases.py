@@ -6,7 +6,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-from tiny_llava import TinyLlava, TinyPllava
+
+from tests.helpers.tiny_llava import TinyLlava, TinyPllava
 
 QUESTION = "What is this?"
 SYSTEM = "You watch the video.\n"

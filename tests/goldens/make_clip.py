@@ -22,11 +22,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import tiny_llava
-from llava_cases import CLIP_CONFIGS, real_frames
 from transformers import CLIPImageProcessor, LlamaTokenizerFast
+
+from tests.goldens.llava_cases import CLIP_CONFIGS, real_frames
+from tests.helpers import tiny_llava
 
 TEXTS = [
     "USER: What is this? </s> USER:<image> ASSISTANT:",

@@ -26,17 +26,8 @@ from typing import Any
 import torch
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import make_llava
-import make_pllava
-from cases import noise
-from engine_cases import CASES, NEW_TOKENS, Asked, Case
-from llava_cases import QUESTION
-from make_clip import HUB
-from make_qwen2vl import reference_patches
-from tiny import write_qwen2vl
-from tiny_llava import drift, write_llava
 from tokenizers import Tokenizer
 from transformers import (
     AutoTokenizer,
@@ -45,6 +36,15 @@ from transformers import (
     LlavaForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
 )
+
+from tests.goldens import make_llava, make_pllava
+from tests.goldens.cases import noise
+from tests.goldens.engine_cases import CASES, NEW_TOKENS, Asked, Case
+from tests.goldens.llava_cases import QUESTION
+from tests.goldens.make_clip import HUB
+from tests.goldens.make_qwen2vl import reference_patches
+from tests.helpers.tiny import write_qwen2vl
+from tests.helpers.tiny_llava import drift, write_llava
 
 KEPT = 8  # the largest logits of a position
 # The best score of a step is ahead of the next by more than this part of the largest logit, so

@@ -20,16 +20,17 @@ from tempfile import TemporaryDirectory
 import torch
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from llava_cases import LLAVA, NEW_TOKENS, QUESTION, videos_of
-from tiny_llava import TinyLlava, drift, write_llava
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessor,
     LlamaTokenizerFast,
     LlavaForConditionalGeneration,
 )
+
+from tests.goldens.llava_cases import LLAVA, NEW_TOKENS, QUESTION, videos_of
+from tests.helpers.tiny_llava import TinyLlava, drift, write_llava
 
 
 def prompt(spec: TinyLlava, features: int) -> str:

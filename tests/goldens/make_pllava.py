@@ -29,11 +29,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from llava_cases import FRAME_CASES, NEW_TOKENS, PLLAVA, POOLING, QUESTION, SYSTEM, videos_of
-from make_pllava_pixels import processing, reference
-from tiny_llava import TinyLlava, drift, write_llava
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessor,
@@ -43,6 +40,18 @@ from transformers import (
     LlamaForCausalLM,
     LlamaTokenizerFast,
 )
+
+from tests.goldens.llava_cases import (
+    FRAME_CASES,
+    NEW_TOKENS,
+    PLLAVA,
+    POOLING,
+    QUESTION,
+    SYSTEM,
+    videos_of,
+)
+from tests.goldens.make_pllava_pixels import processing, reference
+from tests.helpers.tiny_llava import TinyLlava, drift, write_llava
 
 State = dict[str, torch.Tensor]
 

@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from llava_cases import PLLAVA_CONFIGS, pllava_frames
 from transformers import CLIPImageProcessor
+
+from tests.goldens.llava_cases import PLLAVA_CONFIGS, pllava_frames
 
 
 def reference(checkout: Path) -> type:

@@ -26,12 +26,13 @@ import numpy as np
 import torch
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import tiny
-from cases import FRAME_CASES, PATCH_CASES, QWEN2VL, SIZE_CASES, frames_of, noise
 from tokenizers import Tokenizer
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor
+
+from tests.goldens.cases import FRAME_CASES, PATCH_CASES, QWEN2VL, SIZE_CASES, frames_of, noise
+from tests.helpers import tiny
 
 
 def reference_library() -> types.ModuleType:

@@ -22,12 +22,13 @@ import numpy as np
 import torch
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from cases import CLIP_CASES, PROCESSED_CASES, noise
 from qwen_vl_utils import vision_process as library
 from transformers import Qwen2VLVideoProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize
+
+from tests.goldens.cases import CLIP_CASES, PROCESSED_CASES, noise
 
 
 def fetch(total: int, rate: float, fps: float, cap: int, frames: torch.Tensor) -> torch.Tensor:

@@ -24,10 +24,10 @@ import transformers
 from safetensors import safe_open
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tiny import TinyQwen2VL, write_qwen2vl
-from tiny_llava import TinyLlava, write_llava
+from tests.helpers.tiny import TinyQwen2VL, write_qwen2vl
+from tests.helpers.tiny_llava import TinyLlava, write_llava
 
 IDS = 24
 SEED = 7

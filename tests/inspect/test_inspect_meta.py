@@ -11,7 +11,7 @@ import pytest
 from vidcap_cli.errors import TableError
 from vidcap_cli.inspect import inspect
 from vidcap_cli.inspect.meta import LOOKED_FOR, _spread
-from vidcap_cli.models.qwen2vl import FrameRule
+from vidcap_cli.processors.qwen2vl import FrameRule
 
 
 def facts(report, section):

@@ -5,9 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import TinyQwen2VL, qwen2vl_weights, write_json, write_qwen2vl, write_safetensors
 
-from vidcap_cli.engine.checkpoint import read_header
+from tests.helpers.tiny import (
+    TinyQwen2VL,
+    qwen2vl_weights,
+    write_json,
+    write_qwen2vl,
+    write_safetensors,
+)
+from vidcap_cli.checkpoint.weights import read_header
 from vidcap_cli.errors import ModelError
 from vidcap_cli.inspect import inspect
 

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from vidcap_cli.attempt import Attempt
 from vidcap_cli.caption import default_output, default_run_dir
 from vidcap_cli.cli import app
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import INCOMPLETE, OK, RunError
-from vidcap_cli.events import Began, Done, Ended, EventWriter, Started, State
 from vidcap_cli.inspect import inspect
-from vidcap_cli.launch import RankExit
-from vidcap_cli.parts import Result, set_aside, write_part
-from vidcap_cli.plan import make_plan
-from vidcap_cli.run import Leader
-from vidcap_cli.rundir import RunDir
+from vidcap_cli.launch.leader import Leader
+from vidcap_cli.launch.msrun import RankExit
+from vidcap_cli.rundir.attempt import Attempt
+from vidcap_cli.rundir.events import Began, Done, Ended, EventWriter, Started, State
+from vidcap_cli.rundir.parts import Result, set_aside, write_part
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import make_plan
 
 CONFIG = CaptionConfig(family="qwen2vl", model="/models/q w", fps=2.0, question="What moves?")
 

@@ -14,15 +14,15 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import world
-
+from tests.nano import world
 from vidcap_cli.caption import bundled
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import Engine, generate_all, load_engine, model
-from vidcap_cli.models import Prompt, load_captioner
-from vidcap_cli.models.qwen2vl import patchify
+from vidcap_cli.engine import Engine, generate_all, load_engine
+from vidcap_cli.models import model
+from vidcap_cli.processors import Prompt, load_captioner
+from vidcap_cli.processors.qwen2vl import patchify
 from vidcap_cli.video import read_frames
 
 SLOTS = 16

@@ -37,13 +37,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone knows
-import training
-import world
 from numpy.typing import NDArray
 from safetensors.torch import save as safetensors
 from tokenizers import Tokenizer, processors
 from torch import Tensor, nn
-from training import Example, Muon
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -52,8 +49,10 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from vidcap_cli.models import llava
-from vidcap_cli.models.clip_image import ClipImages
+from tests.nano import training, world
+from tests.nano.training import Example, Muon
+from vidcap_cli.processors import llava
+from vidcap_cli.processors.clip_image import ClipImages
 
 QUESTIONS = (world.DETAIL, world.BRIEF)
 SPECIAL = (

@@ -34,14 +34,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone knows
-import train_llava
-import training
-import world
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from train_llava import (
+
+from tests.nano import train_llava, training, world
+from tests.nano.train_llava import (
     IMAGES,
     QUESTIONS,
     SIDE,
@@ -52,9 +51,8 @@ from train_llava import (
     Log,
     Prompts,
 )
-from training import Example, Muon
-
-from vidcap_cli.models import pllava
+from tests.nano.training import Example, Muon
+from vidcap_cli.processors import pllava
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
 PROMPTS = {question: pllava.vicuna_prompt(pllava.SYSTEM_PROMPT, question) for question in QUESTIONS}

@@ -41,17 +41,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone knows
-import training
-import world
 from numpy.typing import NDArray
 from safetensors.torch import save as safetensors
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from training import Example, Muon
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
-from vidcap_cli.models import qwen2vl
+from tests.nano import training, world
+from tests.nano.training import Example, Muon
+from vidcap_cli.processors import qwen2vl
 
 RULE = qwen2vl.FrameRule(min_pixels=12 * 28**2, max_pixels=35 * 28**2)
 QUESTIONS = (world.DETAIL, world.BRIEF)

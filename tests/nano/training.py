@@ -15,10 +15,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import world
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+
+from tests.nano import world
 
 # Streams of seeds. Clips of one stream never occur in another.
 DRAWN, POOL, HELD_OUT = 1, 2, 3

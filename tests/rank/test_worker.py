@@ -2,13 +2,13 @@
 
 import pytest
 
-from vidcap_cli.attempt import Attempt
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
-from vidcap_cli.events import EventWriter
-from vidcap_cli.plan import make_plan, write_todo
 from vidcap_cli.rank.worker import Rank
-from vidcap_cli.rundir import RunDir
+from vidcap_cli.rundir.attempt import Attempt
+from vidcap_cli.rundir.events import EventWriter
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import make_plan, write_todo
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "half", "text"])

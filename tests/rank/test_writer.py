@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from vidcap_cli.errors import RunError
-from vidcap_cli.parts import Result, read_part
 from vidcap_cli.rank.writer import PartWriter
+from vidcap_cli.rundir.parts import Result, read_part
 
 
 def name_in(folder: Path):

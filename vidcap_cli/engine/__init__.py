@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.models import Prompt, Size
+from vidcap_cli.processors import Prompt, Size
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,14 @@ import numpy as np
 from mindspore import Tensor, ops
 from numpy.typing import NDArray
 
+from vidcap_cli.checkpoint.folder import read_generation, stored_type
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request, feed_of
-from vidcap_cli.engine.decoder import Following
-from vidcap_cli.engine.device import as_out_of_memory, number_type, select_device
 from vidcap_cli.engine.memory import room
-from vidcap_cli.engine.model import load_model
-from vidcap_cli.models import Prompt, Size
-from vidcap_cli.models.checkpoint import read_generation, stored_type
+from vidcap_cli.models.decoder import Following
+from vidcap_cli.models.device import as_out_of_memory, number_type, select_device
+from vidcap_cli.models.model import load_model
+from vidcap_cli.processors import Prompt, Size
 
 
 @dataclass(slots=True)

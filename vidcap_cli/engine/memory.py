@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from vidcap_cli.engine.device import local_ranks, memory_used
 from vidcap_cli.errors import ModelError
-from vidcap_cli.words import size
+from vidcap_cli.models.device import local_ranks, memory_used
+from vidcap_cli.view.words import size
 
 # What is available now is shared with whatever else runs here, and estimates are estimates.
 _SHARE = 0.8

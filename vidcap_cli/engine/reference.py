@@ -24,14 +24,14 @@ import numpy as np
 import torch
 import transformers
 
+from vidcap_cli.checkpoint.folder import read_generation, read_json, stored_type
+from vidcap_cli.checkpoint.layout import Layout
+from vidcap_cli.checkpoint.settings import as_transformers_4
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request
-from vidcap_cli.engine.device import as_out_of_memory, number_type, select_device
-from vidcap_cli.engine.layout import Layout
 from vidcap_cli.errors import ModelError
-from vidcap_cli.models import Prompt, Size
-from vidcap_cli.models.checkpoint import read_generation, read_json, stored_type
-from vidcap_cli.models.settings import as_transformers_4
+from vidcap_cli.models.device import as_out_of_memory, number_type, select_device
+from vidcap_cli.processors import Prompt, Size
 
 _CLASSES = {
     "llava": "LlavaForConditionalGeneration",
@@ -142,7 +142,7 @@ class _Stop(transformers.StoppingCriteria):
 def _load(folder: Path, config: CaptionConfig, number: Any) -> Any:
     """Load the model strictly: a key that is missing or left over is an error, not a guess."""
     if config.family == "pllava":
-        from vidcap_cli.engine.pllava import load_pllava  # noqa: PLC0415 - after mindnlp
+        from vidcap_cli.engine.reference_pllava import load_pllava  # noqa: PLC0415 - after mindnlp
 
         return load_pllava(folder, config, number)
     kind = getattr(transformers, _CLASSES[config.family])

@@ -28,7 +28,7 @@ def inspect(target: Path | None) -> Report:
 
 
 def _folder(target: Path) -> Report:
-    from vidcap_cli.rundir import RunDir  # noqa: PLC0415
+    from vidcap_cli.rundir.paths import RunDir  # noqa: PLC0415
 
     if RunDir(target).is_run:
         from vidcap_cli.inspect.run import run_report  # noqa: PLC0415
@@ -51,7 +51,7 @@ def _folder(target: Path) -> Report:
 
 
 def _file(target: Path) -> Report:
-    from vidcap_cli.plan import TABLE, kind_of  # noqa: PLC0415
+    from vidcap_cli.rundir.plan import TABLE, kind_of  # noqa: PLC0415
 
     if kind_of(target) == TABLE:
         from vidcap_cli.inspect.meta import meta_report  # noqa: PLC0415

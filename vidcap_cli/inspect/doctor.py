@@ -22,7 +22,7 @@ from rich.console import Console
 
 from vidcap_cli import __version__
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
-from vidcap_cli.words import size
+from vidcap_cli.view.words import size
 
 PACKAGES = (
     "mindspore",
@@ -227,7 +227,7 @@ def _videos(problems: list[Problem]) -> tuple[Fact, ...]:
     import av  # noqa: PLC0415 - reported above when it is missing
 
     from vidcap_cli.inspect.video import RULES, probe_and_read  # noqa: PLC0415 - needs decoders
-    from vidcap_cli.rank.decode import DecodePool  # noqa: PLC0415
+    from vidcap_cli.video.pool import DecodePool  # noqa: PLC0415
 
     known = [name for name in CODECS if name in av.codecs_available]
     facts = [Fact("codecs", ", ".join(known), known)]

@@ -16,16 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vidcap_cli.columns import STATUS, CaptionColumns, caption_column
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import TableError
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.video import RULES, Bad, survey
-from vidcap_cli.plan import FOLDER, kind_of, make_plan, resolve
-from vidcap_cli.rundir import RunDir
+from vidcap_cli.merge.columns import STATUS, CaptionColumns, caption_column
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import FOLDER, kind_of, make_plan, resolve
 from vidcap_cli.tables import PATH, Table, open_meta, open_table, paths
 from vidcap_cli.video import VideoInfo
-from vidcap_cli.words import count, duration, one_line, size
+from vidcap_cli.view.words import count, duration, one_line, size
 
 LOOKED_FOR = 1000  # files at the start of the table, and as many again spread over the rest
 OPENED = 32

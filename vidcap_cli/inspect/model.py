@@ -10,13 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine.checkpoint import Tensor, read_header
-from vidcap_cli.engine.decoder_config import DecoderConfig
-from vidcap_cli.errors import ModelError
-from vidcap_cli.inspect.report import Fact, Problem, Report, Section
-from vidcap_cli.models import load_captioner
-from vidcap_cli.models.checkpoint import (
+from vidcap_cli.checkpoint.folder import (
     COMMANDS,
     check_model,
     command_of,
@@ -24,7 +18,13 @@ from vidcap_cli.models.checkpoint import (
     read_json,
     weight_map,
 )
-from vidcap_cli.words import count, size
+from vidcap_cli.checkpoint.weights import Tensor, read_header
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import ModelError
+from vidcap_cli.inspect.report import Fact, Problem, Report, Section
+from vidcap_cli.models.decoder_config import DecoderConfig
+from vidcap_cli.processors import load_captioner
+from vidcap_cli.view.words import count, size
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 _VISION = ("visual.", "model.visual.", "vision_tower.", "model.vision_tower.")

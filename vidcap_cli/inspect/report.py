@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vidcap_cli.words import printable
+from vidcap_cli.view.words import printable
 
 
 @dataclass(frozen=True, slots=True)

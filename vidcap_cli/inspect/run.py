@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vidcap_cli.attempt import Attempt
 from vidcap_cli.caption import default_output, default_run_dir
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import DamagedPartError
-from vidcap_cli.events import Done, Ended, EventReader, State
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
-from vidcap_cli.launch import RankExit, read_errors, read_exits
-from vidcap_cli.ledger import RunParts
-from vidcap_cli.lock import is_led
-from vidcap_cli.parts import OK
-from vidcap_cli.plan import Plan, read_plan
-from vidcap_cli.rundir import AttemptDir, RunDir
-from vidcap_cli.words import count, duration, figure, one_line
+from vidcap_cli.launch.msrun import RankExit, read_errors, read_exits
+from vidcap_cli.rundir.attempt import Attempt
+from vidcap_cli.rundir.events import Done, Ended, EventReader, State
+from vidcap_cli.rundir.ledger import RunParts
+from vidcap_cli.rundir.lock import is_led
+from vidcap_cli.rundir.parts import OK
+from vidcap_cli.rundir.paths import AttemptDir, RunDir
+from vidcap_cli.rundir.plan import Plan, read_plan
+from vidcap_cli.view.words import count, duration, figure, one_line
 
 _LISTED = 8
 # What a caption command is told by its name and by META, or finds out by itself.

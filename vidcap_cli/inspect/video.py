@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
-from vidcap_cli.models import FrameRule
-from vidcap_cli.models import qwen2vl as qwen2vl_family
-from vidcap_cli.rank.decode import DecodePool
+from vidcap_cli.processors import FrameRule
+from vidcap_cli.processors import qwen2vl as qwen2vl_family
 from vidcap_cli.video import Clip, Rule, VideoInfo, probe, read_frames
-from vidcap_cli.words import count, duration, size
+from vidcap_cli.video.pool import DecodePool
+from vidcap_cli.view.words import count, duration, size
 
 # What each command of this release would sample with its default options.
 RULES: dict[str, FrameRule] = {"qwen2vl": qwen2vl_family.FrameRule()}

@@ -23,10 +23,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vidcap_cli.attempt import Attempt
 from vidcap_cli.engine import Answer, Engine, OutOfMemoryError, Request, load_engine
 from vidcap_cli.errors import RunError, VidcapError
-from vidcap_cli.events import (
+from vidcap_cli.launch.msrun import RankError
+from vidcap_cli.processes import die_with
+from vidcap_cli.processors import Captioner, load_captioner
+from vidcap_cli.rank.writer import PartWriter
+from vidcap_cli.rundir.attempt import Attempt
+from vidcap_cli.rundir.claims import claim_chunks
+from vidcap_cli.rundir.events import (
     LOADING,
     Alive,
     Began,
@@ -38,16 +43,11 @@ from vidcap_cli.events import (
     Started,
     State,
 )
-from vidcap_cli.launch import RankError
-from vidcap_cli.models import Captioner, load_captioner
-from vidcap_cli.parts import OK, Result
-from vidcap_cli.plan import Todo, resolve
-from vidcap_cli.processes import die_with
-from vidcap_cli.rank.claims import claim_chunks
-from vidcap_cli.rank.decode import Decoded, DecodePool
-from vidcap_cli.rank.writer import PartWriter
-from vidcap_cli.rundir import AttemptDir, RunDir
+from vidcap_cli.rundir.parts import OK, Result
+from vidcap_cli.rundir.paths import AttemptDir, RunDir
+from vidcap_cli.rundir.plan import Todo, resolve
 from vidcap_cli.video import Clip, read_frames
+from vidcap_cli.video.pool import Decoded, DecodePool
 
 # How long the loop waits for frames before it looks whether it should stop, in seconds.
 _PATIENCE = 0.2

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from vidcap_cli.errors import RunError
-from vidcap_cli.parts import Result, write_part
+from vidcap_cli.rundir.parts import Result, write_part
 
 
 class PartWriter:

@@ -21,7 +21,7 @@ error); ``hdr``: PQ or HLG, whose colours look pale as plain RGB; ``anamorphic``
 square, and frames keep the stored shape, as in the models' own preprocessing.
 
 Does not: open the network, mirror, or bound its own time (the decoder processes of
-``vidcap_cli.rank.decode`` do).
+``vidcap_cli.video.pool`` do).
 """
 
 from collections.abc import Callable, Iterator

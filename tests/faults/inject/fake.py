@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vidcap_cli import engine, models
+from vidcap_cli import engine, processors
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request
-from vidcap_cli.models import Prompt, Size
+from vidcap_cli.processors import Prompt, Size
 
 
 class FirstMiddleLast:
@@ -103,4 +103,4 @@ def install(wanted: dict) -> None:
         return FakeCaptioner()
 
     engine.load_engine = load_engine
-    models.load_captioner = load_captioner
+    processors.load_captioner = load_captioner

@@ -1,0 +1,85 @@
+"""Ranks that cannot be started: what may pass is tried again, what does not is told."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import RunError
+from vidcap_cli.launch import msrun as launch
+from vidcap_cli.launch.leader import Job, leading
+from vidcap_cli.launch.msrun import LaunchFailedError, read_exits
+from vidcap_cli.rundir.paths import RunDir
+
+
+class Notices:
+    """A view that only remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.told.append(text)
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    (tmp_path / "meta.csv").write_text("path\na.mp4\n")
+    monkeypatch.setattr(launch, "adopt_orphans", lambda: None)  # this process has other children
+    config = CaptionConfig("qwen2vl", "/models/some")
+    return Job(tmp_path / "meta.csv", tmp_path / "run", config, retries=1)
+
+
+@pytest.mark.parametrize("what", ["not there", "not executable"])
+def test_an_interpreter_that_cannot_be_started_ends_the_run(job, tmp_path, monkeypatch, what):
+    python = tmp_path / "python"
+    if what == "not executable":
+        python.write_bytes(b"")
+    monkeypatch.setattr(launch.sys, "executable", str(python))
+    words = rf"{python}: msrun cannot be started .*repeat the command"
+    with pytest.raises(RunError, match=words) as caught, leading(job) as leader:
+        leader.work(Notices())
+    assert not isinstance(caught.value, LaunchFailedError)
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
+def test_no_process_left_is_a_failed_launch(job, monkeypatch, number):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with leading(job) as leader:
+        with pytest.raises(RunError, match="2 launches in a row brought no caption"):
+            leader.work(view := Notices())
+        ends = [read_exits(folder) for folder in leader.run.attempts()]
+    failed = [words for words in view.told if words.startswith("msrun cannot be started: ")]
+    assert len(failed) == 2
+    # No other node is to wait for the ranks of this one.
+    assert [[end.code for end in launched] for launched in ends] == [[-signal.SIGKILL]] * 2
+
+
+def test_msrun_and_ranks_import_nothing_of_the_users_and_read_paths_as_bytes(tmp_path, monkeypatch):
+    """Whatever the working directory, PYTHONPATH and the locale are."""
+    (tmp_path / "random.py").write_text("raise SystemExit('imported a file of the user')\n")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}/none")
+    for name, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+        monkeypatch.setenv(name, value)
+    folder = RunDir(tmp_path / "run").attempt(1)
+    folder.path.mkdir(parents=True)
+    program = "import random, sys; print(random.__file__, sys.getfilesystemencoding(), sys.prefix)"
+    done = subprocess.run(
+        ["python", "-c", program],
+        cwd=tmp_path,
+        env=launch._environment(folder, 1),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (f"{random.__file__} utf-8 {sys.prefix}\n", "")

@@ -1,0 +1,199 @@
+"""Captions get columns of their own, never one of META's unless it is asked for."""
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vidcap_cli.caption import Request, caption
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import TableError, UsageError
+from vidcap_cli.inspect import inspect
+from vidcap_cli.merge.columns import CaptionColumns, caption_column
+from vidcap_cli.merge.merge import merge
+from vidcap_cli.rundir.parts import Result, write_part
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import make_plan
+from vidcap_cli.tables import open_meta
+
+CONFIG = CaptionConfig("qwen2vl", "/models/qwen")
+OLD = "id,text,path\n1,old a,a.mp4\n2,old b,b.mp4\n3,old c,c.mp4\n"
+TAIL = "caption_status,caption_error,caption_flags"
+
+
+@pytest.fixture
+def meta(tmp_path):
+    path = tmp_path / "meta.csv"
+    path.write_text(OLD)
+    return path
+
+
+def captioned(folder, meta, *texts, first=0) -> RunDir:
+    """A run of ``meta`` with captions of the first rows; None is a failure."""
+    run = RunDir(folder)
+    make_plan(meta, run, CONFIG)
+    run.parts.mkdir()
+    results = [
+        Result(row, f"{'abc'[row]}.mp4", "ok" if text else "oom", text=text)
+        for row, text in enumerate(texts, first)
+    ]
+    write_part(run.part(1, 0, 0, "parquet"), results)
+    return run
+
+
+def test_a_column_that_is_there_is_refused_with_both_options(tmp_path, meta):
+    run = captioned(tmp_path / "run", meta, "A")
+    words = r"meta\.csv: the column `text` is already there.*--caption-column.*--overwrite-column"
+    with pytest.raises(TableError, match=words):
+        merge([run.path], tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_another_column(tmp_path, meta):
+    run = captioned(tmp_path / "run", meta, "A", None)
+    left = tmp_path / "left.csv"
+    merge([run.path], tmp_path / "out.csv", caption_column="new, text", missing=left)
+    assert (tmp_path / "out.csv").read_text() == (
+        f'id,text,path,"new, text",{TAIL}\n'
+        "1,old a,a.mp4,A,ok,,\n2,old b,b.mp4,,oom,,\n3,old c,c.mp4,,missing,,\n"
+    )
+    assert left.read_text() == "id,text,path\n2,old b,b.mp4\n3,old c,c.mp4\n"
+
+
+def test_the_column_is_replaced(tmp_path, meta):
+    """It moves to the end, and no old caption passes for a new one where there is none."""
+    run = captioned(tmp_path / "run", meta, "A", None)
+    left = tmp_path / "left.csv"
+    merge([run.path], tmp_path / "out.csv", overwrite_column=True, missing=left)
+    assert (tmp_path / "out.csv").read_text() == (
+        f"id,path,text,{TAIL}\n1,a.mp4,A,ok,,\n2,b.mp4,,oom,,\n3,c.mp4,,missing,,\n"
+    )
+    # What is left can be captioned as it is.
+    assert left.read_text() == "id,path\n2,b.mp4\n3,c.mp4\n"
+    assert meta.read_text() == OLD
+
+
+def test_what_vidcap_wrote_is_captioned_again(tmp_path, meta):
+    run = captioned(tmp_path / "run", meta, "A", "B", "C")
+    first = tmp_path / "first.csv"
+    merge([run.path], first, overwrite_column=True, all_columns=True)
+    again = captioned(tmp_path / "again", first, "X", "Y", "Z")
+    with pytest.raises(TableError, match=r"`text`, `caption_status`, `caption_error`.*--overwrite"):
+        merge([again.path], tmp_path / "out.csv")
+    words = (
+        r"`caption_status`.*already there.*go\. Rename it, or replace it with --overwrite-column"
+    )
+    with pytest.raises(TableError, match=words):
+        merge([again.path], tmp_path / "out.csv", caption_column="second")
+    merge([again.path], tmp_path / "out.csv", caption_column="second", overwrite_column=True)
+    frame = pd.read_csv(tmp_path / "out.csv")
+    assert frame["text"].tolist() == ["A", "B", "C"]
+    assert frame["second"].tolist() == ["X", "Y", "Z"]
+    assert list(frame).count("caption_status") == 1
+    assert "caption_model" in list(frame)  # not among those written now, so it stays
+    with pytest.raises(TableError, match=r"`caption_model`.*or leave out --all-columns"):
+        merge([again.path], tmp_path / "o2.csv", caption_column="second", all_columns=True)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_captions_of_another_column_are_merged(tmp_path, meta, form):
+    """Also beside a column ``text`` of the table's own, and without being told their name."""
+    run = captioned(tmp_path / "run", meta, "A", None)
+    table = tmp_path / f"one.{form}"
+    merge([run.path], table, caption_column="qwen", all_columns=True)
+    rest = captioned(tmp_path / "rest", meta, "B", "C", first=1)
+    merge([table, rest.path], tmp_path / "out.csv", meta=meta, caption_column="both")
+    frame = pd.read_csv(tmp_path / "out.csv")
+    assert frame["both"].tolist() == ["A", "B", "C"]
+    assert frame["text"].tolist() == ["old a", "old b", "old c"]
+    plain = tmp_path / "plain.csv"
+    plain.write_text("id,path,words\n1,a.mp4,W\n")
+    with pytest.raises(
+        TableError, match=r"plain\.csv: .*name the one with the captions with --cap"
+    ):
+        merge([plain], tmp_path / "o2.csv", meta=meta, overwrite_column=True)
+    merge([plain], tmp_path / "o2.csv", meta=meta, caption_column="words")
+    assert pd.read_csv(tmp_path / "o2.csv")["words"].tolist()[0] == "W"
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "found"),
+    [
+        ("path text", "text", "text"),
+        ("path text words", "words", "words"),
+        ("path text", "words", "text"),
+        ("path words", "text", None),
+        (f"path text words {TAIL}", "text", "words"),
+        (f"words path text {TAIL}", "words", "text"),
+        (f"text path {TAIL}", "text", "text"),
+        (f"{TAIL} path text", "text", "text"),
+        ("id caption_status path text", "text", "text"),
+    ],
+)
+def test_where_the_captions_of_a_table_are(names, wanted, found):
+    assert caption_column(names.replace(",", " ").split(), wanted) == found
+
+
+@pytest.mark.parametrize("index", [None, True, False])
+def test_pandas_reads_a_table_whose_column_was_replaced(tmp_path, index):
+    """What pandas noted of the old column would make it read the new one wrongly."""
+    frame = pd.DataFrame({"path": ["a.mp4", "b.mp4"], "text": pd.array([1, 2], "Int64")})
+    meta = tmp_path / "m.parquet"
+    (frame if index is None else frame.set_index("text", drop=index)).to_parquet(meta)
+    run = captioned(tmp_path / "run", meta, "A")
+    out, left = tmp_path / "out.parquet", tmp_path / "left.parquet"
+    merge([run.path], out, overwrite_column=True, missing=left)
+    again = pd.read_parquet(out)
+    assert again["text"].tolist() == ["A", None]
+    assert again["path"].tolist() == ["a.mp4", "b.mp4"]
+    assert pd.read_parquet(left)["path"].tolist() == ["b.mp4"]
+    assert pq.read_schema(out).field("text").type == pa.string()
+
+
+@pytest.mark.parametrize(
+    "name", ["path", "caption_status", "caption_frames", "", "  ", "a\nb", "a\x1b[31m"]
+)
+def test_names_that_are_none(name):
+    with pytest.raises(UsageError, match=r"--caption-column .*choose another"):
+        CaptionColumns(name)
+
+
+@pytest.mark.parametrize(
+    ("header", "settings", "remedy"),
+    [
+        ("path,text", {}, "--caption-column NAME, or replace it with --overwrite-column"),
+        ("path,mine", {"caption_column": "mine"}, "--caption-column NAME"),
+        ("path,caption_flags", {}, "replace it with --overwrite-column"),
+        ("path,caption_rank", {"all_columns": True}, "leave out --all-columns"),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_caption_command_refuses_before_anything_else(tmp_path, header, settings, remedy, dry):
+    """Before the model is looked for, and nothing is written."""
+    meta = tmp_path / "meta.csv"
+    meta.write_text(f"{header}\na.mp4,x\n")
+    request = Request(meta, "/no/model", CONFIG, dry_run=dry, **settings)
+    with pytest.raises(TableError, match=remedy):
+        caption(request)
+    assert [path.name for path in tmp_path.iterdir()] == ["meta.csv"]
+    with pytest.raises(Exception, match="/no/model"):
+        caption(Request(meta, "/no/model", CONFIG, overwrite_column=True, **settings))
+
+
+def test_inspect_finds_the_captions(tmp_path, meta):
+    run = captioned(tmp_path / "run", meta, "A", None)
+    merge([run.path], tmp_path / "out.csv", caption_column="qwen")
+    report = inspect(tmp_path / "out.csv")
+    assert report.ok
+    assert report.verdict == "a table with captions"
+    assert report.as_dict()["facts"]["rows"] == {
+        "rows": 3, "with_a_caption": 1, "status_missing": 1, "status_oom": 1, "status_ok": 1,
+    }  # fmt: skip
+    assert "--overwrite-column" in (report.problems[0].remedy or "")
+
+
+def test_inspect_of_columns_that_are_no_text(tmp_path):
+    odd = pa.table({"path": ["a"], "text": [[1]], "caption_status": [[2]]})
+    pq.write_table(odd, tmp_path / "odd.parquet")
+    assert inspect(tmp_path / "odd.parquet").verdict == "cannot be captioned as it is"
+    assert open_meta(tmp_path / "odd.parquet").schema.names[0] == "path"

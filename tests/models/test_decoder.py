@@ -1,0 +1,177 @@
+"""The compiled decoder against itself: blocks, slots and caches change nothing."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+ms = pytest.importorskip("mindspore")
+
+import vidcap_cli.models.decoder as module
+from vidcap_cli.errors import ModelError
+from vidcap_cli.models.decoder import FEWEST_ROWS, SHORTEST, Decoder
+from vidcap_cli.models.decoder_config import DecoderConfig
+from vidcap_cli.models.decoder_graphs import Graphs
+from vidcap_cli.models.device import select_device
+
+CONFIG = DecoderConfig(
+    hidden=32, mlp=48, layers=2, heads=4, kv_heads=2, head=8, vocab=90,
+    theta=10_000.0, eps=1e-6, sections=None, tied=False, biased=True,
+)  # fmt: skip
+LONG = 2 * FEWEST_ROWS + 133
+
+
+@pytest.fixture(scope="module", params=["cache written by rows", "cache written as a whole"])
+def way(request) -> str:
+    return request.param
+
+
+def make_decoder(way: str, number) -> Decoder:
+    select_device("CPU", compiled=True)
+    rng = np.random.default_rng(7)
+    weights = {
+        name: rng.normal(0, 0.3, shape).astype(np.float32)
+        for name, shape in CONFIG.shapes().items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "writes_by_rows", lambda: way.endswith("rows"))
+        return Decoder(CONFIG, weights.__getitem__, slots=3, number=number)
+
+
+@pytest.fixture(scope="module")
+def decoder(way) -> Decoder:
+    return make_decoder(way, ms.float32)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(decoder, monkeypatch) -> None:
+    monkeypatch.setattr(decoder, "scores", 1)
+
+
+def tokens(seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, CONFIG.vocab, count)
+
+
+def prefilled(decoder: Decoder, ids: np.ndarray):
+    return decoder.prefill(decoder.embed(ids), np.arange(len(ids)), np.arange(len(ids)))
+
+
+def close(logits: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(logits, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_a_prompt_in_blocks_equals_its_tokens_one_by_one(decoder):
+    ids = tokens(1, LONG)
+    whole = prefilled(decoder, ids).following.logits.asnumpy()[0]
+    decoder.insert(1, prefilled(decoder, ids[: LONG - 40]), 60)
+    for token in ids[LONG - 40 :]:
+        logits = decoder.step(np.array([0, token, 0])).logits.asnumpy()[1]
+    decoder.free(1)
+    close(logits, whole)
+
+
+def test_in_16_bits_a_token_sees_itself(way):
+    # In float16 kernels read converted copies of the caches, which could be made too early.
+    decoder = make_decoder(way, ms.float16)
+    ids = tokens(11, 60)
+    decoder.insert(0, prefilled(decoder, ids[:50]), 10)
+    for count in range(50, 60):
+        logits = decoder.step(np.array([ids[count], 0, 0])).logits.asnumpy()[0]
+        whole = prefilled(decoder, ids[: count + 1]).following.logits.asnumpy()[0]
+        np.testing.assert_allclose(logits, whole, atol=0.01 * np.abs(whole).max())
+
+
+def test_slots_of_different_length_do_not_touch_each_other(decoder):
+    ids = [tokens(2, 5), tokens(3, 130), tokens(4, LONG)]
+    more = tokens(5, 8)
+    alone = []
+    for row in ids:
+        decoder.insert(0, prefilled(decoder, row), len(more))
+        alone.append([decoder.step(np.array([t, 0, 0])).logits.asnumpy()[0] for t in more])
+        decoder.free(0)
+    for slot, row in enumerate(ids):
+        decoder.insert(slot, prefilled(decoder, row), len(more))
+    for step, token in enumerate(more):
+        logits = decoder.step(np.full(3, token)).logits.asnumpy()
+        for slot in range(3):
+            close(logits[slot], alone[slot][step])
+    for slot in range(3):
+        decoder.free(slot)
+
+
+def test_what_is_in_the_slots_moves_to_a_longer_cache_and_back(decoder):
+    short, more = tokens(6, 20), tokens(7, 6)
+    decoder.insert(0, prefilled(decoder, short), 100)
+    expected = [decoder.step(np.array([t, 0, 0])).logits.asnumpy()[0] for t in more]
+    decoder.free(0)
+    decoder.insert(0, prefilled(decoder, short), 100)
+    lengths, logits = [], []
+    for step, token in enumerate(more):
+        if step == 2:
+            decoder.insert(2, prefilled(decoder, tokens(8, LONG)), 10)
+        if step == 4:
+            decoder.free(2)
+            decoder.insert(1, prefilled(decoder, short), 10)
+        logits.append(decoder.step(np.array([token, 0, 0])).logits.asnumpy()[0])
+        lengths.append(decoder.length)
+    decoder.free(0)
+    decoder.free(1)
+    assert lengths == [SHORTEST] * 2 + [1024] * 2 + [SHORTEST] * 2
+    for ours, theirs in zip(logits, expected, strict=True):
+        close(ours, theirs)
+
+
+def test_a_prompt_that_fills_its_cache_to_the_last_token(decoder):
+    ids = tokens(9, SHORTEST)
+    decoder.insert(0, prefilled(decoder, ids[:-3]), 3)
+    for token in ids[-3:]:
+        logits = decoder.step(np.array([token, 0, 0])).logits.asnumpy()[0]
+    assert decoder.length == SHORTEST
+    decoder.free(0)
+    close(logits, prefilled(decoder, ids).following.logits.asnumpy()[0])
+
+
+def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
+    ids = tokens(10, LONG)
+    in_blocks = prefilled(decoder, ids).following.logits.asnumpy()[0]
+    monkeypatch.setattr(decoder, "scores", 10**9)
+    close(prefilled(decoder, ids).following.logits.asnumpy()[0], in_blocks)
+    assert decoder._block_rows(LONG) == 2048
+    monkeypatch.setattr(decoder, "scores", 4 * 4 * CONFIG.kv_heads * 600 * LONG)
+    assert decoder._block_rows(LONG) == 512
+
+
+@pytest.mark.parametrize("length", [257, 700])
+def test_parts_of_the_queries_equal_all_of_them(decoder, monkeypatch, length):
+    ids = tokens(11, length)
+    monkeypatch.setattr(decoder, "scores", 10**9)
+    in_parts = prefilled(decoder, ids)
+    monkeypatch.setattr(module, "_PART", 4096)
+    monkeypatch.setattr(decoder, "_graphs", Graphs(CONFIG, by_rows=True))
+    at_once = prefilled(decoder, ids)
+    close(in_parts.following.logits.asnumpy(), at_once.following.logits.asnumpy())
+    for ours, theirs in zip(in_parts.keys, at_once.keys, strict=True):
+        close(ours.asnumpy()[:, :length], theirs.asnumpy()[:, :length])
+
+
+def test_what_a_prompt_needs_grows_with_its_length_alone(decoder):
+    needs = [decoder.need(1 << power, 0) for power in range(13, 18)]
+    assert all(2.1 > after / before > 1.9 for before, after in pairwise(needs))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, r"rope_scaling\.rope_type 'yarn'"),
+    ],
+)
+def test_what_the_decoder_does_not_know_is_refused(change, message):
+    with pytest.raises(ModelError, match=message):
+        DecoderConfig.read({"model_type": "llava", "text_config": change})
+
+
+def test_sizes_that_llava_files_leave_out_are_those_of_llama_7b():
+    config = DecoderConfig.read({"model_type": "llava", "text_config": {"vocab_size": 32064}})
+    assert (config.hidden, config.mlp, config.layers, config.heads) == (4096, 11008, 32, 32)
+    assert (config.kv_heads, config.head, config.vocab, config.theta) == (32, 128, 32064, 1e4)

@@ -1,0 +1,70 @@
+"""Events survive their way through a file that grows while it is read."""
+
+import pytest
+
+from vidcap_cli.rundir.events import (
+    Began,
+    Done,
+    EventReader,
+    EventWriter,
+    Notice,
+    Started,
+    decode,
+    encode,
+)
+
+
+def test_events_come_back_as_they_were(tmp_path):
+    sent = [
+        Started(7, "host"),
+        Began([1, 2]),
+        Done(1, "ä.mp4", "ok", "two\nlines “quoted”", None, 9, 1.5, 0.5),
+        Notice("text"),
+    ]
+    reader = EventReader(tmp_path / "events.jsonl")
+    assert list(reader.read()) == []
+    with EventWriter(tmp_path / "events.jsonl") as writer:
+        for event in sent:
+            writer.write(event)
+            assert list(reader.read()) == [event]
+    assert list(reader.read()) == []
+
+
+def test_a_half_written_line_waits_for_its_end(tmp_path):
+    file = tmp_path / "events.jsonl"
+    line = encode(Notice("whole")).encode()
+    reader = EventReader(file)
+    file.write_bytes(line + line[:9])
+    assert len(list(reader.read())) == 1
+    assert list(reader.read()) == []
+    file.write_bytes(line + line)
+    assert [event.text for event in reader.read()] == ["whole"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"kind": "no', b"\0\0\0", b"\xff\xfe", b"[1]", b"7", b"{}", b'{"kind": ["began"]}',
+        b'{"kind": "began"}', b'{"kind": "began", "rows": ["a"], "time": 1}',
+        b'{"kind": "began", "rows": [-1], "time": 1}',
+        b'{"kind": "state", "state": "s", "time": "x"}', b'{"kind": "state", "state": 3}',
+    ],
+)  # fmt: skip
+def test_a_damaged_line_is_passed_over(tmp_path, line):
+    around = encode(Notice("whole")).encode()
+    (tmp_path / "events.jsonl").write_bytes(around + line + b"\n" + around)
+    read = EventReader(tmp_path / "events.jsonl").read()
+    assert [event.text for event in read] == ["whole", "whole"]
+
+
+def test_unknown_kinds_are_passed_over():
+    assert decode('{"kind": "from a later version", "x": 1}') is None
+
+
+def test_a_line_that_is_no_event_is_passed_over(tmp_path):
+    bad = ["{", "[]", "3", '{"kind": 1}', '{"kind": "done"}', '{"kind": ["x"]}', "[" * 99999]
+    bad += ['{"kind": "began", "rows": ["1"]}', '{"kind": "notice", "text": 5}']
+    file = tmp_path / "events.jsonl"
+    whole = encode(Notice("whole")).encode()
+    file.write_bytes(b"\n".join(line.encode() for line in bad) + b"\n\xff\xfe\n" + whole)
+    assert [event.text for event in EventReader(file).read()] == ["whole"]

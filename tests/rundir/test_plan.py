@@ -1,0 +1,415 @@
+"""Plans say what is to be captioned, todos what is left, and memory stays small."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import RunChangedError, RunError, TableError
+from vidcap_cli.processors.qwen2vl import FrameRule
+from vidcap_cli.rundir import plan as plan_module
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import (
+    Plan,
+    Todo,
+    check_unchanged,
+    make_plan,
+    read_plan,
+    resolve,
+    write_todo,
+)
+from vidcap_cli.video import VideoError, read_frames
+
+CONFIG = CaptionConfig("qwen2vl", "/models/qwen")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+def table(folder: Path, rows: int = 5) -> Path:
+    meta = folder / "meta.csv"
+    meta.write_text("id,path\n" + "".join(f"{i:03},{i}.mp4\n" for i in range(rows)))
+    return meta
+
+
+def planned(run: RunDir) -> list[dict[str, object]]:
+    return pq.read_table(run.rows).to_pylist()
+
+
+def test_plan_of_a_table(tmp_path, run, monkeypatch):
+    monkeypatch.chdir("/")
+    plan = make_plan(table(tmp_path), run, CONFIG)
+    assert plan.meta == str(tmp_path / "meta.csv")
+    assert (plan.kind, plan.rows, plan.bases) == ("table", 5, (str(tmp_path), "/"))
+    assert plan.options["question"] == CONFIG.question
+    assert planned(run) == [{"row_id": i, "path": f"{i}.mp4"} for i in range(5)]
+    assert read_plan(run) == plan
+    assert Plan.from_json(plan.to_json()) == plan
+    assert sorted(p.name for p in run.path.iterdir()) == ["plan.json", "rows.parquet"]
+    check_unchanged(plan, tmp_path / "meta.csv", CONFIG)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl", "tsv"])
+def test_plan_of_other_tables(tmp_path, run, suffix):
+    meta = tmp_path / f"m.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({"n": [1, 2], "path": ["a", "b"]}), meta)
+    elif suffix == "jsonl":
+        meta.write_text('{"n": 1, "path": "a"}\n{"n": 2, "path": "b"}\n')
+    else:
+        meta.write_text("n\tpath\n1\ta\n2\tb\n")
+    make_plan(meta, run, CONFIG)
+    assert planned(run) == [{"row_id": 0, "path": "a"}, {"row_id": 1, "path": "b"}]
+
+
+def test_relative_meta_and_row_groups(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan_module, "_GROUP", 1000)
+    plan = make_plan(Path(table(tmp_path, 3500).name), run, CONFIG)
+    assert plan.meta == str(tmp_path / "meta.csv")
+    file = pq.ParquetFile(run.rows)
+    assert [file.metadata.row_group(i).num_rows for i in range(4)] == [1000, 1000, 1000, 500]
+
+
+def test_plan_of_a_folder(tmp_path, run):
+    clips = tmp_path / "clips"
+    for name in ["b/2.MP4", "b/10.mkv", "a.webm", "z.txt", ".hidden.mp4", ".git/x.mp4", "é/ü.mov"]:
+        (clips / name).parent.mkdir(parents=True, exist_ok=True)
+        (clips / name).touch()
+    (clips / "loop").symlink_to(clips)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "l.mp4").touch()
+    (clips / "link").symlink_to(elsewhere)
+    plan = make_plan(clips, run, CONFIG)
+    names = ["a.webm", "b/10.mkv", "b/2.MP4", "link/l.mp4", "é/ü.mov"]
+    assert [row["path"] for row in planned(run)] == [str(clips / name) for name in names]
+    assert (plan.kind, plan.bases[0]) == ("folder", str(clips))
+    check_unchanged(plan, clips, CONFIG)
+    (clips / "new.mp4").touch()
+    with pytest.raises(RunChangedError, match="contents of clips: 5 -> 6 rows"):
+        check_unchanged(plan, clips, CONFIG)
+
+
+def test_the_same_folder_elsewhere_has_the_same_fingerprint(tmp_path):
+    plans = []
+    for place in "ab":
+        clips = tmp_path / place / "clips"
+        clips.mkdir(parents=True)
+        (clips / "x.mp4").touch()
+        plans.append(make_plan(clips, RunDir(tmp_path / f"run{place}"), CONFIG))
+    assert plans[0].fingerprint == plans[1].fingerprint
+
+
+def test_plan_of_one_video(tmp_path, run):
+    video = tmp_path / "v.MP4"
+    video.touch()
+    plan = make_plan(video, run, CONFIG)
+    assert (plan.kind, plan.rows) == ("video", 1)
+    assert planned(run) == [{"row_id": 0, "path": str(video)}]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone.mp4", "there is no such file or folder; check the spelling"),
+        ("gone.csv", "there is no such file or folder; check the spelling"),
+        ("notes.docx", r"\.docx is neither a table \(.csv .tsv .parquet .jsonl\) nor a video"),
+        ("Makefile", "a file without extension is neither a table"),
+        ("empty", r"no videos in this folder or below; known are .*\.mp4"),
+    ],
+)
+def test_metas_that_cannot_be_planned(tmp_path, run, name, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.docx").touch()
+    (tmp_path / "Makefile").touch()
+    with pytest.raises(TableError, match=f"{name}: .*{message}"):
+        make_plan(tmp_path / name, run, CONFIG)
+    assert not run.is_run
+
+
+def test_a_faulty_table_leaves_no_plan(tmp_path, run):
+    meta = tmp_path / "meta.csv"
+    meta.write_text("path,n\n" + "a,1\n" * 70_000 + "b\n")
+    with pytest.raises(TableError, match=r"line 70002 \(data row 70001\)"):
+        make_plan(meta, run, CONFIG)
+    assert list(run.path.iterdir()) == []
+    # The fault is in a column that only the final table needs.
+    meta.write_bytes(b"path,n\na,\xff\n")
+    with pytest.raises(TableError, match="line 2 is not UTF-8"):
+        make_plan(meta, run, CONFIG)
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path, run):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").touch()
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path / "clips") + b"/\xff.mp4")).touch()
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    make_plan(tmp_path / "clips", run, CONFIG)
+    written = tmp_path / "clips" / r"\xff.mp4"
+    assert {row["path"] for row in planned(run)} == {str(tmp_path / "clips/a.mp4"), str(written)}
+    with pytest.raises(VideoError, match=r"no such file; if its name is not UTF-8.*rename it"):
+        read_frames(str(written), FrameRule(4.0, 448, 672, "area"))
+    written.touch()  # the row of the one would get the caption of the other
+    with pytest.raises(TableError, match=r"\\xff\.mp4: two files are written like this.*rename it"):
+        make_plan(tmp_path / "clips", run, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:-20], "damaged"),
+        (lambda _: "[]", "damaged"),
+        (lambda _: '{"rows": 3}', "damaged"),
+        (lambda text: text.replace('"rows": 5', '"rows": "5"'), "damaged .*--fresh"),
+        (lambda _: "\udcff", "damaged"),
+        (lambda text: text.replace('"version": 1', '"version": 2'), "newer vidcap.*update vidcap"),
+    ],
+)
+def test_plans_that_cannot_be_read(tmp_path, run, change, message):
+    make_plan(table(tmp_path), run, CONFIG)
+    text = change(run.plan.read_text())
+    run.plan.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(RunError, match=rf"plan\.json: .*{message}"):
+        read_plan(run)
+
+
+def test_a_plan_of_the_future_with_more_fields(tmp_path, run):
+    plan = make_plan(table(tmp_path), run, CONFIG)
+    run.plan.write_text(json.dumps({**json.loads(run.plan.read_text()), "colour": "red"}))
+    assert read_plan(run) == plan
+
+
+def test_not_a_run_directory(run):
+    with pytest.raises(RunError, match=r"run: not a run directory, it has no plan\.json"):
+        read_plan(run)
+
+
+def test_every_difference_is_listed(tmp_path, run):
+    meta = table(tmp_path)
+    plan = make_plan(meta, run, CONFIG)
+    check_unchanged(plan, meta, replace(CONFIG, slots=8, decoders=4))
+    meta.write_text(meta.read_text() + "x,y.mp4\n")
+    with pytest.raises(RunChangedError) as caught:
+        check_unchanged(plan, meta, replace(CONFIG, fps=2.0, question="Why?"))
+    message = str(caught.value)
+    assert "the contents of meta.csv: 5 -> 6 rows" in message
+    assert "--fps: 4.0 -> 2.0" in message
+    assert "--question: 'Describe the video in detail' -> 'Why?'" in message
+    assert "--fresh" in message
+
+
+def test_the_same_table_elsewhere_is_a_change(tmp_path, run):
+    plan = make_plan(table(tmp_path), run, CONFIG)
+    (tmp_path / "b").mkdir()
+    other = table(tmp_path / "b")
+    with pytest.raises(RunChangedError, match=rf"the table: {plan.meta} -> {other}"):
+        check_unchanged(plan, other, CONFIG)
+
+
+def test_equal_row_count_with_other_contents_is_a_change(tmp_path, run):
+    meta = table(tmp_path)
+    plan = make_plan(meta, run, CONFIG)
+    meta.write_text(meta.read_text().replace("003", "333"))
+    with pytest.raises(RunChangedError, match=r"meta\.csv: still 5 rows"):
+        check_unchanged(plan, meta, CONFIG)
+
+
+def test_resolve(tmp_path):
+    first, second = tmp_path / "1", tmp_path / "2"
+    for folder in (first, second):
+        folder.mkdir()
+        (folder / "both.mp4").touch()
+    (second / "only.mp4").touch()
+    bases = [str(first), str(second)]
+    assert resolve("both.mp4", bases) == first / "both.mp4"
+    assert resolve("only.mp4", bases) == second / "only.mp4"
+    assert resolve("none.mp4", bases) == first / "none.mp4"
+    assert resolve("/abs/x.mp4", bases) == Path("/abs/x.mp4")
+
+
+@pytest.mark.parametrize("path", ["x" * 300 + ".mp4", "a\0b.mp4", "loop/a.mp4", "file.mp4/a.mp4"])
+def test_a_name_that_nothing_can_have_costs_its_row_alone(tmp_path, path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file.mp4").write_bytes(b"x")
+    (tmp_path / "second").mkdir()
+    assert resolve(path, [str(tmp_path), str(tmp_path / "second")]) == tmp_path / path
+    with pytest.raises(VideoError) as caught:
+        read_frames(resolve(path, [str(tmp_path)]), FrameRule())
+    assert caught.value.status in ("missing_file", "decode_error")
+    assert caught.value.message
+
+
+def test_a_file_that_may_be_there_is_not_looked_for_elsewhere(tmp_path):
+    closed, second = tmp_path / "closed", tmp_path / "second"
+    for folder in (closed, second):
+        folder.mkdir()
+        (folder / "a.mp4").write_bytes(b"x")
+    program = """
+import os, sys
+from vidcap_cli.rundir.plan import resolve
+if os.geteuid() == 0:
+    os.seteuid(65534)
+print(resolve("a.mp4", sys.argv[1:]))
+"""
+    closed.chmod(0)
+    try:
+        found = subprocess.run(
+            [sys.executable, "-c", program, closed, second],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        closed.chmod(0o700)
+    assert found.stdout.strip() == str(closed / "a.mp4"), found.stderr
+
+
+def test_rows_belong_to_their_plan(tmp_path, run):
+    plan = make_plan(table(tmp_path), run, CONFIG)
+    data = run.rows.read_bytes()
+    other = RunDir(tmp_path / "other")
+    (tmp_path / "o").mkdir()
+    make_plan(table(tmp_path / "o", 6), other, CONFIG)
+    flipped = bytearray(data)
+    flipped[60] ^= 1
+    renamed = RunDir(tmp_path / "renamed")
+    (tmp_path / "r.csv").write_text("path\n" + "".join(f"x{i}.mp4\n" for i in range(5)))
+    make_plan(tmp_path / "r.csv", renamed, CONFIG)
+    for wrong in (
+        data[: len(data) // 2], b"", bytes(flipped), other.rows.read_bytes(),
+        renamed.rows.read_bytes(),
+    ):  # fmt: skip
+        run.rows.write_bytes(wrong)
+        with pytest.raises(RunError, match=r"rows\.parquet: damaged or another run's .*--fresh"):
+            read_plan(run)
+    run.rows.unlink()
+    with pytest.raises(RunError, match=r"rows\.parquet: damaged or another run's .*--fresh"):
+        read_plan(run)
+    run.rows.write_bytes(data)
+    assert read_plan(run) == plan
+
+
+def test_plans_of_older_versions_have_no_digest(tmp_path, run):
+    make_plan(table(tmp_path), run, CONFIG)
+    plan = json.loads(run.plan.read_text())
+    del plan["rows_digest"]
+    run.plan.write_text(json.dumps(plan))
+    assert read_plan(run).rows == 5
+    run.plan.write_text(json.dumps({**plan, "rows": 6}))
+    with pytest.raises(RunError, match=r"5 rows where plan\.json has 6"):
+        read_plan(run)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_todo_holds_what_is_left(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("p")
+    rows = data.draw(st.integers(1, 40))
+    run = RunDir(folder / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_module, "_GROUP", data.draw(st.integers(1, 9)))
+        plan = make_plan(table(folder, rows), run, CONFIG)
+        skip = np.array(data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows)))
+        before = np.array(
+            data.draw(st.lists(st.integers(0, 5), min_size=rows, max_size=rows)), np.int32
+        )
+        limit = data.draw(st.none() | st.integers(0, rows + 3))
+        attempt = run.attempt(1)
+        count = write_todo(run, plan, attempt, skip=skip, limit=limit, attempts_before=before)
+    expected = [
+        (i, f"{i}.mp4", int(before[i]))
+        for i in range(rows if limit is None else min(limit, rows))
+        if not skip[i]
+    ]
+    todo = Todo(attempt.todo)
+    assert count == len(todo) == len(expected)
+    assert todo.rows(0, rows) == expected
+    start = data.draw(st.integers(0, rows))
+    stop = data.draw(st.integers(0, rows + 5))
+    assert todo.rows(start, stop) == expected[start:stop]
+
+
+def test_todo_of_everything(tmp_path, run):
+    plan = make_plan(table(tmp_path), run, CONFIG)
+    assert write_todo(run, plan, run.attempt(1)) == 5
+    assert Todo(run.attempt(1).todo).rows(3, 9) == [(3, "3.mp4", 0), (4, "4.mp4", 0)]
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.rundir.ledger import done_mask
+from vidcap_cli.rundir.plan import Todo, check_unchanged, make_plan, write_todo
+from vidcap_cli.rundir.paths import RunDir
+
+def peak():  # MB; not ru_maxrss, which a child inherits from the process that started it
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1e3
+
+meta, run, config = Path(sys.argv[1]), RunDir(Path(sys.argv[2])), CaptionConfig("qwen2vl", "/m")
+start = peak()
+plan = make_plan(meta, run, config)
+check_unchanged(plan, meta, config)
+done = done_mask(run, plan)
+count = write_todo(run, plan, run.attempt(1), skip=done.ok, attempts_before=done.attempts)
+todo = Todo(run.attempt(1).todo)
+assert len(todo) == count == plan.rows
+assert todo.rows(count - 1, count)[0][0] == plan.rows - 1
+print(round(peak() - start))
+"""
+
+
+def peak_megabytes(folder: Path, rows: int, suffix: str) -> int:
+    """What planning a table takes at its peak, above the imports."""
+    meta = folder / f"big.{suffix}"
+    schema = pa.schema([("id", pa.int64()), ("path", pa.string()), ("note", pa.string())])
+    with open_writer(meta, schema) as writer:
+        for start in range(0, rows, 250_000):
+            ids = range(start, min(start + 250_000, rows))
+            paths = [f"videos/{i // 1000:05}/clip_{i:09}.mp4" for i in ids]
+            columns = [pa.array(ids, pa.int64()), pa.array(paths), pa.array(paths)]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, meta, folder / f"run-{suffix}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(done.stdout)
+
+
+def open_writer(meta: Path, schema: pa.Schema):
+    if meta.suffix == ".parquet":
+        return pq.ParquetWriter(meta, schema)
+    import pyarrow.csv as pacsv
+
+    return pacsv.CSVWriter(meta, schema)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+@pytest.mark.parametrize(("suffix", "most"), [("csv", 450), ("parquet", 250)])
+def test_memory_is_bounded(tmp_path, suffix, most):
+    assert peak_megabytes(tmp_path, 1_000_000, suffix) < most
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+@pytest.mark.parametrize(("suffix", "most"), [("csv", 1500), ("parquet", 500)])
+def test_memory_is_bounded_for_ten_million_rows(tmp_path, suffix, most):
+    assert peak_megabytes(tmp_path, 10_000_000, suffix) < most

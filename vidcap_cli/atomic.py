@@ -1,0 +1,110 @@
+"""Commits: a file that is there is whole, whenever a process or the machine died.
+
+A commit writes a temporary file beside the place, flushes it, renames it, and flushes the folder.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
+_PROBE_BYTES = 65_536
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Make ``path`` hold ``data``: after a crash at any instant it has all of it or is untouched.
+
+    The temporary file lies in the same folder, so the rename never crosses file systems, and
+    both file and folder are flushed to the disk before this returns.
+    """
+    with committing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def committing(path: Path) -> Iterator[Path]:
+    """Hand out a temporary file beside ``path``; what is written there becomes ``path``.
+
+    The file is flushed to the disk before the rename. When the block raises, the temporary file
+    is removed and ``path`` is as it was. Until then this process holds a lock on the temporary
+    file, which tells ``sweep`` that somebody still writes it.
+    """
+    temporary, lock = _locked_temporary(path)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        commit(temporary, path)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # the name that means something to a user
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    finally:
+        os.close(lock)
+
+
+def probe(path: Path) -> None:
+    """Write, flush and remove a small file beside ``path``, named like a commit of it.
+
+    Raises the OSError of a place that is missing, read-only or full.
+    """
+    temporary, lock = _locked_temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        os.close(lock)
+        temporary.unlink(missing_ok=True)
+
+
+def _locked_temporary(path: Path) -> tuple[Path, int]:
+    """A new temporary file for ``path``, and the descriptor that holds its lock."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # without locks (some network folders) nothing is swept either
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if temporary.exists():
+            return temporary, file
+        os.close(file)  # a sweep came between creating and locking
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what commits that were cut off left in ``folder``, or only those of the file ``name``.
+
+    A temporary file that a living process still writes is locked by it, and stays.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        for path in list(folder.iterdir()):
+            match = _TEMPORARY.fullmatch(path.name)
+            if match and name in (None, match[1]) and path.is_file() and not path.is_symlink():
+                _remove_unlocked(path)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a name is that of a file that is being committed."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _remove_unlocked(path: Path) -> None:
+    with suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """Rename a finished, flushed temporary file onto ``path`` and flush the folder."""
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,1 @@
+"""The folder of a checkpoint: settings, tokenizer and weights, read in numpy."""

@@ -1,0 +1,112 @@
+"""Which weights a model has by its ``config.json``, and where in the folder each of them lies.
+
+What loads a model and what checks a folder beforehand both read the layout, so neither takes what
+the other refuses. Only headers are read: a folder of 37 shards takes a fraction of a second.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidcap_cli.checkpoint.folder import read_json
+from vidcap_cli.checkpoint.lora import Scaling, Source, canonical, merged
+from vidcap_cli.checkpoint.weights import Tensor, Weights
+from vidcap_cli.errors import ModelError
+from vidcap_cli.models.decoder_config import DecoderConfig
+from vidcap_cli.models.vision_config import ClipConfig, Qwen2VLVisionConfig
+
+_HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
+_LANGUAGE = "model.language_model."
+_SAMPLE = 1 << 16  # numbers at either end by which a stored head is compared with the embeddings
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Sizes of the parts of a model, and a source for every weight of them.
+
+    ``sources`` has the names of ``vidcap_cli.checkpoint.lora``.
+    """
+
+    text: DecoderConfig
+    tower: ClipConfig | Qwen2VLVisionConfig
+    sources: Mapping[str, Source]
+
+    @classmethod
+    def read(cls, folder: Path, family: str, alpha: float | None = None) -> "Layout":
+        """The layout of ``folder``; ``alpha`` is the user's scale of LoRA, or None.
+
+        Raises ModelError with a list when a weight is missing, left over or of the wrong shape.
+        """
+        try:
+            stored = Weights(folder)
+            stored.check_floats()
+            settings = read_json(folder / "config.json")
+            text = DecoderConfig.read(settings)
+            tower: ClipConfig | Qwen2VLVisionConfig
+            if family == "qwen2vl":
+                tower = Qwen2VLVisionConfig.read(settings, text.hidden)
+            else:
+                tower = ClipConfig.read(settings, text.hidden)
+            _check_lora(folder, family, stored)
+            tensors, text = _head(stored, text)
+            expected = {_of_tower(tower, name): it for name, it in tower.shapes().items()}
+            expected |= {_of_text(name): shape for name, shape in text.shapes().items()}
+            return cls(text, tower, merged(tensors, expected, Scaling.read(folder, alpha)))
+        except ModelError as error:
+            if str(folder) in str(error):
+                raise
+            raise ModelError(f"{folder}: {error}") from error
+
+    def text_weight(self, name: str) -> NDArray[np.float32]:
+        """A weight of the language model by its name in ``DecoderConfig.shapes``."""
+        return self.sources[_of_text(name)].read()
+
+    def tower_weight(self, name: str) -> NDArray[np.float32]:
+        """A weight of the vision tower by its name in the ``shapes`` of its sizes."""
+        return self.sources[_of_tower(self.tower, name)].read()
+
+
+def _of_text(name: str) -> str:
+    return name if name == _HEAD else _LANGUAGE + name
+
+
+def _of_tower(tower: ClipConfig | Qwen2VLVisionConfig, name: str) -> str:
+    return ("model." if isinstance(tower, ClipConfig) else "model.visual.") + name
+
+
+def _check_lora(folder: Path, family: str, stored: Mapping[str, Tensor]) -> None:
+    """Raise ModelError for LoRA that would not become part of the weights."""
+    adapted = sorted(name for name in stored if ".lora_" in name)
+    merge = "merge it first, with PEFT (merge_and_unload), and give the folder of the result."
+    if adapted and family != "pllava":
+        raise ModelError(f"the weights hold LoRA that is not merged ({adapted[0][:200]}): {merge}")
+    beside = next(iter(sorted(folder.glob("adapter_model.*"))), None)
+    if beside and not adapted:
+        raise ModelError(f"{beside.name} holds an adapter of the weights beside it: {merge}")
+
+
+def _head(
+    stored: Mapping[str, Tensor], text: DecoderConfig
+) -> tuple[dict[str, Tensor], DecoderConfig]:
+    """The tensors without a head that is the embeddings once more, and whether they are tied.
+
+    transformers 4 passes over a stored head where ``tie_word_embeddings`` says so, and asks the
+    language model's settings alone; transformers 5 uses a head that differs, whatever they say.
+    """
+    names = {canonical(name): name for name in stored}
+    if not text.tied or _HEAD not in names or _EMBEDDING not in names:
+        return dict(stored), text
+    head, embedding = stored[names[_HEAD]], stored[names[_EMBEDDING]]
+    if head.shape == embedding.shape and np.array_equal(
+        head.ends(_SAMPLE), embedding.ends(_SAMPLE)
+    ):
+        return {name: it for name, it in stored.items() if name != names[_HEAD]}, text
+    if text.tied_by_itself:
+        raise ModelError(
+            "config.json says that lm_head.weight is the embeddings (tie_word_embeddings), but the "
+            "file holds another: set tie_word_embeddings to false to use it, or remove it."
+        )
+    return dict(stored), replace(text, tied=False)

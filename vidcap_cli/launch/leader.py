@@ -1,0 +1,420 @@
+"""Leading a run: plan, launch ranks, follow them, launch again what died, merge.
+
+The leading process owns the run directory's lock. What it knows lies in files: a command that is
+cut off anywhere is continued by the same command. Success means that every planned row has a
+result on disk, whatever the exit codes of the ranks say.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidcap_cli.atomic import atomic_write, sweep
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.disk import faults_told
+from vidcap_cli.errors import RunError, StoppedError, UsageError
+from vidcap_cli.launch.msrun import Cluster, LaunchFailedError, read_errors, read_exits
+from vidcap_cli.launch.supervise import Interrupts, supervise
+from vidcap_cli.rundir.attempt import Attempt, chunk_size
+from vidcap_cli.rundir.events import Done
+from vidcap_cli.rundir.ledger import Done as Ledgered
+from vidcap_cli.rundir.ledger import Ledger
+from vidcap_cli.rundir.lock import leadership
+from vidcap_cli.rundir.ownership import Found, acquire, discard, empty, read_mark
+from vidcap_cli.rundir.parts import Result, set_aside, write_part
+from vidcap_cli.rundir.paths import AttemptDir, RunDir, attempt_of
+from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan, write_todo
+from vidcap_cli.view.progress import View
+
+# How often to look whether other nodes have finished: it reads every part file.
+_OTHER_NODES_SECONDS = 2.0
+# A row in the model at this many deaths of a rank is left out.
+_DEATHS_TO_GIVE_UP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a command is asked to do. Nothing here alters captions but ``config``.
+
+    ``retries`` bounds the launches in a row that bring no result; ``limit`` takes only the first
+    rows of the table. ``table_options`` are noted in the plan.
+    """
+
+    meta: Path
+    run_dir: Path
+    config: CaptionConfig
+    cluster: Cluster = field(default_factory=Cluster)
+    retries: int = 3
+    fresh: bool = False
+    limit: int | None = None
+    log_dir: Path | None = None
+    table_options: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def leading(job: Job) -> Iterator["Leader"]:
+    """Open the run of ``job``, a new one or the one to continue, and hold its lock.
+
+    Raises RunChangedError when an unfinished run was made otherwise, RunError when another
+    process leads it or the disk fails, TableError when the table cannot be planned, UsageError
+    when the directory is not vidcap's own.
+    """
+    with faults_told(job.run_dir), ExitStack() as locks:
+        places = Places.of(job.run_dir)
+        places.mend()
+        run = choose_run(job)
+        replaces = ""
+        if run.path == places.coming.path:
+            # Nobody is to go on with the old run while the new one is made.
+            locks.enter_context(leadership(places.settled))
+            replaces = places.replaced()
+        found = acquire(run, replaces=replaces)
+        locks.enter_context(leadership(run))
+        sweep(run.path)
+        sweep(run.parts)
+        for attempt in run.attempts_folder.glob("[0-9]*"):
+            sweep(attempt)
+        if job.fresh and run.path == places.coming.path:
+            empty(run)
+        plan = _plan_of(job, run, found)
+        run.parts.mkdir(exist_ok=True)
+        yield Leader(job, run, plan)
+
+
+def _plan_of(job: Job, run: RunDir, found: Found) -> Plan:
+    """The plan of a run that is continued, or a new one; without it a new directory goes."""
+    if run.is_run:
+        plan = read_plan(run)
+        check_unchanged(plan, job.meta, job.config)
+        return plan
+    if run.part_files():
+        raise RunError(
+            f"{run.plan}: is not there, but captions are; restore it, or start over with --fresh "
+            f"(a copy of {run.parts} keeps the captions: vidcap merge takes it with --meta)"
+        )
+    try:
+        return make_plan(job.meta, run, job.config, job.table_options)
+    except BaseException:
+        if found != "ours":
+            with suppress(OSError):  # why there is no plan matters more
+                discard(run, keep_folder=found == "empty")
+        raise
+
+
+def choose_run(job: Job) -> RunDir:
+    """The run directory to work in.
+
+    A run that starts over does so in ``RUN_DIR.next`` and takes the place of the old one when
+    it has finished, so the old one's captions stay until there are new ones. A finished run
+    starts over too; one with failed rows is continued, to try them again.
+    """
+    places = Places.of(job.run_dir)
+    settled = places.settled
+    if read_mark(settled) is None or not (settled.is_run or settled.part_files()):
+        return settled
+    begun = places.coming.is_run and places.successor(places.coming, settled)
+    over = job.fresh or begun or complete(settled, job.limit)
+    return places.coming if over else settled
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """A run directory, the one that may be about to replace it, and what it has replaced."""
+
+    settled: RunDir
+    coming: RunDir
+    replaced_run: RunDir
+
+    @classmethod
+    def of(cls, run_dir: Path) -> "Places":
+        """The places of ``--run-dir``; behind a link, those of what it leads to."""
+        path = run_dir.resolve() if run_dir.is_symlink() else run_dir
+        return cls(*(RunDir(Path(f"{path}{end}")) for end in ("", ".next", ".old")))
+
+    @staticmethod
+    def successor(coming: RunDir, before: RunDir) -> bool:
+        """Whether ``coming`` was begun to replace ``before``."""
+        new, old = read_mark(coming), read_mark(before)
+        if new is None or old is None:
+            return False
+        if new.id == old.id == "older":  # neither says: runs of the same table belong together
+            try:
+                return read_plan(coming).meta == read_plan(before).meta
+            except RunError:
+                return False
+        return new.replaces == old.id
+
+    def to_join(self) -> list[RunDir]:
+        """The runs that another node may serve: vidcap's own, and those of this place alone.
+
+        What lies at ``RUN_DIR.next`` was begun to replace the run here, which may just have made
+        way for it.
+        """
+        replacing = any(
+            self.successor(self.coming, before) for before in (self.settled, self.replaced_run)
+        )
+        found = [self.coming] if replacing else []
+        return [*found, self.settled] if read_mark(self.settled) else found
+
+    def mend(self) -> None:
+        """Finish a replacement that was cut off: between its two renames, or after them."""
+        # Under the lock: the command that replaces may well be alive, between these two steps.
+        if self._half_replaced():
+            with leadership(self.coming):
+                self.coming.path.rename(self.settled.path)
+        if self._replaced_is_left():
+            with leadership(self.settled):
+                discard(self.replaced_run)
+
+    def _half_replaced(self) -> bool:
+        cut_off = not self.settled.path.exists() and self.coming.finished.is_file()
+        return cut_off and self.successor(self.coming, self.replaced_run)
+
+    def _replaced_is_left(self) -> bool:
+        return self.settled.finished.is_file() and self.successor(self.settled, self.replaced_run)
+
+    def replaced(self) -> str:
+        """The identity of the run that is to be replaced.
+
+        Raises UsageError when something else lies where the fresh run or the old one is to go.
+        """
+        if self.coming.path.exists() and not self.successor(self.coming, self.settled):
+            raise UsageError(
+                f"{self.coming.path} was not begun to replace the run {self.settled.path}, and it "
+                "is left as it is; move it elsewhere, or give another --run-dir."
+            )
+        if self.replaced_run.path.exists() or self.replaced_run.path.is_symlink():
+            raise UsageError(
+                f"{self.replaced_run.path} is in the way of the run that is to be replaced, and it "
+                "is left as it is; move it elsewhere, or give another --run-dir."
+            )
+        mark = read_mark(self.settled)
+        return mark.id if mark else ""
+
+
+def complete(run: RunDir, limit: int | None) -> bool:
+    """Whether a command with ``limit`` finished this run with a caption in every row."""
+    try:
+        done = json.loads(run.finished.read_bytes())
+        planned, rows, failed = (int(done[name]) for name in ("planned", "rows", "failed"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False  # not finished, or damaged: the run is continued and merged again
+    return rows >= (planned if limit is None else min(limit, planned)) and not failed
+
+
+class Leader:
+    """Leads one run from what is on the disk to the last row's result."""
+
+    def __init__(self, job: Job, run: RunDir, plan: Plan) -> None:
+        self.run = run
+        self.plan = plan
+        self._job = job
+        self.rows = plan.rows if job.limit is None else min(job.limit, plan.rows)
+        self._ledger = Ledger(run, plan)
+        self._damage: list[str] = []  # what is still to be told of damaged parts
+        done = self._look()
+        self._attempts = done.attempts
+        # Rows that failed in an earlier command are tried again; a caption is kept.
+        self._skip = done.ok.copy()
+        numbers = [attempt.number for attempt in run.attempts()]
+        numbers += [attempt_of(part) or 0 for part in run.part_files()]
+        self.first = max(numbers, default=0) + 1
+        # A run that is continued is not finished, and launches that were cut off are over.
+        run.finished.unlink(missing_ok=True)
+        for attempt in run.attempts():
+            attempt.over.touch()
+        self.finished_before = int(done.ok[: self.rows].sum())
+        self._interrupts = Interrupts()
+
+    def work(self, view: View) -> None:
+        """Launch ranks until every row has a result.
+
+        Raises StoppedError after SIGINT or SIGTERM, and RunError when a rank failed for good or
+        ``retries`` launches in a row brought nothing.
+        """
+        with self._interrupts:
+            number, fruitless = self.first, 0
+            left = self._left()
+            self._tell_damage(view)
+            while left:
+                folder = self._prepare(number, left)
+                self._launch(folder, view)
+                for crash in self._give_up_on_rows(folder):
+                    view.event(None, crash)
+                if self._interrupts.count:
+                    done = self.rows - self._left()
+                    raise StoppedError(
+                        f"stopped; {done:,} of {self.rows:,} rows are on disk in {self.run.path}, "
+                        "and the same command continues"
+                    )
+                before, left = left, self._left()
+                self._tell_damage(view)
+                if not left:
+                    break
+                fruitless = 0 if left < before else fruitless + 1
+                if fruitless > self._job.retries:
+                    raise RunError(
+                        f"{fruitless} launches in a row brought no caption; the last words of "
+                        f"the ranks are in {self._logs(folder)}"
+                    )
+                view.notice(f"starting the ranks again for the {left:,} rows left")
+                number += 1
+
+    def settle(self, *, failed: int) -> RunDir:
+        """Note that the merged table exists and, after a fresh start, replace the old run."""
+        note = {"planned": self.plan.rows, "rows": self.rows, "failed": failed}
+        atomic_write(self.run.finished, json.dumps(note).encode())
+        places = Places.of(self._job.run_dir)
+        if self.run.path != places.settled.path:
+            places.replaced()  # nothing may have come in the way meanwhile
+            places.settled.path.rename(places.replaced_run.path)
+            self.run.path.rename(places.settled.path)
+            discard(places.replaced_run)
+        return places.settled
+
+    def _left(self) -> int:
+        """How many rows have no result yet, as far as this command is concerned."""
+        done = self._look(since=self.first)
+        self._skip |= done.any
+        self._attempts = np.maximum(self._attempts, done.attempts)
+        return int((~self._skip[: self.rows]).sum())
+
+    def _look(self, since: int = 1) -> Ledgered:
+        """What the parts say now; those that are damaged are set aside and done again."""
+        done = self._ledger.read(since)
+        for error in done.damaged:
+            try:
+                kept = set_aside(error.part)
+            except OSError as fault:
+                raise RunError(
+                    f"{error}; it cannot be set aside ({fault.strerror}): move it elsewhere and "
+                    "repeat the command, which does its rows again"
+                ) from fault
+            self._damage.append(f"{error}; set aside as {kept.name}, its rows are done again")
+        return done
+
+    def _tell_damage(self, view: View) -> None:
+        for words in self._damage:
+            view.notice(words)
+        self._damage.clear()
+
+    def _prepare(self, number: int, left: int) -> AttemptDir:
+        if not self.run.is_run:  # or the folders below would be made once more
+            raise RunError(
+                f"{self.run.path}: the run directory or its plan has gone while videos were "
+                "captioned; bring it back and repeat the command to continue."
+            )
+        folder = self.run.attempt(number)
+        folder.claims.mkdir(parents=True, exist_ok=True)
+        write_todo(
+            self.run,
+            self.plan,
+            folder,
+            skip=self._skip,
+            limit=self.rows,
+            attempts_before=self._attempts,
+        )
+        ranks = self._job.cluster.worker_num
+        Attempt(
+            config=self._job.config,
+            rows=left,
+            chunk=chunk_size(left, ranks),
+            ranks=ranks,
+            bases=self.plan.bases,
+            alone=tuple(sorted(row for row in self._deaths() if not self._skip[row])),
+        ).write(folder)
+        return folder
+
+    def _launch(self, folder: AttemptDir, view: View) -> None:
+        """Run the ranks to their end."""
+        cluster = self._job.cluster
+        try:
+            supervise(
+                self.run,
+                folder,
+                cluster,
+                logs=self._logs(folder),
+                view=view,
+                interrupts=self._interrupts,
+                over=lambda: self._over(folder),
+            )
+        except LaunchFailedError as error:  # counted as a launch that brought nothing
+            view.notice(str(error))
+        folder.over.touch()
+        if not self._interrupts.count:
+            self._raise_root_cause(folder)
+
+    def _over(self, folder: AttemptDir) -> bool:
+        """Whether the other nodes have nothing left to do in this launch.
+
+        Either all their ranks have ended, or nothing is left: a node that never came is not
+        waited for.
+        """
+        elsewhere = self._job.cluster.worker_num - self._job.cluster.local_worker_num
+        if not elsewhere or self._interrupts.count:
+            return True
+        ended = sum(1 for _ in folder.exits())
+        if ended >= elsewhere:
+            return True
+        time.sleep(_OTHER_NODES_SECONDS)
+        return self._left() == 0
+
+    def _raise_root_cause(self, folder: AttemptDir) -> None:
+        """An exception in a rank would come again in every launch: raise the earliest of all."""
+        for first in read_errors(folder)[:1]:
+            if first.expected:
+                raise RunError(first.message)
+            raise RunError(f"rank {first.rank} failed:\n\n{first.traceback.rstrip()}")
+
+    def _deaths(self) -> Counter[int]:
+        """At how many deaths of a rank a row was in its model, for rows at which one was."""
+        deaths: Counter[int] = Counter()
+        for attempt in self.run.attempts():
+            for end in read_exits(attempt):
+                deaths.update(row for row in end.rows if 0 <= row < self.plan.rows)
+        return deaths
+
+    def _give_up_on_rows(self, folder: AttemptDir) -> list[Done]:
+        """Give the status crashed to rows that were in the model at their second death."""
+        suspects = {row for end in read_exits(folder) for row in end.rows}
+        if not suspects:
+            return []
+        deaths = self._deaths()
+        lost = sorted(row for row in suspects if deaths[row] >= _DEATHS_TO_GIVE_UP)
+        if not lost:
+            return []
+        paths = read_paths(self.run, lost)
+        results = [
+            Result(
+                row,
+                paths[row],
+                status="crashed",
+                error=f"in the model at {deaths[row]} deaths of a rank, so it was left out",
+                attempts=int(self._attempts[row]) + deaths[row],
+                model=self._job.config.model,
+                prompt=self._job.config.question,
+            )
+            for row in lost
+        ]
+        write_part(self.run.part(folder.number, None, 0, self._job.config.part_format), results)
+        return [
+            Done(row.row_id, row.path, row.status, None, row.error, 0, 0.0, 0.0) for row in results
+        ]
+
+    def _logs(self, folder: AttemptDir) -> Path:
+        return (self._job.log_dir or self.run.logs).absolute() / f"{folder.number:04d}"
+
+
+def read_paths(run: RunDir, rows: list[int]) -> dict[int, str]:
+    """The paths of a few planned rows, as META writes them."""
+    import pyarrow.parquet as pq  # noqa: PLC0415 - for this rare case only
+
+    table = pq.read_table(run.rows, filters=[("row_id", "in", rows)])
+    return dict(zip(table["row_id"].to_pylist(), table["path"].to_pylist(), strict=True))

@@ -1,0 +1,340 @@
+"""Everything known about msrun: starting ranks with it, and learning how they ended.
+
+msrun runs with ``--join=False``: it starts the ranks and leaves. Joining, it would burn a core,
+kill all ranks when one fails and report success after an interrupt (MindSpore 2.7.0). Instead
+this process adopts the ranks and reads their exit statuses itself. It assumes that it has no
+other children meanwhile.
+"""
+
+import errno
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from vidcap_cli.atomic import atomic_write
+from vidcap_cli.errors import RunError
+from vidcap_cli.processes import adopt_orphans
+from vidcap_cli.rundir.paths import AttemptDir, RunDir
+
+# What keeps a process from being started for now.
+_PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """How many ranks there are (``worker_num``), how many of them here, and which node this is.
+
+    ``master_addr`` and ``master_port`` name the scheduler; port None is any free one. A rank that
+    reports nothing for ``stall_timeout`` seconds is given up.
+    """
+
+    worker_num: int = 1
+    local_worker_num: int = 1
+    master_addr: str = "127.0.0.1"
+    master_port: int | None = None
+    node_rank: int = 0
+    stall_timeout: float = 600.0
+
+    @property
+    def local_ranks(self) -> range:
+        """The numbers that msrun gives the ranks of this node."""
+        first = self.node_rank * self.local_worker_num
+        return range(first, first + self.local_worker_num)
+
+
+@dataclass(frozen=True, slots=True)
+class RankExit:
+    """How a rank ended: an exit code, or a negative signal number, and the rows it then had.
+
+    ``rows`` were in the model at that moment.
+    """
+
+    rank: int
+    code: int
+    rows: tuple[int, ...] = ()
+
+    def write(self, folder: AttemptDir) -> None:
+        """Record it in the run directory."""
+        atomic_write(folder.exit(self.rank), json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> "RankExit | None":
+        """The record in ``path``; None when it is damaged, which costs no more than a count."""
+        try:
+            fields = json.loads(path.read_bytes())
+            numbers = [fields["rank"], fields["code"], *fields["rows"]]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        if any(type(number) is not int for number in numbers):
+            return None
+        return cls(numbers[0], numbers[1], tuple(numbers[2:]))
+
+    @property
+    def words(self) -> str:
+        """How it ended, for people."""
+        if self.code >= 0:
+            return f"left with exit code {self.code}"
+        try:
+            name = signal.Signals(-self.code).name
+        except ValueError:
+            name = f"signal {-self.code}"
+        hint = " (out of memory?)" if -self.code == signal.SIGKILL else ""
+        return f"was killed by {name}{hint}"
+
+
+def read_exits(folder: AttemptDir) -> list[RankExit]:
+    """How the ranks of a launch ended, as far as it is recorded and the records are whole."""
+    return [end for path in sorted(folder.exits()) if (end := RankExit.read(path))]
+
+
+@dataclass(frozen=True, slots=True)
+class RankError:
+    """The exception that ended a rank, as it left it. ``expected``: the message says all."""
+
+    rank: int
+    time: float
+    message: str
+    type: str
+    expected: bool
+    traceback: str
+
+    def write(self, folder: AttemptDir) -> None:
+        """Record it in the run directory."""
+        atomic_write(folder.error(self.rank), json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def read(cls, path: Path) -> "RankError":
+        """The record in ``path``; one that is damaged becomes a record that says so."""
+        try:
+            fields = json.loads(path.read_bytes())
+            error = cls(**fields)
+            words = (error.message, error.type, error.traceback)
+            if type(error.rank) is int and all(isinstance(word, str) for word in words):
+                return replace(error, time=float(error.time), expected=bool(error.expected))
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            pass
+        number = int("".join(filter(str.isdigit, path.stem)) or 0)
+        message = f"rank {number} failed, and {path} is damaged; the log of the rank says why"
+        return cls(number, 0.0, message, "RunError", expected=True, traceback=message)
+
+
+def read_errors(folder: AttemptDir) -> list[RankError]:
+    """The exceptions that ended ranks of a launch, the earliest first."""
+    found = [RankError.read(path) for path in folder.path.glob("error-[0-9]*.json")]
+    return sorted(found, key=lambda error: error.time)
+
+
+class LaunchFailedError(RunError):
+    """The ranks did not start, for a reason that may pass.
+
+    A signal ended msrun or one of them, or there was no process or memory left for it.
+    """
+
+
+class Ranks:
+    """The ranks of one attempt on this node, started through msrun."""
+
+    def __init__(self, run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> None:
+        self._cluster = cluster
+        self._logs = logs
+        self._numbers: dict[int, int] = {}
+        self._unclaimed: list[tuple[int, int]] = []
+        self._terminated: set[int] = set()
+        self._stopping = False
+        self._childless = False
+        adopt_orphans()
+        logs.mkdir(parents=True, exist_ok=True)
+        command = _command(run, folder, cluster, logs)
+        with (logs / "msrun.log").open("wb") as log:
+            environment = _environment(folder, len(cluster.local_ranks))
+            try:
+                # A session of its own: Ctrl-C at the terminal is for this process to answer.
+                self._msrun = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise _not_started(error) from error
+
+    def announce(self, rank: int, pid: int) -> None:
+        """Take note that process ``pid`` is ``rank``."""
+        self._numbers[pid] = rank
+
+    def poll(self) -> list[tuple[int, int]]:
+        """The (rank, exit code or negative signal) of ranks that ended since the last call.
+
+        Raises RunError when msrun itself failed, LaunchFailedError when another try may do.
+        """
+        code = self._msrun.poll()
+        if code is None:
+            return []
+        if code != 0 and not self._stopping:
+            self.kill()
+            raise _failed(code, f"msrun ended with {code}", self._logs / "msrun.log")
+        if self._stopping:
+            self._terminate_children()
+        self._reap()
+        if self._childless and not self._stopping:
+            self._check_all_announced()
+        ended = [
+            (self._numbers[pid], code) for pid, code in self._unclaimed if pid in self._numbers
+        ]
+        self._unclaimed = [pair for pair in self._unclaimed if pair[0] not in self._numbers]
+        return ended
+
+    @property
+    def alive(self) -> bool:
+        """Whether msrun or any process that it started is still there."""
+        return self._msrun.poll() is None or not self._childless
+
+    def kill_rank(self, rank: int) -> bool:
+        """End one rank at once, also one that is stopped; ``poll`` tells its end.
+
+        False when its process is not known, because it has not said so far which rank it is.
+        """
+        pids = [pid for pid, number in self._numbers.items() if number == rank]
+        for pid in pids:
+            _signal(pid, signal.SIGKILL)
+        return bool(pids)
+
+    def stop(self) -> None:
+        """Ask the ranks to commit and leave; those that do not run yet will not start."""
+        self._stopping = True
+        if self._msrun.poll() is None:
+            self._msrun.kill()
+            self._msrun.wait()
+        self._terminate_children()
+
+    def kill(self) -> None:
+        """End every process of this attempt at once."""
+        self._stopping = True
+        if self._msrun.poll() is None:
+            self._msrun.kill()
+            self._msrun.wait()
+        while children := psutil.Process().children(recursive=True):
+            for child in children:
+                _signal(child.pid, signal.SIGKILL)
+            psutil.wait_procs(children, timeout=0.2)
+
+    def _check_all_announced(self) -> None:
+        """A rank that failed before it could say which it is has no events: show its log."""
+        if len(self._numbers) == self._cluster.local_worker_num:
+            return  # the others were decoders, which die with their rank
+        failed = [code for pid, code in self._unclaimed if code and pid not in self._numbers]
+        if failed:
+            logs = [log for log in sorted(self._logs.glob("worker_*.log")) if _last_line(log)]
+            what = f"a rank ended with {failed[0]} while starting ({self._logs})"
+            raise _failed(failed[0], what, logs[0] if logs else None)
+
+    def _reap(self) -> None:
+        """Collect the (pid, exit code or negative signal) of children that ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self._childless = True
+                return
+            if pid == 0:
+                return
+            self._unclaimed.append((pid, os.waitstatus_to_exitcode(status)))
+
+    def _terminate_children(self) -> None:
+        for child in psutil.Process().children():
+            if child.pid not in self._terminated:
+                self._terminated.add(child.pid)
+                _signal(child.pid, signal.SIGTERM)
+
+
+def _command(run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> list[str]:
+    port = cluster.master_port or _free_port()
+    options = {
+        "worker_num": cluster.worker_num,
+        "local_worker_num": cluster.local_worker_num,
+        "master_addr": cluster.master_addr,
+        "master_port": port,
+        "node_rank": cluster.node_rank,
+        "log_dir": logs,
+        "join": False,
+    }
+    msrun = [sys.executable, "-m", "mindspore.parallel.cluster.run"]
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    worker = ["python", "-m", "vidcap_cli.rank.worker", str(run.path.absolute())]
+    return [*msrun, *flags, *worker, str(folder.number)]
+
+
+def _environment(folder: AttemptDir, ranks: int) -> dict[str, str]:
+    """The ranks' environment. msrun starts ``python`` from PATH: make that this interpreter."""
+    programs = folder.path / "bin"
+    programs.mkdir(exist_ok=True)
+    wrapper = programs / "python"
+    wrapper.write_bytes(os.fsencode(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'))
+    wrapper.chmod(0o755)
+    path = f"{programs.absolute()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {
+        **os.environ,
+        "PATH": path,
+        "VIDCAP_PARENT": str(os.getpid()),
+        "VIDCAP_LOCAL_RANKS": str(ranks),
+        "PYTHONUNBUFFERED": "1",
+        # Paths are bytes on disk, whatever the locale; and a random.py of the user's in the
+        # working directory, which an empty entry of PYTHONPATH is too, is not for import.
+        "PYTHONUTF8": "1",
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(_search_path()),
+        # The tokenizer's threads gain nothing on single prompts and warn when decoders start.
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _search_path() -> list[str]:
+    return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it ended by itself meanwhile
+        os.kill(pid, number)
+
+
+def _not_started(error: OSError) -> RunError:
+    """Too many processes may be fewer at the next launch; an interpreter that is gone is not."""
+    if error.errno in _PASSING:
+        return LaunchFailedError(f"msrun cannot be started: {error.strerror}")
+    return RunError(
+        f"{sys.executable}: msrun cannot be started with this Python ({error.strerror}); put it "
+        "right and repeat the command, which continues."
+    )
+
+
+def _failed(code: int, what: str, log: Path | None) -> RunError:
+    """A signal may have come from anywhere and another launch may do; an exit code says why."""
+    words = (log and _last_line(log)) or "its log is empty"
+    return LaunchFailedError(what) if code < 0 else RunError(f"{what}: {words}")
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""

@@ -1,0 +1,199 @@
+"""Supervising the ranks of one launch on this node, from their start to the last one's end."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from vidcap_cli.launch.msrun import Cluster, LaunchFailedError, RankExit, Ranks
+from vidcap_cli.rundir.events import LOADING, Began, Done, Event, EventReader, Started, State
+from vidcap_cli.rundir.paths import AttemptDir, RunDir
+from vidcap_cli.view.progress import View
+
+_POLL_SECONDS = 0.1
+# Reading 145 GB of weights from a shared disk gives no sign of life: it may take this long.
+_LOAD_SECONDS = 3600.0
+# How long ranks that were asked to leave may take, in seconds.
+_LEAVE_SECONDS = float(os.environ.get("VIDCAP_LEAVE_SECONDS", "30"))
+
+
+class Interrupts:
+    """Counts SIGINT, SIGTERM and SIGHUP instead of dying of them: one to stop, two to kill."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._before: dict[signal.Signals, signal._HANDLER] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup: stay so
+                self._before[number] = signal.signal(number, self._add)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _add(self, _signal: int, _frame: FrameType | None) -> None:
+        self.count += 1
+
+
+def supervise(
+    run: RunDir,
+    folder: AttemptDir,
+    cluster: Cluster,
+    *,
+    logs: Path,
+    view: View,
+    interrupts: Interrupts,
+    over: Callable[[], bool] = lambda: True,
+) -> None:
+    """Start this node's ranks, follow them, and record how each ended.
+
+    A rank that dies by itself stops its siblings here; one that reports nothing for too long is
+    killed, which counts as such a death. The first interrupt asks ranks to commit and leave, the
+    second kills them; so does the end of the time they are given. They are asked to leave as well
+    when the launch is over or gone, because who leads the run has begun another. Once they have
+    ended, the other nodes' ranks are watched until ``over()``. Raises RunError when msrun fails;
+    no process is left in any case.
+    """
+    try:
+        ranks = Ranks(run, folder, cluster, logs)
+    except LaunchFailedError:
+        _record([RankExit(number, -signal.SIGKILL) for number in cluster.local_ranks], folder)
+        raise
+    watch = _Watch(folder, cluster, ranks, view)
+    handled = 0
+    try:
+        while ranks.alive or not over():
+            watch.look()
+            if interrupts.count > handled:
+                handled = interrupts.count
+                if handled == 1:
+                    view.notice("stopping: ranks commit what is finished (again: kill them)")
+                    folder.stop.touch()
+                    watch.stop(_LEAVE_SECONDS)
+                else:
+                    ranks.kill()
+            if not watch.stopped and _called_off(folder):
+                watch.stop(_LEAVE_SECONDS)
+            if watch.overdue and ranks.alive:
+                view.notice("killing the ranks that have not left in time")
+                ranks.kill()
+            view.tick()
+            time.sleep(_POLL_SECONDS)
+        watch.look()
+    except LaunchFailedError:
+        watch.fail()
+        raise
+    finally:
+        ranks.kill()
+        _record(watch.exits(), folder)
+
+
+def _called_off(folder: AttemptDir) -> bool:
+    """Whether the ranks of a launch are to leave: told so, replaced by others, or without it."""
+    return folder.stop.exists() or folder.over.exists() or not folder.config.exists()
+
+
+def _record(exits: list[RankExit], folder: AttemptDir) -> None:
+    for end in exits:
+        with suppress(OSError):  # a full disk, or no folder any more: told by who leads
+            end.write(folder)
+
+
+class _Watch:
+    """Reads what all ranks of a launch report, and notes who died here with which rows."""
+
+    def __init__(self, folder: AttemptDir, cluster: Cluster, ranks: Ranks, view: View) -> None:
+        self._ranks = ranks
+        self._view = view
+        self._local = cluster.local_ranks
+        self._patience = cluster.stall_timeout
+        self._heard = dict.fromkeys(self._local, time.monotonic())
+        self._loading: set[int] = set()
+        self._deadline = float("inf")
+        self._readers = {n: EventReader(folder.events(n)) for n in range(cluster.worker_num)}
+        self._in_model: dict[int, set[int]] = {number: set() for number in self._readers}
+        self._exits: dict[int, int] = {}
+        self._died: set[int] = set()
+        self.stopped = False
+
+    def look(self) -> None:
+        """Take in new events and ranks that ended; one that died stops its siblings."""
+        for number, reader in self._readers.items():
+            for event in reader.read():
+                self._take_in(number, event)
+        for number, code in self._ranks.poll():
+            self._exits[number] = code
+            if code != 0 and not self.stopped:
+                self._died.add(number)
+        self._give_up_on_stalled()
+        if self._died and not self.stopped:
+            for number in sorted(self._died):
+                end = RankExit(number, self._exits[number])
+                self._view.notice(f"rank {number} {end.words}")
+            self.stop(self._patience)
+
+    def _take_in(self, number: int, event: Event) -> None:
+        self._heard[number] = time.monotonic()
+        self._view.event(number, event)
+        loads = isinstance(event, State) and event.state == LOADING
+        (self._loading.add if loads else self._loading.discard)(number)
+        if isinstance(event, Started) and number in self._local:
+            self._ranks.announce(number, event.pid)
+        elif isinstance(event, Began):
+            self._in_model[number].update(event.rows)
+        elif isinstance(event, Done):
+            self._in_model[number].discard(event.row)
+
+    def _give_up_on_stalled(self) -> None:
+        """Kill ranks that run here and have long said nothing: they hang, or are stopped."""
+        for number in self._local:
+            silent = time.monotonic() - self._heard[number]
+            patience = self._patience
+            if number in self._loading:
+                patience = max(patience, _LOAD_SECONDS)
+            if silent > patience and number not in self._exits and not self.stopped:
+                words = f"rank {number} has reported nothing for {patience:g} s"
+                self._view.notice(f"{words} and is killed (--stall-timeout)")
+                self._heard[number] = time.monotonic()
+                if not self._ranks.kill_rank(number):
+                    self._ranks.kill()
+                    self.stopped = True
+
+    @property
+    def overdue(self) -> bool:
+        """Whether ranks that were asked to leave have had the time for it, once."""
+        if time.monotonic() < self._deadline:
+            return False
+        self._deadline = float("inf")
+        return True
+
+    def stop(self, patience: float) -> None:
+        """Ask this node's ranks to commit and leave in ``patience`` seconds."""
+        self._deadline = time.monotonic() + patience
+        if not self.stopped:
+            self.stopped = True
+            self._ranks.stop()
+
+    def fail(self) -> None:
+        """The launch has failed: note an end of every rank here, so that no node waits for it."""
+        for number in self._local:
+            self._exits.setdefault(number, -signal.SIGKILL)
+
+    def exits(self) -> list[RankExit]:
+        """How each rank ended; only one that died by itself is charged with its rows."""
+        return [
+            RankExit(n, code, tuple(sorted(self._in_model[n])) if n in self._died else ())
+            for n, code in sorted(self._exits.items())
+        ]

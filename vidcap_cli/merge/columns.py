@@ -1,0 +1,123 @@
+"""The columns that captions add to a table, and how a captioned table shows where they are.
+
+META's columns stay in META's order. After them come the captions, ``caption_status``,
+``caption_error`` and ``caption_flags``, then, if asked for, all else that is known. A column of
+META that has one of these names is refused; with ``overwrite`` it is left out, and the new one
+stands at the end like any other: so the four always follow each other, and the one before
+``caption_status`` holds the captions, whatever it is called.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from vidcap_cli.errors import TableError, UsageError
+from vidcap_cli.rundir.parts import SCHEMA
+from vidcap_cli.tables import PATH, Table, quoted
+
+TEXT = "text"
+STATUS = "caption_status"
+_BESIDE = ("status", "error", "flags")
+_REST = tuple(name for name in SCHEMA.names if name not in ("row_id", PATH, TEXT, *_BESIDE))
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionColumns:
+    """Which columns are written: ``caption`` is the name of the one with the captions.
+
+    ``overwrite``: they take the place of columns of META that have their names. ``everything``
+    adds all that is known of a result.
+    """
+
+    caption: str = TEXT
+    overwrite: bool = False
+    everything: bool = False
+
+    def __post_init__(self) -> None:
+        reserved = [PATH, *(f"caption_{name}" for name in (*_BESIDE, *_REST))]
+        if self.caption in reserved:
+            raise UsageError(
+                f"--caption-column {self.caption}: vidcap's own name for something else; choose "
+                "another"
+            )
+        if not self.caption.strip() or not self.caption.isprintable():
+            raise UsageError(f"--caption-column {self.caption!r}: not a name; choose another")
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The columns of ``parts.SCHEMA`` that are written, in order; the text comes first."""
+        return (TEXT, *_BESIDE, *(_REST if self.everything else ()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What they are called in the table."""
+        return (self.caption, *(f"caption_{name}" for name in self.results[1:]))
+
+    def check(self, table: Table) -> None:
+        """Raise TableError when ``table`` has a column that would have to be overwritten."""
+        taken = [name for name in table.schema.names if name in self.names]
+        if not taken or self.overwrite:
+            return
+        remedy = (
+            "Name another with --caption-column NAME, or replace it with --overwrite-column"
+            if self.caption in taken
+            else "Rename it, or replace it with --overwrite-column"
+        )
+        if not set(taken) <= {self.caption, STATUS, *(f"caption_{name}" for name in _BESIDE)}:
+            remedy += ", or leave out --all-columns"
+        raise TableError(
+            f"{table.path}: the column {quoted(taken)} is already there, where the captions would "
+            f"go. {remedy}; for the rows that an earlier run left without a caption, use what "
+            "`vidcap merge --missing` writes"
+        )
+
+    def kept(self, schema: pa.Schema) -> pa.Schema:
+        """META's columns that stay, with what pandas noted about them."""
+        dropped = [name for name in schema.names if name in self.names]
+        if not dropped:
+            return schema
+        fields = [field for field in schema if field.name not in dropped]
+        return pa.schema(fields, _without(dict(schema.metadata or {}), dropped))
+
+    def added(self, schema: pa.Schema) -> pa.Schema:
+        """The columns of the final table for a META with ``schema``."""
+        final = self.kept(schema)
+        for name, result in zip(self.names, self.results, strict=True):
+            final = final.append(pa.field(name, SCHEMA.field(result).type))
+        return final
+
+
+def _without(metadata: dict[bytes, bytes], dropped: Sequence[str]) -> dict[bytes, bytes]:
+    """Metadata of a schema without pandas' note on columns that are gone.
+
+    pandas would make the new column what the note says of the old one.
+    """
+    note = metadata.pop(b"pandas", None)
+    try:
+        pandas = json.loads(note or b"")
+        pandas["columns"] = [
+            column
+            for column in pandas["columns"]
+            if column.get("field_name", column["name"]) not in dropped
+        ]
+        pandas["index_columns"] = [
+            index for index in pandas["index_columns"] if index not in dropped
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return metadata
+    return {**metadata, b"pandas": json.dumps(pandas).encode()}
+
+
+def caption_column(names: Sequence[str], wanted: str = TEXT) -> str | None:
+    """The column of a table that holds its captions, or None when it has none.
+
+    In a table that vidcap wrote it is the one before ``caption_status``; else ``wanted``, else
+    ``text``, as the original scripts called it.
+    """
+    four = [STATUS, "caption_error", "caption_flags"]
+    place = names.index(STATUS) if STATUS in names else 0
+    if place and list(names[place : place + 3]) == four and names[place - 1] != PATH:
+        return names[place - 1]
+    return next((name for name in (wanted, TEXT) if name in names), None)

@@ -1,0 +1,204 @@
+"""What ``merge`` is given: run directories, part files and captioned tables, read as results.
+
+A source is one run directory, the part files of one folder, or one table with captions (written
+by vidcap, or by the scripts it replaces: META plus a ``text`` column, where an empty text is a
+failed row). Every source comes out in the types of ``parts.SCHEMA``, oldest result first. Nothing
+here writes, and a file that is damaged is a ``TableError`` with its name.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vidcap_cli.errors import DamagedPartError, TableError, UsageError
+from vidcap_cli.merge.columns import STATUS, TEXT, caption_column
+from vidcap_cli.rundir.ledger import RunParts
+from vidcap_cli.rundir.parts import OK, SCHEMA, read_part
+from vidcap_cli.rundir.paths import RunDir, attempt_of, part_files
+from vidcap_cli.rundir.plan import Plan, read_plan
+from vidcap_cli.tables import PATH, Table, open_table, quoted
+
+MISSING = "missing"
+
+_PART_MARKS = {"row_id", "path", "text", "status", "attempts"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input: the name it was given by, its files in order, and the run they belong to.
+
+    ``given`` is its place among the inputs. ``plan`` is None for tables, and for part files that
+    do not lie in their run directory. ``captions`` is the column of a table that holds them.
+    """
+
+    name: Path
+    given: int
+    files: tuple[Path, ...]
+    run: RunDir | None = None
+    plan: Plan | None = None
+    captions: str | None = None
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a table with captions."""
+        return self.captions is not None
+
+    @property
+    def time(self) -> int:
+        """When its newest file was written (nanoseconds since the epoch)."""
+        return max((file.stat().st_mtime_ns for file in self.files), default=0)
+
+
+def find_sources(inputs: Sequence[Path], captions: str = TEXT) -> list[Source]:
+    """Sort out what was given; the same folder, run or table given twice counts once.
+
+    ``captions`` names the column with the captions in tables that vidcap did not write.
+    """
+    sources: dict[Path, Source] = {}
+    loose: dict[Path, tuple[int, set[str]]] = {}
+    for given, path in enumerate(inputs):
+        if not path.exists():
+            raise UsageError(f"{path}: there is no such file or folder; check the spelling")
+        real = path.resolve()
+        if not path.is_dir():
+            if attempt_of(path) is not None:
+                loose.setdefault(path.parent, (given, set()))[1].add(path.name)
+            else:
+                sources.setdefault(real, _single(path, given, captions))
+        elif RunDir(path).is_run:
+            sources.setdefault(real, _of_run(RunDir(path), path, given))
+        else:
+            sources.setdefault(real, _of_parts(path, part_files(path), given))
+    for folder, (given, names) in loose.items():
+        files = [part for part in part_files(folder) if part.name in names]
+        name = files[0] if len(files) == 1 else folder
+        sources.setdefault(folder.resolve(), _of_parts(name, files, given))
+    return list(sources.values())
+
+
+def _of_run(run: RunDir, name: Path, given: int) -> Source:
+    return Source(name, given, tuple(run.part_files()), run, read_plan(run))
+
+
+def _of_parts(name: Path, files: list[Path], given: int) -> Source:
+    if not files:
+        raise UsageError(
+            f"{name}: neither a run directory (no plan.json) nor a folder of part files "
+            "(part-*.parquet, part-*.csv); name the run directory or the captioned table"
+        )
+    folder = files[0].absolute().parent
+    run = RunDir(folder.parent)
+    if folder.name == run.parts.name and run.is_run:
+        return Source(name, given, tuple(files), run, read_plan(run))
+    return Source(name, given, tuple(files))
+
+
+def _single(path: Path, given: int, captions: str) -> Source:
+    if path.suffix == ".tmp":
+        raise UsageError(f"{path}: a temporary file that was never finished; leave it out")
+    names = open_table(path).schema.names
+    if set(names) >= _PART_MARKS:
+        return Source(path, given, (path,))
+    column = caption_column(names, captions)
+    if PATH in names and column is not None:
+        return Source(path, given, (path,), captions=column)
+    raise TableError(
+        f"{path}: neither a part file nor a table with captions: it needs the columns `path` and "
+        f"`{captions}`, found are {quoted(sorted(names))}; name the one with the captions with "
+        "--caption-column"
+    )
+
+
+def read_source(source: Source, columns: Sequence[str]) -> pa.Table:
+    """The results of a source, oldest first, as ``columns`` of ``parts.SCHEMA``.
+
+    Strings are large_string: together the captions may take more than 2 GiB.
+    """
+    schema = result_schema(columns)
+    if source.is_table:
+        return pa.concat_tables([schema.empty_table(), *_table_results(source, schema)])
+    tables = [table.cast(schema) for table in _part_results(source, columns)]
+    return pa.concat_tables([schema.empty_table(), *tables])
+
+
+def result_schema(columns: Sequence[str]) -> pa.Schema:
+    """``columns`` of ``parts.SCHEMA``, nullable and with 64-bit offsets for strings."""
+    kinds = [(name, SCHEMA.field(name).type) for name in columns]
+    return pa.schema(
+        [(name, pa.large_string() if kind == pa.string() else kind) for name, kind in kinds]
+    )
+
+
+def _part_results(source: Source, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The results in the parts of a source, compared with the plan where there is one."""
+    parts = RunParts(source.run, source.plan) if source.run and source.plan else None
+    for file in source.files:
+        try:
+            yield parts.read(file, columns) if parts else read_part(file, columns)
+        except DamagedPartError as error:
+            remedy = (
+                "repeat the command of its run, which does its rows again, or " if parts else ""
+            )
+            raise TableError(
+                f"{error}; {remedy}leave it out: move it elsewhere and merge again (rows without "
+                "another result are then missing)"
+            ) from error
+
+
+def _table_results(source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
+    assert source.captions is not None
+    table = open_table(source.name)
+    if table.form != "parquet":
+        _check_whole(source.name)
+    columns = {PATH: PATH, TEXT: source.captions}
+    if STATUS in table.schema.names:
+        rest = {name: f"caption_{name}" for name in schema.names if name not in columns}
+        columns |= {n: column for n, column in rest.items() if column in table.schema.names}
+    for batch in table.batches(list(dict.fromkeys(columns.values()))):
+        yield _batch_results(table, pa.Table.from_batches([batch]), columns, schema)
+
+
+def _batch_results(
+    table: Table, batch: pa.Table, columns: dict[str, str], schema: pa.Schema
+) -> pa.Table:
+    """The results in a batch of a captioned table; its missing rows are none."""
+    found: dict[str, pa.ChunkedArray] = {}
+    try:
+        for name, column in columns.items():
+            values = batch[column]
+            if table.form in ("csv", "tsv"):
+                values = pc.if_else(pc.equal(values, ""), None, values)
+            found[name] = values.cast(schema.field(name).type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise TableError(f"{table.path}: the column `{column}` cannot be read: {error}") from error
+    text = found["text"]
+    blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)
+    status = found.get("status", pa.chunked_array([[OK] * len(text)], pa.large_string()))
+    is_ok = pc.fill_null(pc.equal(status, OK), False)
+    status = pc.if_else(pc.and_(is_ok, blank), "empty", status)
+    found["text"] = pc.if_else(pc.equal(status, OK), text, None)
+    found["status"] = status
+    arrays = [
+        found.get(name, pa.nulls(batch.num_rows, schema.field(name).type)) for name in schema.names
+    ]
+    results = pa.Table.from_arrays(arrays, schema=schema)
+    return results.filter(pc.not_equal(pc.fill_null(status, MISSING), MISSING))
+
+
+def _check_whole(path: Path) -> None:
+    """Every program that writes these files ends the last line; a file cut short lacks it."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 1))
+        if file.read(1) not in (b"\n", b"\r"):
+            raise TableError(_cut_short(path))
+
+
+def _cut_short(path: Path) -> str:
+    return (
+        f"{path}: the last row is not finished, the file seems to be cut short; restore it, or "
+        "end its last line if it is whole"
+    )

@@ -1,0 +1,92 @@
+"""The captioners: prompt, frame choice and preprocessing of each model family, in numpy.
+
+Nothing here imports MindSpore, so decoder processes and tests can use it at no cost.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is given for one row.
+
+    ``ids`` are the token ids ``[n]`` (int64), placeholders of the video included; ``vision`` holds
+    the arrays the vision tower takes, under the names that transformers' ``forward`` gives them.
+    """
+
+    ids: NDArray[np.int64]
+    vision: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a prompt will be: what memory it takes can be told before it is made.
+
+    ``tokens`` of the prompt, ``patches`` of all frames, ``sequence`` patches that attend to each
+    other in the vision tower.
+    """
+
+    tokens: int
+    patches: int
+    sequence: int
+
+
+class FrameRule(Protocol):
+    """Which frames of a video a model sees, and at what size. Travels to decoder processes."""
+
+    def indices(self, total: int, fps: float) -> NDArray[np.int64]:
+        """Indices to read from ``total`` frames played at ``fps`` a second."""
+
+    def prepare(self, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:
+        """Resize frames ``[T, H, W, 3]`` for the model: some or all of the ``clip_frames`` frames
+        chosen from a video.
+        """
+
+    def tokens(self, frames: int, height: int, width: int) -> int:
+        """Language tokens that ``frames`` frames of ``height`` x ``width`` pixels become."""
+
+
+class Captioner(Protocol):
+    """One model family, bound to a checkpoint folder and the user's options."""
+
+    @property
+    def rule(self) -> FrameRule:
+        """Which frames of a video the model sees."""
+
+    def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
+        """Model inputs for resized frames ``[T, h, w, 3]``."""
+
+    def size(self, frames: NDArray[np.uint8]) -> Size:
+        """How large ``prompt(frames)`` would be."""
+
+    def smaller(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+        """The next smaller form of resized frames, for want of memory: smaller pictures, then
+        fewer; None when they cannot be less.
+        """
+
+    def text(self, ids: list[int]) -> str:
+        """The caption that generated token ids spell, special tokens left out."""
+
+
+def load_captioner(config: CaptionConfig) -> Captioner:
+    """The captioner of ``config.family``; raises ModelError when the checkpoint lacks a file."""
+    if config.family == "qwen2vl":
+        from vidcap_cli.processors.qwen2vl import Qwen2VL  # noqa: PLC0415 - only the family in use
+
+        return Qwen2VL(config)
+    if config.family == "llava":
+        from vidcap_cli.processors.llava import Llava  # noqa: PLC0415 - only the family in use
+
+        return Llava(config)
+    if config.family == "pllava":
+        from vidcap_cli.processors.pllava import Pllava  # noqa: PLC0415 - only the family in use
+
+        return Pllava(config)
+    raise ModelError(f"there is no captioner of the name {config.family}")

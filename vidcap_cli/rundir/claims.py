@@ -1,0 +1,23 @@
+"""Claims: how ranks divide the rows of an attempt without talking to each other.
+
+The rows are cut into chunks; whoever creates the file of a chunk owns it. Creating a file
+exclusively is atomic, also on shared folders, so no row is captioned twice and a slow rank
+never holds up a fast one.
+"""
+
+import os
+from collections.abc import Iterator
+
+from vidcap_cli.rundir.paths import AttemptDir
+
+
+def claim_chunks(attempt: AttemptDir, chunks: int, rank: int) -> Iterator[int]:
+    """Yield the numbers of chunks that ``rank`` now owns, until all ``chunks`` are taken."""
+    for chunk in range(chunks):
+        try:
+            file = os.open(attempt.claim(chunk), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            continue
+        with os.fdopen(file, "w") as claim:
+            claim.write(f"{rank}\n")
+        yield chunk

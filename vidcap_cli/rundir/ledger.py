@@ -1,0 +1,129 @@
+"""The ledger of a run: what its committed parts say of the planned rows.
+
+A result counts when its part is as it was written and its ``path`` is the one planned for its
+``row_id``. A part that is damaged, or that has a row of another plan, counts in no row: a caption
+on the wrong video is worse than a row that is done again. Nothing here writes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vidcap_cli.errors import DamagedPartError
+from vidcap_cli.rundir.parts import OK, read_part
+from vidcap_cli.rundir.paths import RunDir, attempt_of
+from vidcap_cli.rundir.plan import Plan
+
+_GROUP = 65_536
+
+
+class RunParts:
+    """Reads the parts of a run, each verified and compared with the plan."""
+
+    def __init__(self, run: RunDir, plan: Plan) -> None:
+        self._run = run
+        self._rows = plan.rows
+        self._planned: npt.NDArray[np.int64] | None = None
+
+    def read(self, part: Path, columns: Sequence[str]) -> pa.Table:
+        """``columns`` of a part, as ``parts.read_part`` gives them.
+
+        Raises DamagedPartError when the part is damaged or is of another run, and RunError when
+        the disk does not give it.
+        """
+        table = read_part(part, list(dict.fromkeys(["row_id", "path", *columns])))
+        row_ids = table["row_id"].to_numpy()
+        if len(row_ids) and not 0 <= row_ids.min() <= row_ids.max() < self._rows:
+            raise DamagedPartError(part, "this part has rows outside the plan; it is another run's")
+        paths = table["path"]
+        # A part without the column says nothing against its rows.
+        if paths.null_count < len(paths):
+            wrong = np.flatnonzero(_hashes(paths) != self._path_hashes()[row_ids])
+            if len(wrong):
+                row, path = int(row_ids[wrong[0]]), paths[int(wrong[0])].as_py()
+                raise DamagedPartError(
+                    part,
+                    f"this part has {path!r} for row {row}, where the plan has another path; "
+                    "it is damaged or another run's",
+                )
+        return table.select(list(columns))
+
+    def _path_hashes(self) -> npt.NDArray[np.int64]:
+        """A hash of every planned path: eight bytes a row, where the paths would be a hundred."""
+        if self._planned is None:
+            found = np.zeros(self._rows, np.int64)
+            start = 0
+            with pq.ParquetFile(self._run.rows) as file:
+                for batch in file.iter_batches(batch_size=_GROUP, columns=["path"]):
+                    found[start : start + batch.num_rows] = _hashes(batch.column(0))
+                    start += batch.num_rows
+            self._planned = found
+        return self._planned
+
+
+def _hashes(paths: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Python's 64-bit hashes: equal strings have equal ones within this process."""
+    if isinstance(paths, pa.ChunkedArray):
+        paths = paths.combine_chunks()
+    strings = paths.to_numpy(zero_copy_only=False)
+    return np.fromiter(map(hash, strings), np.int64, len(strings))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What the committed parts say, by row: arrays of the plan's length.
+
+    ``ok``: has a caption; ``any``: has a result of whatever status from the attempts asked
+    about; ``attempts``: how many launches took the row up, as far as its results tell.
+    ``damaged`` are the parts that were found not to count since the last look.
+    """
+
+    ok: npt.NDArray[np.bool_]
+    any: npt.NDArray[np.bool_]
+    attempts: npt.NDArray[np.int32]
+    damaged: tuple[DamagedPartError, ...] = ()
+
+
+class Ledger:
+    """Keeps what the parts of a run say; each part is read once, for parts never change."""
+
+    def __init__(self, run: RunDir, plan: Plan) -> None:
+        self._run = run
+        self._parts = RunParts(run, plan)
+        self._seen: set[str] = set()
+        self._ok = np.zeros(plan.rows, np.bool_)
+        self._latest = np.zeros(plan.rows, np.int32)  # the attempt of a row's latest result
+        self._attempts = np.zeros(plan.rows, np.int32)
+
+    def read(self, since: int = 1) -> Done:
+        """Read the parts that are new; ``Done.any`` counts attempt ``since`` and later ones."""
+        damaged = []
+        for part in self._run.part_files():
+            if part.name in self._seen:
+                continue
+            self._seen.add(part.name)
+            try:
+                self._add(part)
+            except DamagedPartError as error:
+                damaged.append(error)
+        return Done(self._ok.copy(), self._latest >= since, self._attempts.copy(), tuple(damaged))
+
+    def _add(self, part: Path) -> None:
+        table = self._parts.read(part, ["row_id", "status", "attempts"])
+        row_ids = table["row_id"].to_numpy()
+        good = pc.equal(table["status"], OK).to_numpy()
+        self._ok[row_ids[good]] = True
+        # Parts come in the order of attempts, but those of other nodes may be seen late.
+        np.maximum.at(self._latest, row_ids, np.int32(attempt_of(part) or 0))
+        np.maximum.at(self._attempts, row_ids, table["attempts"].fill_null(1).to_numpy())
+
+
+def done_mask(run: RunDir, plan: Plan, since: int = 1) -> Done:
+    """Read all parts of ``run`` once; see ``Ledger``."""
+    return Ledger(run, plan).read(since)

@@ -1,0 +1,172 @@
+"""The run directory: every path in it.
+
+::
+
+    RUN_DIR/
+      vidcap-run.json              the mark: vidcap made this directory
+      plan.json, rows.parquet      what is to be captioned, written once
+      finished.json                written last: the merged table exists
+      lock                         held by the process that leads the run
+      parts/part-0001-0000-00000.parquet      finished rows: attempt, rank, sequence
+      parts/part-….damaged         a part that was damaged, set aside; it counts no more
+      attempts/0001/               one launch of the ranks
+        attempt.json, todo.arrow   configuration and the rows that were left
+        claims/000000              chunk 0 belongs to the rank named inside
+        events-0000.jsonl          what rank 0 reports, and its journal of rows in flight
+        error-0000.json            the exception that ended rank 0
+        exit-0000.json             how rank 0 ended, written by the process that launched it
+        stop, over                 marks: ranks are to leave; the launch has ended
+      msrun_log/                   output of msrun and the ranks
+
+A file counts when its name fits its pattern exactly: temporary files never do.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_PART = re.compile(r"part-(\d{4,})-(\d{4,}|main)-(\d{5,})\.(parquet|csv)")
+_ATTEMPT = re.compile(r"\d{4,}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Names every file of the run directory at ``path``."""
+
+    path: Path
+
+    @property
+    def mark(self) -> Path:
+        """Says that vidcap made this directory; see ``ownership``."""
+        return self.path / "vidcap-run.json"
+
+    @property
+    def plan(self) -> Path:
+        """The plan: table, options and number of rows. Written after ``rows``."""
+        return self.path / "plan.json"
+
+    @property
+    def rows(self) -> Path:
+        """The planned rows: ``row_id, path``."""
+        return self.path / "rows.parquet"
+
+    @property
+    def finished(self) -> Path:
+        """Exists once the merged table does."""
+        return self.path / "finished.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the one process that leads this run."""
+        return self.path / "lock"
+
+    @property
+    def parts(self) -> Path:
+        """The folder of part files."""
+        return self.path / "parts"
+
+    @property
+    def attempts_folder(self) -> Path:
+        """The folder of all launches."""
+        return self.path / "attempts"
+
+    @property
+    def logs(self) -> Path:
+        """Where msrun and the ranks write their output unless ``--log-dir`` says otherwise."""
+        return self.path / "msrun_log"
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a plan was written here."""
+        return self.plan.is_file()
+
+    def attempt(self, number: int) -> "AttemptDir":
+        """The folder of launch ``number``, counted from 1."""
+        return AttemptDir(self.attempts_folder / f"{number:04d}", number)
+
+    def attempts(self) -> list["AttemptDir"]:
+        """All launches so far, oldest first; only those whose ``attempt.json`` was written."""
+        folder = self.attempts_folder
+        if not folder.is_dir():
+            return []
+        names = sorted((p.name for p in folder.iterdir() if _ATTEMPT.fullmatch(p.name)), key=int)
+        found = [self.attempt(int(name)) for name in names]
+        return [attempt for attempt in found if attempt.config.is_file()]
+
+    def part(self, attempt: int, rank: int | None, sequence: int, form: str) -> Path:
+        """The name of a part file; ``rank`` None is the leading process itself."""
+        who = "main" if rank is None else f"{rank:04d}"
+        return self.parts / f"part-{attempt:04d}-{who}-{sequence:05d}.{form}"
+
+    def part_files(self) -> list[Path]:
+        """Every committed part file, oldest attempt first."""
+        return part_files(self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptDir:
+    """Names every file of one launch of the ranks."""
+
+    path: Path
+    number: int
+
+    @property
+    def config(self) -> Path:
+        """Configuration and chunk size; its existence makes the attempt real."""
+        return self.path / "attempt.json"
+
+    @property
+    def todo(self) -> Path:
+        """The rows left when the attempt began, as an Arrow file that ranks map into memory."""
+        return self.path / "todo.arrow"
+
+    @property
+    def claims(self) -> Path:
+        """The folder of claimed chunks."""
+        return self.path / "claims"
+
+    def claim(self, chunk: int) -> Path:
+        """Exists once a rank has taken ``chunk``."""
+        return self.claims / f"{chunk:06d}"
+
+    def events(self, rank: int) -> Path:
+        """What ``rank`` reports."""
+        return self.path / f"events-{rank:04d}.jsonl"
+
+    def error(self, rank: int) -> Path:
+        """The exception that ended ``rank``."""
+        return self.path / f"error-{rank:04d}.json"
+
+    def exit(self, rank: int) -> Path:
+        """How ``rank`` ended."""
+        return self.path / f"exit-{rank:04d}.json"
+
+    @property
+    def stop(self) -> Path:
+        """Exists once the ranks of all nodes are to commit and leave."""
+        return self.path / "stop"
+
+    @property
+    def over(self) -> Path:
+        """Exists once the leading process counts on nothing more from this launch."""
+        return self.path / "over"
+
+    def exits(self) -> Iterator[Path]:
+        """The exit records written so far."""
+        return self.path.glob("exit-[0-9]*.json")
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The committed part files in ``folder``, ordered by attempt, writer and sequence."""
+    if not folder.is_dir():
+        return []
+    found = [(match, path) for path in folder.iterdir() if (match := _PART.fullmatch(path.name))]
+    found.sort(key=lambda pair: (int(pair[0][1]), pair[0][2], int(pair[0][3])))
+    return [path for _, path in found]
+
+
+def attempt_of(part: Path) -> int | None:
+    """The attempt that wrote a part file, or None when the name is not a part file's."""
+    match = _PART.fullmatch(part.name)
+    return int(match[1]) if match else None
