@@ -1,5 +1,6 @@
 """What the command refuses before a model is looked for: outputs and logs with no place to go."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,13 @@ def test_an_output_that_exists_is_skipped_but_a_folder_is_not(tmp_path, request_
     assert caption(request_of(output=tmp_path / "out.csv", skip_if_existing=True)) == OK
     with pytest.raises(UsageError, match="is a folder"):
         caption(request_of(output=tmp_path / "folder.csv", skip_if_existing=True))
+
+
+def test_an_engine_that_is_not_installed(request_of, monkeypatch):
+    monkeypatch.setattr("vidcap_cli.engine.has_mindnlp", lambda: False)
+    asked = request_of()
+    with pytest.raises(UsageError, match=r"not installed: pip install 'vidcap\[mindnlp\]'"):
+        caption(replace(asked, config=replace(asked.config, engine="mindnlp")))
 
 
 def test_merge_refuses_the_same_outputs(tmp_path, request_of):

@@ -19,6 +19,7 @@ from vidcap_cli.checkpoint.folder import check_model, fingerprint, sampling_keys
 from vidcap_cli.checkpoint.hub import fetch, is_hub_name
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import check_log_dir, check_output, reason
+from vidcap_cli.engine import check_engine
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, TableError, UsageError
 from vidcap_cli.launch.follower import join
 from vidcap_cli.launch.leader import Job, Leader, choose_run, leading
@@ -69,6 +70,7 @@ class Request:
 
 def caption(request: Request) -> int:
     """Carry out the command; the exit code is 0 when every row has a caption, else 3."""
+    check_engine(request.config.engine)
     if request.demo:
         request = replace(request, meta=bundled("clips") / "clips.csv", model=NANO)
     if request.meta is None:

@@ -19,8 +19,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that starts at once: the real one takes ten seconds and more."""
     steps = 'import json\nprint(json.dumps({"step": "mindspore", "seconds": 1.5}))\n'
     steps += 'print(json.dumps({"step": "device", "right": True}))\n'
-    steps += 'print(json.dumps({"step": "mindnlp", "seconds": 4.0}))\n'
     monkeypatch.setattr(doctor, "_START", steps)
+    mindnlp = 'print(json.dumps({"step": "mindnlp", "seconds": 4.0}))\n'
+    monkeypatch.setattr(doctor, "_START_MINDNLP", mindnlp)
 
 
 def test_a_machine_that_is_ready(started):
@@ -30,10 +31,30 @@ def test_a_machine_that_is_ready(started):
     packages = facts(report, "packages")
     assert packages["pyarrow"] == importlib.metadata.version("pyarrow")
     assert facts(report, "engines")["engine_graph"] == {"starts": True, "seconds": 1.5}
+    assert facts(report, "engines")["engine_mindnlp"] == {"starts": True, "seconds": 4.0}
     assert facts(report, "engines")["msrun"] is True
     assert {"h264", "av1"} <= set(facts(report, "videos")["codecs"])
     assert facts(report, "videos")["bundled_clip"] is True
     assert facts(report, "machine")["cores"] >= 1
+
+
+def test_a_machine_without_the_reference_engine_is_ready_too(started, monkeypatch):
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name in doctor.OPTIONAL:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(doctor, "has_mindnlp", lambda: False)
+    report = doctor.machine_report()
+    assert report.ok, report.problems
+    assert not any("mindnlp" in problem.text for problem in report.problems)
+    assert facts(report, "engines")["engine_mindnlp"] == {"starts": False, "seconds": None}
+    said = {fact.label: fact.words for section in report.sections for fact in section.facts}
+    assert "pip install 'vidcap[mindnlp]'" in said["engine mindnlp"]
+    assert said["mindnlp"] == "not installed, for --engine mindnlp only"
 
 
 @pytest.mark.slow

@@ -1,11 +1,15 @@
 """The engines: from the prompts of rows to their token ids, on MindSpore."""
 
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import UsageError
 from vidcap_cli.processors import Prompt, Size
+
+INSTALL_MINDNLP = "pip install 'vidcap[mindnlp]', under Python 3.11"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,20 @@ def generate_all(engine: Engine, prompts: Sequence[Prompt]) -> list[Generated]:
         assert answer.generated
         generated[answer.row_id] = answer.generated
     return [generated[number] for number in range(len(prompts))]
+
+
+def has_mindnlp() -> bool:
+    """Whether the reference engine is installed; nothing of it is imported."""
+    return importlib.util.find_spec("mindnlp") is not None
+
+
+def check_engine(name: str) -> None:
+    """Raise UsageError for an engine that is not installed."""
+    if name == "mindnlp" and not has_mindnlp():
+        raise UsageError(
+            f"--engine mindnlp needs packages that are not installed: {INSTALL_MINDNLP}. "
+            "The compiled engine, --engine graph, needs none of them."
+        )
 
 
 def load_engine(config: CaptionConfig, say: Callable[[str], None] = lambda _: None) -> Engine:

@@ -21,13 +21,12 @@ from packaging.requirements import Requirement
 from rich.console import Console
 
 from vidcap_cli import __version__
+from vidcap_cli.engine import INSTALL_MINDNLP, has_mindnlp
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.view.words import size
 
 PACKAGES = (
     "mindspore",
-    "mindnlp",
-    "transformers",
     "tokenizers",
     "numpy",
     "pyarrow",
@@ -36,6 +35,8 @@ PACKAGES = (
     "typer",
     "rich",
 )
+# What only --engine mindnlp needs; nothing is wrong without them.
+OPTIONAL = ("mindnlp", "transformers")
 CODECS = ("h264", "hevc", "av1", "vp9", "vp8", "mpeg4", "mpeg2video", "wmv2")
 _START_SECONDS = 180.0
 _LITTLE_DISK = 5_000_000_000  # bytes; caches and logs of a run fit
@@ -52,6 +53,8 @@ say(step="mindspore", seconds=time.monotonic() - began)
 ms.set_device(sys.argv[1])
 total = float((ms.Tensor(np.ones(3, np.float32)) + 1).asnumpy().sum())
 say(step="device", right=total == 6.0)
+"""
+_START_MINDNLP = """
 began = time.monotonic()
 import mindnlp, transformers
 say(step="mindnlp", seconds=time.monotonic() - began)
@@ -81,10 +84,13 @@ def machine_report(limit: float = _START_SECONDS) -> Report:
 def _packages(problems: list[Problem]) -> tuple[Fact, ...]:
     wanted = _requirements()
     facts = [Fact("python", platform.python_version())]
-    for name in PACKAGES:
+    for name in (*PACKAGES, *OPTIONAL):
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
+            if name in OPTIONAL:
+                facts.append(Fact(name, "not installed, for --engine mindnlp only", ""))
+                continue
             facts.append(Fact(name, "missing", "missing"))
             problems.append(Problem(f"the package {name} is not installed", _REINSTALL))
             continue
@@ -102,9 +108,13 @@ def _packages(problems: list[Problem]) -> tuple[Fact, ...]:
 
 
 def _requirements() -> dict[str, Requirement]:
-    """What the installed vidcap declares that it needs, by name."""
-    declared = importlib.metadata.requires("vidcap") or []
-    return {need.name: need for need in map(Requirement, declared)}
+    """What the installed vidcap declares that it needs with this Python, by name."""
+    declared = map(Requirement, importlib.metadata.requires("vidcap") or [])
+    return {
+        need.name: need
+        for need in declared
+        if need.marker is None or need.marker.evaluate({"extra": "mindnlp"})
+    }
 
 
 def _machine(problems: list[Problem]) -> tuple[Fact, ...]:
@@ -164,14 +174,16 @@ def _devices(devices: list[Path], problems: list[Problem]) -> tuple[Fact, ...]:
 
 
 def _engines(device: str, limit: float, problems: list[Problem]) -> tuple[Fact, ...]:
-    with Console(stderr=True).status("starting MindSpore and mindnlp to see whether they work"):
+    with Console(stderr=True).status("starting the engines to see whether they work"):
         steps, why = _start(device, limit)
-    facts = []
-    for engine, name in (("graph", "mindspore"), ("mindnlp", "mindnlp")):
-        seconds = steps.get(name, {}).get("seconds")
-        words = f"{name} does not start" if seconds is None else f"{name} starts in {seconds:.1f} s"
-        value = {"starts": seconds is not None, "seconds": seconds}
-        facts.append(Fact(f"engine {engine}", words, value))
+    facts = [
+        _engine("graph", steps.get("mindspore"), "mindspore does not start"),
+        _engine(
+            "mindnlp",
+            steps.get("mindnlp"),
+            "mindnlp does not start" if has_mindnlp() else f"not installed: {INSTALL_MINDNLP}",
+        ),
+    ]
     computes = bool(steps.get("device", {}).get("right"))
     facts.append(Fact(f"computes on {device}", "yes" if computes else "no", computes))
     if why:
@@ -186,9 +198,17 @@ def _engines(device: str, limit: float, problems: list[Problem]) -> tuple[Fact, 
     return tuple(facts)
 
 
+def _engine(name: str, started: dict[str, Any] | None, otherwise: str) -> Fact:
+    """Whether an engine starts, and how long that takes."""
+    value = {"starts": started is not None, "seconds": (started or {}).get("seconds")}
+    words = f"{started['step']} starts in {started['seconds']:.1f} s" if started else otherwise
+    return Fact(f"engine {name}", words, value)
+
+
 def _start(device: str, limit: float) -> tuple[dict[str, dict[str, Any]], str]:
     """The steps that MindSpore and mindnlp got through, and why they got no further."""
-    command = [sys.executable, "-P", "-c", _START, device]
+    program = _START + (_START_MINDNLP if has_mindnlp() else "")
+    command = [sys.executable, "-P", "-c", program, device]
     # mindnlp would set a mirror of its own; nothing is downloaded here anyway.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     try:
