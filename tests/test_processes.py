@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from numpy.random import default_rng
 
@@ -142,6 +143,47 @@ def test_ctrl_c_within_an_import_is_quiet(tmp_path, module):
     )
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr in ("", "vidcap: interrupted\n")
+
+
+STARTER = """
+import os, subprocess, sys, time
+os.environ["VIDCAP_PARENT"] = str(os.getpid())
+subprocess.Popen([sys.executable, "-m", "vidcap_cli.processes", "sleeper", "--an=option"])
+time.sleep(600)
+"""
+SLEEPER = """
+import os, pathlib, sys, time
+pathlib.Path("said").write_text(f"{os.getpid()} {sys.argv[1:]}")
+time.sleep(600)
+"""
+
+
+def test_a_module_dies_with_the_process_that_started_it(tmp_path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    starter = subprocess.Popen([sys.executable, "-c", STARTER], cwd=tmp_path, env=environment)
+    said = tmp_path / "said"
+    while not said.exists() or not said.read_text():
+        assert starter.poll() is None
+        time.sleep(0.05)
+    pid, words = said.read_text().split(" ", 1)
+    assert words == "['--an=option']"
+    sleeper = psutil.Process(int(pid))
+    starter.kill()
+    starter.wait()
+    assert psutil.wait_procs([sleeper], timeout=30)[1] == []
+
+
+def test_an_interrupted_command_ends_before_libraries_can_abort_it():
+    program = (
+        "import atexit, os, signal\n"
+        "from vidcap_cli import __main__ as command, cli\n"
+        "atexit.register(os.abort)\n"
+        "cli.app = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        "command.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"vidcap: interrupted\n")
 
 
 def test_python_m_does_not_import_from_the_working_directory(tmp_path):

@@ -30,6 +30,7 @@ if _MINE:
 
 import errno  # noqa: E402 - what is imported from here on takes a while
 import locale  # noqa: E402
+from contextlib import suppress  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 from vidcap_cli.errors import FAILED, INTERRUPTED, VidcapError  # noqa: E402
@@ -67,10 +68,25 @@ def main() -> None:
         code = _answer(error)
         if code is None or _debugging():
             raise
+        if code == INTERRUPTED:
+            _end(code)
         sys.exit(code)
     finally:
         if _MINE:  # what is left takes a few milliseconds
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end(code: int) -> None:
+    """End here and now, all said and nothing left to clean up.
+
+    A thread of a library that was interrupted in the middle (pyarrow's readers) may outlive the
+    interpreter, whose end then aborts the process.
+    """
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _speak_utf8() -> None:

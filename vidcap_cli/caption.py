@@ -15,7 +15,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vidcap_cli.checkpoint.folder import check_model, fingerprint, sampling_keys
+from vidcap_cli.checkpoint.files import fingerprint
+from vidcap_cli.checkpoint.folder import check_model
+from vidcap_cli.checkpoint.generation import sampling_keys
 from vidcap_cli.checkpoint.hub import fetch, is_hub_name
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import check_log_dir, check_output, reason

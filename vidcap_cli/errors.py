@@ -58,3 +58,7 @@ class StoppedError(VidcapError):
     """The user stopped the run; finished rows are on disk."""
 
     exit_code: ClassVar[int] = INTERRUPTED
+
+
+class OutOfMemoryError(Exception):
+    """The device had no room for a prompt: the status of a row, never the end of a command."""

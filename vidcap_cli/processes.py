@@ -1,11 +1,13 @@
 """Linux process facts: who dies with whom, and who inherits orphans (prctl(2)).
 
 Without these a rank or decoder could outlive a parent that was killed with SIGKILL. On other
-systems the functions do nothing.
+systems the functions do nothing. ``python -m vidcap_cli.processes MODULE ...`` runs a module that
+dies with the process named by VIDCAP_PARENT.
 """
 
 import ctypes
 import os
+import runpy
 import signal
 import sys
 import time
@@ -54,3 +56,9 @@ def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+if __name__ == "__main__":
+    die_with(int(os.environ["VIDCAP_PARENT"]))
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -13,7 +13,7 @@ import transformers
 from transformers.modeling_utils import no_init_weights
 from trial import Job, answer, caption_clips, is_qwen, median, pixels, values
 
-from vidcap_cli.checkpoint.folder import read_generation
+from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.processors import Prompt
 
 TESTS = Path(__file__).parents[1]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from tests.helpers import tiny, tiny_llava
-from vidcap_cli.checkpoint.folder import check_model, fingerprint, sampling_keys, stored_type
+from vidcap_cli.checkpoint.files import fingerprint, stored_type
+from vidcap_cli.checkpoint.folder import check_model
+from vidcap_cli.checkpoint.generation import sampling_keys
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import VidcapError
 from vidcap_cli.inspect import inspect

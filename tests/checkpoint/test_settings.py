@@ -9,8 +9,11 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from tests.helpers import tiny, tiny_llava
-from vidcap_cli.checkpoint.folder import check_model, read_json, read_tokenizer, sampling_keys
+from vidcap_cli.checkpoint.files import read_json
+from vidcap_cli.checkpoint.folder import check_model
+from vidcap_cli.checkpoint.generation import sampling_keys
 from vidcap_cli.checkpoint.settings import check_settings
+from vidcap_cli.checkpoint.tokenizer import read_tokenizer
 from vidcap_cli.checkpoint.weights import read_header
 from vidcap_cli.errors import ModelError
 from vidcap_cli.inspect import inspect
@@ -210,7 +213,7 @@ def test_many_added_tokens_are_added_at_once(tmp_path, monkeypatch):
 
         from_file = classmethod(lambda cls, file: cls(file))
 
-    monkeypatch.setattr("vidcap_cli.checkpoint.folder.Tokenizer", Counted)
+    monkeypatch.setattr("vidcap_cli.checkpoint.tokenizer.Tokenizer", Counted)
     assert read_tokenizer(folder).token_to_id("<t8999>") is not None
     assert calls == [9_000]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.tiny_llava import write_spm_folder
-from vidcap_cli.checkpoint.folder import read_tokenizer
+from vidcap_cli.checkpoint.tokenizer import read_tokenizer
 from vidcap_cli.errors import ModelError
 
 TOKENS = json.loads((Path(__file__).parents[1] / "goldens" / "clip.json").read_text())["tokens"]

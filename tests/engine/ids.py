@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,22 @@ HERE = Path(__file__).parent
 GOLDENS = HERE.parent / "goldens"
 # test_graph.py and test_model.py cover the compiled engine with more shapes and every layout.
 ENGINES = ("mindnlp", pytest.param("graph", marks=pytest.mark.slow))
+STEP = 4  # every fourth checkpoint is captioned by default; the others take minutes more
 
 
+def is_common(case: int) -> bool:
+    """Whether the checkpoint of number ``case`` is captioned by default."""
+    return case % STEP == 0
+
+
+def usual(case: int) -> tuple[pytest.MarkDecorator, ...]:
+    """The marks of a test of the checkpoint of number ``case``."""
+    return () if is_common(case) else (pytest.mark.slow,)
+
+
+@cache
 def printed_by(program: str, *arguments: str) -> Any:
-    """The JSON that a program prints last."""
+    """The JSON that a program prints last; it is run once."""
     command = [sys.executable, HERE / program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

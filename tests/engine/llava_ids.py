@@ -1,7 +1,7 @@
-"""Captions the LLaVA or PLLaVA checkpoints of the goldens with one engine, as JSON.
+"""Captions LLaVA or PLLaVA checkpoints of the goldens with one engine, as JSON.
 
-``python llava_ids.py ENGINE FAMILY``. A program of its own: importing mindnlp changes what
-``import torch`` means for good. Besides the captions it prints those of deliberate mistakes.
+``python llava_ids.py ENGINE FAMILY SEED...``, or ``mistakes`` for what deliberate mistakes make of
+the captions. A program of its own: importing mindnlp changes what ``import torch`` means for good.
 """
 
 import json
@@ -171,11 +171,13 @@ POOLINGS = {"no other": mean_pooled, "max pooling": max_pooled, "axes swapped": 
 
 
 def main() -> None:
-    """Print one JSON object."""
-    family = sys.argv[2]
-    specs = {"llava": LLAVA, "pllava": PLLAVA}[family]
-    mutant = next(spec for spec in specs if spec.seed == MUTANT_SEEDS[family])
-    print(json.dumps({"captions": captions(specs), "mistakes": mistakes(mutant)}))
+    """Print a JSON list of captions, or an object of mistakes."""
+    _, _, family, *what = sys.argv
+    specs = {spec.seed: spec for spec in {"llava": LLAVA, "pllava": PLLAVA}[family]}
+    if what == ["mistakes"]:
+        print(json.dumps(mistakes(specs[MUTANT_SEEDS[family]])))
+    else:
+        print(json.dumps(captions([specs[int(seed)] for seed in what])))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Captions the checkpoints of the goldens with one engine; prints token ids as JSON.
+"""Captions checkpoints of the goldens with one engine; prints token ids as JSON.
 
-``python qwen2vl_ids.py ENGINE``. A program of its own: importing mindnlp changes what
+``python qwen2vl_ids.py ENGINE SEED...``. A program of its own: importing mindnlp changes what
 ``import torch`` means for good.
 """
 
@@ -22,8 +22,10 @@ from vidcap_cli.processors import load_captioner
 
 def main() -> None:
     """One object a checkpoint: each video alone, and both in one batch."""
+    _, engine_name, *seeds = sys.argv
+    specs = {spec.seed: spec for spec in QWEN2VL}
     done = []
-    for spec in QWEN2VL:
+    for spec in (specs[int(seed)] for seed in seeds):
         with TemporaryDirectory() as place:
             folder = tiny.write_qwen2vl(Path(place), spec)
             config = CaptionConfig(
@@ -32,7 +34,7 @@ def main() -> None:
                 question="What is this?",
                 max_new_tokens=24,
                 slots=2,
-                engine=sys.argv[1],
+                engine=engine_name,
             )
             captioner = load_captioner(config)
             engine = load_engine(config)

@@ -11,9 +11,9 @@ from tests.helpers import tiny
 pytest.importorskip("mindspore")
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import Answer, OutOfMemoryError, Request, feed_of, generate_all
+from vidcap_cli.engine import Answer, Request, feed_of, generate_all
 from vidcap_cli.engine.generate import GraphEngine
-from vidcap_cli.errors import ModelError, RunError
+from vidcap_cli.errors import ModelError, OutOfMemoryError, RunError
 from vidcap_cli.processors import Prompt, Size, load_captioner
 
 SPEC = tiny.TinyQwen2VL(seed=2)

@@ -7,14 +7,14 @@ import json
 
 import pytest
 
-from tests.engine.ids import ENGINES, GOLDENS, printed_by, until_end
+from tests.engine.ids import ENGINES, GOLDENS, is_common, printed_by, until_end, usual
 
 CAPTIONS = {
     "llava": json.loads((GOLDENS / "llava.json").read_text()),
     "pllava": json.loads((GOLDENS / "pllava.json").read_text())["captions"],
 }
 CASES = [
-    pytest.param(family, index, id=f"{family}-seed{golden['seed']}")
+    pytest.param(family, index, id=f"{family}-seed{golden['seed']}", marks=usual(index))
     for family, goldens in CAPTIONS.items()
     for index, golden in enumerate(goldens)
 ]
@@ -32,29 +32,32 @@ MISTAKES = {
 }
 
 
-@pytest.fixture(scope="module", params=ENGINES)
-def captioned(request) -> dict[str, dict[str, object]]:
-    return {family: printed_by("llava_ids.py", request.param, family) for family in CAPTIONS}
-
-
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("family", "case"), CASES)
-def test_captions_equal_pytorch(family, case, captioned):
-    golden, rows = CAPTIONS[family][case], captioned[family]["captions"][case]
+def test_captions_equal_pytorch(engine, family, case):
+    goldens = CAPTIONS[family]
+    alike = [number for number in range(len(goldens)) if is_common(number) == is_common(case)]
+    seeds = [str(goldens[number]["seed"]) for number in alike]
+    rows = printed_by("llava_ids.py", engine, family, *seeds)[alike.index(case)]
+    golden = goldens[case]
     expected = [until_end(video["ids"], (golden["eos"],)) for video in golden["videos"]]
     for way in ("alone", "together"):
         assert [(row["ids"], row["finish_reason"]) for row in rows[way]] == expected
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("family", "mistake"), [(family, name) for family, names in MISTAKES.items() for name in names]
 )
-def test_a_mistake_changes_the_captions(family, mistake, captioned):
-    right, wrong = (captioned[family]["mistakes"][name] for name in ("none", mistake))
+def test_a_mistake_changes_the_captions(engine, family, mistake):
+    captions = printed_by("llava_ids.py", engine, family, "mistakes")
+    right, wrong = captions["none"], captions[mistake]
     assert all(ours != theirs for ours, theirs in zip(right, wrong, strict=True))
 
 
-def test_the_mistakes_in_pooling_change_pooling_alone(captioned):
-    mistakes = captioned["pllava"]["mistakes"]
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_mistakes_in_pooling_change_pooling_alone(engine):
+    mistakes = printed_by("llava_ids.py", engine, "pllava", "mistakes")
     assert mistakes["no other"] == mistakes["none"]
 
 

@@ -4,22 +4,25 @@ import json
 
 import pytest
 
-from tests.engine.ids import ENGINES, GOLDENS, printed_by, until_end
+from tests.engine.ids import ENGINES, GOLDENS, is_common, printed_by, until_end, usual
+from tests.goldens.cases import QWEN2VL
 
 CAPTIONS = json.loads((GOLDENS / "qwen2vl.json").read_text())["captions"]
 EOS = (256, 258)
+CASES = [
+    pytest.param(number, id=f"seed{spec.seed}", marks=usual(number))
+    for number, spec in enumerate(QWEN2VL)
+]
 
 
-@pytest.fixture(scope="module", params=ENGINES)
-def captioned(request) -> list[dict[str, object]]:
-    return printed_by("qwen2vl_ids.py", request.param)
-
-
-@pytest.mark.parametrize("case", range(len(CAPTIONS)), ids=lambda case: f"seed{case + 1}")
-def test_captions_equal_transformers_on_pytorch(case, captioned):
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", CASES)
+def test_captions_equal_transformers_on_pytorch(engine, case):
+    alike = [number for number in range(len(QWEN2VL)) if is_common(number) == is_common(case)]
+    seeds = [str(QWEN2VL[number].seed) for number in alike]
+    rows = printed_by("qwen2vl_ids.py", engine, *seeds)[alike.index(case)]
     videos = CAPTIONS[case]["videos"]
     expected = [until_end(video["ids"], EOS) for video in videos]
-    rows = captioned[case]
     assert rows["prompt_tokens"] == [video["prompt_tokens"] for video in videos]
     for way in ("alone", "together"):
         assert [(row["ids"], row["finish_reason"]) for row in rows[way]] == expected

@@ -11,7 +11,8 @@ from tests.helpers import tiny, tiny_llava
 
 ms = pytest.importorskip("mindspore")
 
-from vidcap_cli.checkpoint.folder import check_model, read_json
+from vidcap_cli.checkpoint.files import read_json
+from vidcap_cli.checkpoint.folder import check_model
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import generate_all
 from vidcap_cli.engine.generate import GraphEngine

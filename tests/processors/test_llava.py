@@ -9,7 +9,8 @@ import pytest
 
 from tests.goldens.llava_cases import LLAVA, PLLAVA, POOLING, QUESTION, SYSTEM
 from tests.helpers.tiny_llava import TinyLlava, TinyPllava, write_llava
-from vidcap_cli.checkpoint.folder import check_model, command_of, read_generation
+from vidcap_cli.checkpoint.folder import check_model, command_of
+from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError, UsageError
 from vidcap_cli.processors import load_captioner

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from vidcap_cli.checkpoint.folder import lacking
+from vidcap_cli.checkpoint.files import lacking
 from vidcap_cli.errors import ModelError
 from vidcap_cli.view.words import printable
 

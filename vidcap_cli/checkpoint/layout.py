@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcap_cli.checkpoint.folder import read_json
+from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.checkpoint.lora import Scaling, Source, canonical, merged
 from vidcap_cli.checkpoint.weights import Tensor, Weights
 from vidcap_cli.errors import ModelError

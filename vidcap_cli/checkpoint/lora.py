@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcap_cli.checkpoint.folder import read_json
+from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.checkpoint.settings import number, whole
 from vidcap_cli.checkpoint.weights import FLOATS, Tensor
 from vidcap_cli.errors import ModelError

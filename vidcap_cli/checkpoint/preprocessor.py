@@ -9,7 +9,7 @@ are asked in the order in which transformers 5 asks them.
 from pathlib import Path
 from typing import Any
 
-from vidcap_cli.checkpoint.folder import read_json
+from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.errors import ModelError
 
 _NESTED = "processor_config.json"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from vidcap_cli.checkpoint.folder import weight_map
+from vidcap_cli.checkpoint.files import weight_map
 from vidcap_cli.errors import ModelError
 
 # Tensors that AWQ, GPTQ, FP8, bitsandbytes and compressed-tensors keep beside or for a weight.

@@ -41,10 +41,6 @@ class Answer:
     seconds: float
 
 
-class OutOfMemoryError(Exception):
-    """The device had no room for a prompt."""
-
-
 class Feed(Protocol):
     """Where an engine gets its requests."""
 

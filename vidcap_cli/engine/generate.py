@@ -19,7 +19,8 @@ import numpy as np
 from mindspore import Tensor, ops
 from numpy.typing import NDArray
 
-from vidcap_cli.checkpoint.folder import read_generation, stored_type
+from vidcap_cli.checkpoint.files import stored_type
+from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request, feed_of
 from vidcap_cli.engine.memory import room

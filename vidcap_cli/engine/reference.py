@@ -24,7 +24,8 @@ import numpy as np
 import torch
 import transformers
 
-from vidcap_cli.checkpoint.folder import read_generation, read_json, stored_type
+from vidcap_cli.checkpoint.files import read_json, stored_type
+from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.settings import as_transformers_4
 from vidcap_cli.config import CaptionConfig

@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers.models.llava.modeling_llava import LlavaModel
 
-from vidcap_cli.checkpoint.folder import read_json
+from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.settings import as_transformers_4
 from vidcap_cli.config import CaptionConfig

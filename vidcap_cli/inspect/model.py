@@ -10,14 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidcap_cli.checkpoint.folder import (
-    COMMANDS,
-    check_model,
-    command_of,
-    read_generation,
-    read_json,
-    weight_map,
-)
+from vidcap_cli.checkpoint.files import read_json, weight_map
+from vidcap_cli.checkpoint.folder import COMMANDS, check_model, command_of
+from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.checkpoint.weights import Tensor, read_header
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError

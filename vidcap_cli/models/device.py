@@ -8,8 +8,7 @@ from pathlib import Path
 import mindspore as ms
 import psutil
 
-from vidcap_cli.engine import OutOfMemoryError
-from vidcap_cli.errors import RunError
+from vidcap_cli.errors import OutOfMemoryError, RunError
 
 # Substrings of what MindSpore says when an allocation fails. Those of Ascend come from its
 # documentation; they were not provoked on a device.

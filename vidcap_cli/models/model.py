@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import ops
 from numpy.typing import NDArray
 
-from vidcap_cli.checkpoint.folder import read_json
+from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.settings import placeholder
 from vidcap_cli.config import CaptionConfig

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
-from vidcap_cli.checkpoint.folder import read_json, read_tokenizer
+from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.checkpoint.settings import placeholder
+from vidcap_cli.checkpoint.tokenizer import read_tokenizer
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError, UsageError
 from vidcap_cli.models.vision_config import ClipConfig

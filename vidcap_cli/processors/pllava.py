@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcap_cli.checkpoint.folder import read_json
+from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError, UsageError
 from vidcap_cli.processors import Prompt, Size

@@ -27,9 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from vidcap_cli.checkpoint.folder import read_json, read_tokenizer
+from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.checkpoint.preprocessor import read_processor
 from vidcap_cli.checkpoint.settings import placeholder, whole
+from vidcap_cli.checkpoint.tokenizer import read_tokenizer
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
 from vidcap_cli.processors import Prompt, Size

@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vidcap_cli.engine import Answer, Engine, OutOfMemoryError, Request, load_engine
-from vidcap_cli.errors import RunError, VidcapError
+from vidcap_cli.engine import Answer, Engine, Request, load_engine
+from vidcap_cli.errors import OutOfMemoryError, RunError, VidcapError
 from vidcap_cli.launch.msrun import RankError
 from vidcap_cli.processes import die_with
 from vidcap_cli.processors import Captioner, load_captioner
