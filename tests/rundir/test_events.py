@@ -1,17 +1,22 @@
 """Events survive their way through a file that grows while it is read."""
 
+from dataclasses import asdict
+
 import pytest
 
 from vidcap_cli.rundir.events import (
     Began,
     Done,
+    Ended,
     EventReader,
     EventWriter,
     Notice,
     Started,
+    State,
     decode,
     encode,
 )
+from vidcap_cli.statuses import Doing, Status
 
 
 def test_events_come_back_as_they_were(tmp_path):
@@ -59,6 +64,23 @@ def test_a_damaged_line_is_passed_over(tmp_path, line):
 
 def test_unknown_kinds_are_passed_over():
     assert decode('{"kind": "from a later version", "x": 1}') is None
+
+
+@pytest.mark.parametrize(
+    "event",
+    [Done(1, "a.mp4", Status.OOM, None, "no room", 0, 1.5, 0.5), State(Doing.LOADING),
+     Ended(Doing.STOPPED)],
+)  # fmt: skip
+def test_words_come_back_as_words_and_unknown_ones_are_passed_over(event):
+    line = encode(event)
+    word = next(value for value in asdict(event).values() if isinstance(value, Status | Doing))
+    assert f'"{word.value}"' in line
+    assert decode(line) == event
+    back = decode(line)
+    assert [type(value) for value in asdict(back).values()] == [
+        type(value) for value in asdict(event).values()
+    ]
+    assert decode(line.replace(word.value, "of a later version")) is None
 
 
 def test_a_line_that_is_no_event_is_passed_over(tmp_path):

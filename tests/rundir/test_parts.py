@@ -12,13 +12,13 @@ import pytest
 
 from vidcap_cli.errors import DamagedPartError, RunError
 from vidcap_cli.rundir.parts import (
-    FAILED_STATUSES,
     SCHEMA,
     Result,
     read_part,
     set_aside,
     write_part,
 )
+from vidcap_cli.statuses import FAILED
 
 FORMS = pytest.mark.parametrize("form", ["parquet", "csv"])
 
@@ -49,7 +49,7 @@ def test_a_long_caption_fits_into_csv(tmp_path):
     assert len(read_part(file)["text"][0].as_py()) == 2_000_000
 
 
-@pytest.mark.parametrize("status", FAILED_STATUSES)
+@pytest.mark.parametrize("status", FAILED)
 def test_text_goes_with_ok_and_only_with_ok(status):
     with pytest.raises(ValueError, match="goes with the status ok"):
         Result(0, "a", status, text="words")

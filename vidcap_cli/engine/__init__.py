@@ -8,6 +8,7 @@ from typing import Protocol
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import UsageError
 from vidcap_cli.processors import Prompt, Size
+from vidcap_cli.statuses import Doing
 
 INSTALL_MINDNLP = "pip install 'vidcap[mindnlp]', under Python 3.11"
 
@@ -102,7 +103,7 @@ def check_engine(name: str) -> None:
         )
 
 
-def load_engine(config: CaptionConfig, say: Callable[[str], None] = lambda _: None) -> Engine:
+def load_engine(config: CaptionConfig, say: Callable[[Doing], None] = lambda _: None) -> Engine:
     """The engine that ``config.engine`` names, its weights loaded.
 
     ``say`` is told what the engine is doing: compiling or captioning.

@@ -28,6 +28,7 @@ from vidcap_cli.models.decoder import Following
 from vidcap_cli.models.device import as_out_of_memory, number_type, select_device
 from vidcap_cli.models.model import load_model
 from vidcap_cli.processors import Prompt, Size
+from vidcap_cli.statuses import Doing
 
 
 @dataclass(slots=True)
@@ -48,7 +49,7 @@ class _Caption:
 class GraphEngine:
     """One checkpoint, its decoding compiled."""
 
-    def __init__(self, config: CaptionConfig, say: Callable[[str], None]) -> None:
+    def __init__(self, config: CaptionConfig, say: Callable[[Doing], None]) -> None:
         folder = Path(config.model)
         device = select_device(config.device_target, compiled=True)
         number = number_type(config.dtype, stored_type(folder), device)
@@ -161,7 +162,7 @@ class GraphEngine:
     @contextmanager
     def _compiling(self, graphs: set[object]) -> Iterator[None]:
         """Say so while any of ``graphs`` runs for the first time, which compiles it."""
-        self._say("captioning" if graphs <= self._compiled else "compiling")
+        self._say(Doing.CAPTIONING if graphs <= self._compiled else Doing.COMPILING)
         yield
         self._compiled |= graphs
 

@@ -33,6 +33,7 @@ from vidcap_cli.engine import Answer, Feed, Generated, Request
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models.device import as_out_of_memory, number_type, select_device
 from vidcap_cli.processors import Prompt, Size
+from vidcap_cli.statuses import Doing
 
 _CLASSES = {
     "llava": "LlavaForConditionalGeneration",
@@ -43,7 +44,7 @@ _CLASSES = {
 class ReferenceEngine:
     """One checkpoint, loaded by transformers under mindnlp."""
 
-    def __init__(self, config: CaptionConfig, say: Callable[[str], None]) -> None:
+    def __init__(self, config: CaptionConfig, say: Callable[[Doing], None]) -> None:
         folder = Path(config.model)
         device = select_device(config.device_target, compiled=False)
         number = number_type(config.dtype, stored_type(folder), device)
@@ -71,7 +72,7 @@ class ReferenceEngine:
 
     def _batch(self, batch: Sequence[Request], stop: Callable[[], bool]) -> Iterator[Answer]:
         """Rows together; when that fails, each alone, so that one cannot fail the others."""
-        self._say("captioning")
+        self._say(Doing.CAPTIONING)
         began = time.monotonic()
         try:
             generated = self._generate([request.prompt for request in batch], stop)

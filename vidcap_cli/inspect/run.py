@@ -22,9 +22,9 @@ from vidcap_cli.rundir.attempt import Attempt
 from vidcap_cli.rundir.events import Done, Ended, EventReader, State
 from vidcap_cli.rundir.ledger import RunParts
 from vidcap_cli.rundir.lock import is_led
-from vidcap_cli.rundir.parts import OK
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.plan import Plan, read_plan
+from vidcap_cli.statuses import Doing, Status
 from vidcap_cli.view.words import count, duration, figure, one_line
 
 _LISTED = 8
@@ -48,7 +48,7 @@ def run_report(run: RunDir) -> Report:
     """The report on a run. Raises RunError when its plan is damaged."""
     plan = read_plan(run)
     rows = read_rows(run, plan)
-    ok = rows.statuses[OK]
+    ok = rows.statuses[Status.OK]
     failed = rows.statuses.total() - ok
     sections = [Section("plan", _plan_facts(plan)), Section("rows", _row_facts(plan.rows, rows))]
     problems = [
@@ -97,7 +97,7 @@ def _damage(run: RunDir, plan: Plan, rows: Rows) -> list[Problem]:
 
 def read_rows(run: RunDir, plan: Plan) -> Rows:
     """Read every part: bounded memory a row, whatever the errors say."""
-    names: list[str] = [OK]
+    names: list[str] = [Status.OK]
     status: npt.NDArray[np.int16] = np.full(plan.rows, -1, np.int16)
     origin: npt.NDArray[np.int32] = np.full(plan.rows, -1, np.int32)
     files = run.part_files()
@@ -166,9 +166,9 @@ def _plan_facts(plan: Plan) -> tuple[Fact, ...]:
 
 def _row_facts(planned: int, rows: Rows) -> tuple[Fact, ...]:
     left = planned - rows.statuses.total()
-    failed = [(name, n) for name, n in rows.statuses.most_common() if name != OK]
+    failed = [(name, n) for name, n in rows.statuses.most_common() if name != Status.OK]
     return (
-        Fact("captioned", f"{rows.statuses[OK]:,}", rows.statuses[OK]),
+        Fact("captioned", f"{rows.statuses[Status.OK]:,}", rows.statuses[Status.OK]),
         *(Fact(name, f"{number:,}", number) for name, number in failed),
         Fact("left", f"{left:,}", left),
     )
@@ -183,7 +183,7 @@ class _RankWork:
     tokens: int = 0
     busy_s: float = 0.0
     wait_s: float = 0.0
-    state: str = "starting"
+    state: Doing = Doing.STARTING
     first: float | None = None
     last: float = 0.0
 
@@ -194,8 +194,8 @@ def _work(file: Path) -> _RankWork:
         work.first = event.time if work.first is None else work.first
         work.last = event.time
         if isinstance(event, Done):
-            work.ok += event.status == OK
-            work.failed += event.status != OK
+            work.ok += event.status == Status.OK
+            work.failed += event.status != Status.OK
             work.tokens += event.new_tokens
             work.busy_s, work.wait_s = event.busy_s, event.wait_s
         elif isinstance(event, State):

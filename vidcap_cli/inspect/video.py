@@ -17,6 +17,7 @@ import numpy as np
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.processors import FrameRule
 from vidcap_cli.processors import qwen2vl as qwen2vl_family
+from vidcap_cli.statuses import Flag
 from vidcap_cli.video import Clip, Rule, VideoInfo, probe, read_frames
 from vidcap_cli.video.pool import DecodePool
 from vidcap_cli.view.words import count, duration, size
@@ -116,11 +117,11 @@ def video_report(path: Path) -> Report:
 
 
 _FLAGS = {
-    "frame_rate": "the frame rate in the file is wrong and was replaced (flag frame_rate)",
-    "damaged": "some of it does not decode cleanly (flag damaged)",
-    "hdr": "it is HDR (PQ or HLG); its colours look pale to a model (flag hdr)",
-    "anamorphic": "its pixels are not square; frames keep the stored shape (flag anamorphic)",
-    "truncated": "it announces more than it holds; what is there is used (flag truncated)",
+    Flag.FRAME_RATE: "the frame rate in the file is wrong and was replaced (flag frame_rate)",
+    Flag.DAMAGED: "some of it does not decode cleanly (flag damaged)",
+    Flag.HDR: "it is HDR (PQ or HLG); its colours look pale to a model (flag hdr)",
+    Flag.ANAMORPHIC: "its pixels are not square; frames keep the stored shape (flag anamorphic)",
+    Flag.TRUNCATED: "it announces more than it holds; what is there is used (flag truncated)",
 }
 
 

@@ -31,6 +31,7 @@ from vidcap_cli.rundir.ownership import Found, acquire, discard, empty, read_mar
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir, attempt_of
 from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan, write_todo
+from vidcap_cli.statuses import Status
 from vidcap_cli.view.progress import View
 
 # How often to look whether other nodes have finished: it reads every part file.
@@ -395,7 +396,7 @@ class Leader:
             Result(
                 row,
                 paths[row],
-                status="crashed",
+                status=Status.CRASHED,
                 error=f"in the model at {deaths[row]} deaths of a rank, so it was left out",
                 attempts=int(self._attempts[row]) + deaths[row],
                 model=self._job.config.model,

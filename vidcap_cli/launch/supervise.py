@@ -10,8 +10,9 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from vidcap_cli.launch.msrun import Cluster, LaunchFailedError, RankExit, Ranks
-from vidcap_cli.rundir.events import LOADING, Began, Done, Event, EventReader, Started, State
+from vidcap_cli.rundir.events import Began, Done, Event, EventReader, Started, State
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
+from vidcap_cli.statuses import Doing
 from vidcap_cli.view.progress import View
 
 _POLL_SECONDS = 0.1
@@ -147,7 +148,7 @@ class _Watch:
     def _take_in(self, number: int, event: Event) -> None:
         self._heard[number] = time.monotonic()
         self._view.event(number, event)
-        loads = isinstance(event, State) and event.state == LOADING
+        loads = isinstance(event, State) and event.state == Doing.LOADING
         (self._loading.add if loads else self._loading.discard)(number)
         if isinstance(event, Started) and number in self._local:
             self._ranks.announce(number, event.pid)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidcap_cli.merge.sources import Source, read_source, result_schema
-from vidcap_cli.rundir.parts import OK
+from vidcap_cli.statuses import Status
 from vidcap_cli.tables import PATH, Table, paths, regroup
 
 Prefer = Literal["newest", "oldest", "first", "longest"]
@@ -54,7 +54,7 @@ def read_results(sources: Sequence[Source], columns: Sequence[str]) -> Results:
     tables = [read_source(source, columns) for source in ordered]
     lengths = [table.num_rows for table in tables]
     whole = pa.concat_tables([result_schema(columns).empty_table(), *tables]).combine_chunks()
-    ok = np.asarray(pc.equal(whole["status"], OK).to_numpy(), np.bool_)
+    ok = np.asarray(pc.equal(whole["status"], Status.OK).to_numpy(), np.bool_)
     return Results(whole, np.repeat(np.arange(len(ordered)), lengths), ordered, ok)
 
 

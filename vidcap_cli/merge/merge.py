@@ -42,10 +42,11 @@ from vidcap_cli.merge.matching import (
     match,
     read_results,
 )
-from vidcap_cli.merge.sources import MISSING, Source, find_sources
-from vidcap_cli.rundir.parts import OK, SCHEMA
+from vidcap_cli.merge.sources import Source, find_sources
+from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir, attempt_of
 from vidcap_cli.rundir.plan import TABLE, fingerprint_of
+from vidcap_cli.statuses import Status
 from vidcap_cli.tables import (
     PATH,
     ROWS,
@@ -169,7 +170,7 @@ def merge(
             added = _columns(results, best[start : start + rows.num_rows], columns.results)
             write(pa.Table.from_arrays([*rows.columns, *added], schema=schema))
             if write_missing:
-                write_missing(rows.filter(pc.not_equal(added[1], OK)))
+                write_missing(rows.filter(pc.not_equal(added[1], Status.OK)))
             account.note_paths(start, rows[PATH])
             start += rows.num_rows
         if start != matches.rows:
@@ -184,7 +185,7 @@ def _columns(results: Results, best: Ints, names: Sequence[str]) -> list[pa.Chun
     """The added columns of the rows whose best results these are; -1 is a missing row."""
     index = pa.array(best, mask=best < 0)
     columns = [results.table[name].take(index).cast(SCHEMA.field(name).type) for name in names]
-    columns[1] = pc.fill_null(columns[1], MISSING)
+    columns[1] = pc.fill_null(columns[1], Status.MISSING)
     return columns
 
 
@@ -288,7 +289,7 @@ class _Account:
         self._conflicts = conflicts(results, matches)
         self._times = np.bincount(matches.row, minlength=matches.rows)
         coded = results.table["status"].combine_chunks().dictionary_encode()
-        names = [*coded.dictionary.to_pylist(), MISSING]
+        names = [*coded.dictionary.to_pylist(), Status.MISSING]
         status = np.append(coded.indices.to_numpy(), len(names) - 1)[best]
         self._counts = {
             name: int(count)
@@ -298,13 +299,13 @@ class _Account:
         self._rows = {
             name: np.flatnonzero(status == code)[:EXAMPLES].tolist()
             for code, name in enumerate(names)
-            if name != OK
+            if name != Status.OK
         }
         self._errors = {
             row: results.table["error"][int(best[row])].as_py()
             for name, rows in self._rows.items()
             for row in rows
-            if name != MISSING
+            if name != Status.MISSING
         }
         self._duplicates = np.flatnonzero(self._times > 1)
         wanted = [*self._rows.values(), self._duplicates[:EXAMPLES], [*self._conflicts][:EXAMPLES]]
@@ -322,14 +323,14 @@ class _Account:
         self, out: Path, missing: Path | None, notes: tuple[str, ...]
     ) -> Reconciliation:
         """The account, once all paths were seen."""
-        names = sorted(name for name in self._counts if name not in (OK, MISSING))
+        names = sorted(name for name in self._counts if name not in (Status.OK, Status.MISSING))
         lost, wrong = self._matches.unmatched, self._matches.mismatched
         return Reconciliation(
             out=str(out),
             rows=self._matches.rows,
-            ok=self._counts.get(OK, 0),
+            ok=self._counts.get(Status.OK, 0),
             failed={name: self._tally_status(name) for name in names},
-            missing=self._tally_status(MISSING),
+            missing=self._tally_status(Status.MISSING),
             duplicates=Tally(
                 len(self._duplicates),
                 tuple(

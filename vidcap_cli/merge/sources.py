@@ -16,12 +16,11 @@ import pyarrow.compute as pc
 from vidcap_cli.errors import DamagedPartError, TableError, UsageError
 from vidcap_cli.merge.columns import STATUS, TEXT, caption_column
 from vidcap_cli.rundir.ledger import RunParts
-from vidcap_cli.rundir.parts import OK, SCHEMA, read_part
+from vidcap_cli.rundir.parts import SCHEMA, read_part
 from vidcap_cli.rundir.paths import RunDir, attempt_of, part_files
 from vidcap_cli.rundir.plan import Plan, read_plan
+from vidcap_cli.statuses import Status
 from vidcap_cli.tables import PATH, Table, open_table, quoted
-
-MISSING = "missing"
 
 _PART_MARKS = {"row_id", "path", "text", "status", "attempts"}
 
@@ -176,16 +175,16 @@ def _batch_results(
         raise TableError(f"{table.path}: the column `{column}` cannot be read: {error}") from error
     text = found["text"]
     blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)
-    status = found.get("status", pa.chunked_array([[OK] * len(text)], pa.large_string()))
-    is_ok = pc.fill_null(pc.equal(status, OK), False)
-    status = pc.if_else(pc.and_(is_ok, blank), "empty", status)
-    found["text"] = pc.if_else(pc.equal(status, OK), text, None)
+    status = found.get("status", pa.chunked_array([[Status.OK] * len(text)], pa.large_string()))
+    is_ok = pc.fill_null(pc.equal(status, Status.OK), False)
+    status = pc.if_else(pc.and_(is_ok, blank), Status.EMPTY, status)
+    found["text"] = pc.if_else(pc.equal(status, Status.OK), text, None)
     found["status"] = status
     arrays = [
         found.get(name, pa.nulls(batch.num_rows, schema.field(name).type)) for name in schema.names
     ]
     results = pa.Table.from_arrays(arrays, schema=schema)
-    return results.filter(pc.not_equal(pc.fill_null(status, MISSING), MISSING))
+    return results.filter(pc.not_equal(pc.fill_null(status, Status.MISSING), Status.MISSING))
 
 
 def _check_whole(path: Path) -> None:

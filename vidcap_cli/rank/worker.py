@@ -32,7 +32,6 @@ from vidcap_cli.rank.writer import PartWriter
 from vidcap_cli.rundir.attempt import Attempt
 from vidcap_cli.rundir.claims import claim_chunks
 from vidcap_cli.rundir.events import (
-    LOADING,
     Alive,
     Began,
     Committed,
@@ -43,9 +42,10 @@ from vidcap_cli.rundir.events import (
     Started,
     State,
 )
-from vidcap_cli.rundir.parts import OK, Result
+from vidcap_cli.rundir.parts import Result
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.plan import Todo, resolve
+from vidcap_cli.statuses import Doing, Flag, Status
 from vidcap_cli.video import Clip, read_frames
 from vidcap_cli.video.pool import Decoded, DecodePool
 
@@ -54,7 +54,6 @@ _PATIENCE = 0.2
 _LONGEST_ERROR = 500
 # A rank that gets on says so at least this often, in seconds.
 _ALIVE_SECONDS = 30.0
-SHRUNK = "shrunk"
 
 
 class Rank:
@@ -76,7 +75,7 @@ class Rank:
         self._alone = frozenset(self._attempt.alone)
         self._held: deque[Decoded] = deque()
         self._retried: set[int] = set()
-        self._state = ""
+        self._state: Doing | None = None
         self._reported = time.monotonic()
         self._busy_s = 0.0
         self._wait_s = 0.0
@@ -85,7 +84,7 @@ class Rank:
     def work(self) -> None:
         """Caption rows until none is left to claim or ``stopping`` is set."""
         config = self._config
-        self._say(LOADING)
+        self._say(Doing.LOADING)
         captioner = load_captioner(config)
         read = partial(read_frames, reader=config.reader)
         with (
@@ -108,7 +107,7 @@ class Rank:
             self._model = captioner, engine
             for answer in engine.answers(self._feed, self._asked_to_stop):
                 self._take(answer)
-        self._report(Ended("stopped" if self.stopping else "finished"))
+        self._report(Ended(Doing.STOPPED if self.stopping else Doing.FINISHED))
 
     def _asked_to_stop(self) -> bool:
         """What an engine asks before every step, at which the rank shows that it gets on."""
@@ -170,7 +169,7 @@ class Rank:
                 return decoded
             if self._pool.working:  # when it is not, there is no telling whether it will be
                 self._live()
-            self._say("waiting for frames")
+            self._say(Doing.WAITING)
         return None
 
     def _request(self, decoded: Decoded, clip: Clip, *, less: bool = False) -> Request | None:
@@ -188,13 +187,13 @@ class Rank:
             prompt = None if frames is None else captioner.prompt(frames)
         except Exception as error:  # noqa: BLE001 - it becomes the status of the row
             traceback.print_exc()  # into the rank's log
-            self._fail(decoded, "model_error", f"{type(error).__name__}: {error}")
+            self._fail(decoded, Status.MODEL_ERROR, f"{type(error).__name__}: {error}")
             return None
         if frames is None or prompt is None:
             self._out_of_memory(decoded, "the video needs more than there is")
             return None
         if frames is not clip.frames:
-            flags = tuple(dict.fromkeys((*clip.flags, SHRUNK)))
+            flags = tuple(dict.fromkeys((*clip.flags, Flag.SHRUNK)))
             clip = replace(clip, frames=frames, flags=flags)
         self._running[decoded.row_id] = replace(decoded, clip=clip), len(prompt.ids)
         self._report(Began([decoded.row_id]))
@@ -211,7 +210,7 @@ class Rank:
         error = answer.error
         traceback.print_exception(error)  # into the rank's log
         if not isinstance(error, OutOfMemoryError):
-            self._fail(decoded, "model_error", f"{type(error).__name__}: {error}")
+            self._fail(decoded, Status.MODEL_ERROR, f"{type(error).__name__}: {error}")
         elif self._config.on_oom == "shrink" and decoded.row_id not in self._retried:
             self._retried.add(decoded.row_id)
             assert decoded.clip
@@ -222,7 +221,7 @@ class Rank:
 
     def _out_of_memory(self, decoded: Decoded, error: str) -> None:
         """End a row for want of memory; the original wrote an empty caption then."""
-        status = "oom" if self._config.on_oom == "shrink" else "empty"
+        status = Status.OOM if self._config.on_oom == "shrink" else Status.EMPTY
         self._fail(decoded, status, f"out of memory: {error}")
 
     def _captioned(self, decoded: Decoded, text: str, answer: Answer, prompt_tokens: int) -> Result:
@@ -234,7 +233,7 @@ class Rank:
         return Result(
             decoded.row_id,
             path,
-            status=OK if text else "empty",
+            status=Status.OK if text else Status.EMPTY,
             text=text or None,
             error=None if text else "the model ended its answer before the first word",
             finish_reason=new.finish_reason,
@@ -253,7 +252,7 @@ class Rank:
             prompt=self._config.question,
         )
 
-    def _fail(self, decoded: Decoded, status: str, error: str) -> None:
+    def _fail(self, decoded: Decoded, status: Status, error: str) -> None:
         path, attempts = self._taken[decoded.row_id]
         self._finish(
             Result(
@@ -293,7 +292,7 @@ class Rank:
     def _committed(self, rows: int) -> None:
         self._report(Committed(rows))
 
-    def _say(self, state: str) -> None:
+    def _say(self, state: Doing) -> None:
         if state != self._state:
             self._state = state
             self._report(State(state))

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-LOADING = "loading model"  # the state of a rank until its weights are in memory
+from vidcap_cli.statuses import Doing, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Started(Event):
 
 @dataclass(frozen=True, slots=True)
 class State(Event):
-    """What the rank is doing now: "loading model", "waiting for frames", "captioning"..."""
+    """What the rank is doing now."""
 
     kind: ClassVar[str] = "state"
-    state: str
+    state: Doing
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Done(Event):
     kind: ClassVar[str] = "done"
     row: int
     path: str
-    status: str
+    status: Status
     text: str | None
     error: str | None
     new_tokens: int
@@ -93,10 +93,10 @@ class Notice(Event):
 
 @dataclass(frozen=True, slots=True)
 class Ended(Event):
-    """The rank leaves in good order: "finished" (no rows left to claim) or "stopped"."""
+    """The rank leaves in good order: finished or stopped."""
 
     kind: ClassVar[str] = "ended"
-    reason: str
+    reason: Doing
 
 
 _KINDS: dict[str, type[Event]] = {
@@ -114,6 +114,8 @@ _SHAPES: dict[Any, Callable[[Any], bool]] = {
     float: lambda value: type(value) in (int, float),
     str: lambda value: isinstance(value, str),
     str | None: lambda value: value is None or isinstance(value, str),
+    Status: lambda value: isinstance(value, Status),
+    Doing: lambda value: isinstance(value, Doing),
     list[int]: lambda value: isinstance(value, list) and all(map(_is_number, value)),
 }
 
@@ -132,10 +134,16 @@ def decode(line: str | bytes) -> Event | None:
     try:
         fields = json.loads(line)
         kind = _KINDS[fields.pop("kind")]
-        event = kind(**fields)
+        event = kind(**{name: _word(kind, name, value) for name, value in fields.items()})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return event if _is_sound(event) else None
+
+
+def _word(kind: type[Event], name: str, value: object) -> Any:
+    """A value as its field wants it: ValueError for a word that this version does not know."""
+    wanted = next((each.type for each in dataclass_fields(kind) if each.name == name), None)
+    return wanted(value) if wanted in (Status, Doing) else value
 
 
 def _is_sound(event: Event) -> bool:

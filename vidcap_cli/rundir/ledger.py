@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vidcap_cli.errors import DamagedPartError
-from vidcap_cli.rundir.parts import OK, read_part
+from vidcap_cli.rundir.parts import read_part
 from vidcap_cli.rundir.paths import RunDir, attempt_of
 from vidcap_cli.rundir.plan import Plan
+from vidcap_cli.statuses import Status
 
 _GROUP = 65_536
 
@@ -117,7 +118,7 @@ class Ledger:
     def _add(self, part: Path) -> None:
         table = self._parts.read(part, ["row_id", "status", "attempts"])
         row_ids = table["row_id"].to_numpy()
-        good = pc.equal(table["status"], OK).to_numpy()
+        good = pc.equal(table["status"], Status.OK).to_numpy()
         self._ok[row_ids[good]] = True
         # Parts come in the order of attempts, but those of other nodes may be seen late.
         np.maximum.at(self._latest, row_ids, np.int32(attempt_of(part) or 0))

@@ -24,18 +24,7 @@ import pyarrow.parquet as pq
 
 from vidcap_cli.atomic import atomic_write
 from vidcap_cli.errors import DamagedPartError, RunError
-
-OK = "ok"
-FAILED_STATUSES = (
-    "decode_error",
-    "decode_timeout",
-    "missing_file",
-    "oom",
-    "empty",
-    "model_error",
-    "crashed",
-    "rejected",
-)
+from vidcap_cli.statuses import Status
 
 SCHEMA = pa.schema(
     [
@@ -81,7 +70,7 @@ class Result:
 
     row_id: int
     path: str
-    status: str
+    status: Status
     text: str | None = None
     error: str | None = None
     finish_reason: str | None = None
@@ -100,7 +89,7 @@ class Result:
     prompt: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.status == OK) != (self.text is not None):
+        if (self.status == Status.OK) != (self.text is not None):
             raise ValueError(f"row {self.row_id}: a caption goes with the status ok, and only then")
 
 

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcap_cli.statuses import Flag, Status
 from vidcap_cli.video.by_decord import decord_frames, open_decord
 from vidcap_cli.video.clip import Clip, Rule, VideoError, VideoInfo
 from vidcap_cli.video.container import decode, no_frame, open_video
@@ -108,7 +109,7 @@ def _read(path: str | Path, rule: Rule, index: Index) -> Clip:
     indices = rule.indices(index.total, index.fps)
     prepare = partial(rule.prepare, clip_frames=len(indices))
     chosen, places = np.unique(indices, return_inverse=True)
-    damage: set[str] = set()
+    damage: set[Flag] = set()
     frames, shape = _collect(prepare, _upright(_frames(path, index, chosen, damage)))
     return Clip(
         frames=frames if np.array_equal(chosen, indices) else frames[places],
@@ -154,11 +155,11 @@ def _prepare(prepare: _Prepare, batch: list[NDArray[np.uint8]]) -> NDArray[np.ui
     try:
         return prepare(frames)
     except ValueError as error:
-        raise VideoError("rejected", str(error)) from error
+        raise VideoError(Status.REJECTED, str(error)) from error
 
 
 def _frames(
-    path: str | Path, index: Index, chosen: NDArray[np.int64], damage: set[str]
+    path: str | Path, index: Index, chosen: NDArray[np.int64], damage: set[Flag]
 ) -> Iterator["VideoFrame"]:
     """The frames with the ascending numbers ``chosen``; adds ``damaged`` to ``damage``.
 
@@ -175,14 +176,16 @@ def _frames(
             return
     if index.times is not None:
         raise _CountFrames
-    raise VideoError("decode_error", f"frame {chosen[done] + 1} of {index.total} cannot be decoded")
+    raise VideoError(
+        Status.DECODE_ERROR, f"frame {chosen[done] + 1} of {index.total} cannot be decoded"
+    )
 
 
 def _sought(
     path: str | Path,
     index: Index,
     chosen: NDArray[np.int64],
-    damage: set[str],
+    damage: set[Flag],
     *,
     seek: bool = True,
 ) -> Iterator["VideoFrame"]:
@@ -220,14 +223,14 @@ def _is_clean(frame: "VideoFrame") -> bool:
 
 
 def _read_on(
-    path: str | Path, index: Index, chosen: NDArray[np.int64], damage: set[str]
+    path: str | Path, index: Index, chosen: NDArray[np.int64], damage: set[Flag]
 ) -> Iterator["VideoFrame"]:
     """Frames by their times, read from the start; ends early where the index is wrong."""
     yield from _sought(path, index, chosen, damage, seek=False)
 
 
 def _counted(
-    path: str | Path, _: Index, chosen: NDArray[np.int64], damage: set[str]
+    path: str | Path, _: Index, chosen: NDArray[np.int64], damage: set[Flag]
 ) -> Iterator["VideoFrame"]:
     """Frames by their number, read from the start."""
     wanted = set(chosen.tolist())

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcap_cli.statuses import Status
 from vidcap_cli.video.clip import VideoError
 from vidcap_cli.video.container import open_video
 
@@ -27,7 +28,7 @@ def open_decord(path: str | Path) -> tuple[Any, int, float]:
     try:
         import decord  # noqa: PLC0415 - loads FFmpeg, and need not be there
     except ImportError as error:
-        raise VideoError("decode_error", NOT_INSTALLED) from error
+        raise VideoError(Status.DECODE_ERROR, NOT_INSTALLED) from error
     decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(os.fspath(Path(path).absolute()), num_threads=1)
@@ -52,4 +53,4 @@ def decord_frames(reader: Any, numbers: NDArray[np.int64]) -> Iterator[NDArray[n
 
 
 def _refused(what: str) -> VideoError:
-    return VideoError("decode_error", f"decord {what}: run again without --reader decord")
+    return VideoError(Status.DECODE_ERROR, f"decord {what}: run again without --reader decord")

@@ -6,11 +6,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcap_cli.statuses import Flag, Status
+
 
 class VideoError(Exception):
     """A video that gives no frames: ``status`` as in part files, one sentence without the path."""
 
-    def __init__(self, status: str, message: str) -> None:
+    def __init__(self, status: Status, message: str) -> None:
         super().__init__(status, message)
         self.status = status
         self.message = message
@@ -51,7 +53,7 @@ class VideoInfo:
     has_audio: bool
     rotation: int
     reader: str
-    flags: tuple[str, ...]
+    flags: tuple[Flag, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,4 +70,4 @@ class Clip:
     source_fps: float
     source_height: int
     source_width: int
-    flags: tuple[str, ...]
+    flags: tuple[Flag, ...]

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vidcap_cli.statuses import Flag, Status
 from vidcap_cli.video.clip import VideoError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def open_video(path: str | Path) -> Iterator[tuple["InputContainer", "VideoStrea
         raise
     except av.error.FFmpegError as error:
         reason = error.strerror or type(error).__name__
-        raise VideoError("decode_error", _guess(Path(path), reason)) from error
+        raise VideoError(Status.DECODE_ERROR, _guess(Path(path), reason)) from error
 
 
 def _absent(path: Path) -> str:
@@ -84,18 +85,18 @@ def check_file(path: Path) -> None:
         found = path.stat()
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise VideoError("missing_file", _absent(path)) from error
-        raise VideoError("decode_error", f"cannot be read: {error.strerror}") from error
+            raise VideoError(Status.MISSING_FILE, _absent(path)) from error
+        raise VideoError(Status.DECODE_ERROR, f"cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name
-        raise VideoError("missing_file", "no file can have this name") from error
+        raise VideoError(Status.MISSING_FILE, "no file can have this name") from error
     if stat.S_ISDIR(found.st_mode):
-        raise VideoError("decode_error", "this is a folder, not a video file")
+        raise VideoError(Status.DECODE_ERROR, "this is a folder, not a video file")
     if not stat.S_ISREG(found.st_mode):
         kind = "pipe" if stat.S_ISFIFO(found.st_mode) else "device or a socket"
         message = f"this is a {kind}, not a file: save the video to a file first"
-        raise VideoError("decode_error", message)
+        raise VideoError(Status.DECODE_ERROR, message)
     if not found.st_size:
-        raise VideoError("decode_error", "the file is empty")
+        raise VideoError(Status.DECODE_ERROR, "the file is empty")
 
 
 def _guess(path: Path, reason: str) -> str:
@@ -137,7 +138,9 @@ def check_moves(container: "InputContainer", frames: int) -> None:
     brand = container.metadata.get("major_brand", "").strip()
     kind = brand if brand in _PICTURE_BRANDS else container.format.name
     if frames == 1 and kind in (*_MAY_BE_STILL, *_PICTURE_BRANDS):
-        raise VideoError("decode_error", still_picture("JPEG" if kind == "mjpeg" else kind.upper()))
+        raise VideoError(
+            Status.DECODE_ERROR, still_picture("JPEG" if kind == "mjpeg" else kind.upper())
+        )
 
 
 def video_stream(container: "InputContainer") -> "VideoStream":
@@ -158,9 +161,9 @@ def video_stream(container: "InputContainer") -> "VideoStream":
         if score > best_score:
             best, best_score = stream, score
     if best is None:
-        raise VideoError("decode_error", "the file has no video stream")
+        raise VideoError(Status.DECODE_ERROR, "the file has no video stream")
     if best.codec_context is None:
-        raise VideoError("decode_error", "the video's codec is unknown to this FFmpeg")
+        raise VideoError(Status.DECODE_ERROR, "the video's codec is unknown to this FFmpeg")
     # One thread: several decoders run beside each other and beside the model.
     best.codec_context.thread_count = 1
     return best
@@ -173,13 +176,13 @@ def no_frame(stream: "VideoStream") -> VideoError:
     kill the process (measured on 17.1).
     """
     known = stream.codec_context.format is not None
-    return VideoError("decode_error", NO_FRAME if known else _NO_FORMAT)
+    return VideoError(Status.DECODE_ERROR, NO_FRAME if known else _NO_FORMAT)
 
 
 def decode(
     container: "InputContainer",
     stream: "VideoStream",
-    damage: set[str],
+    damage: set[Flag],
     *,
     since: int | None = None,
 ) -> Iterator["VideoFrame"]:
@@ -199,11 +202,11 @@ def decode(
         try:
             frames = packet.decode()
         except InvalidDataError:
-            damage.add("damaged")
+            damage.add(Flag.DAMAGED)
             continue
         for frame in frames:
             if since is not None and frame.pts is not None and frame.pts < since:
                 continue
             if frame.is_corrupt:
-                damage.add("damaged")
+                damage.add(Flag.DAMAGED)
             yield frame

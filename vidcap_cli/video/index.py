@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcap_cli.statuses import Flag, Status
 from vidcap_cli.video.clip import VideoError
 from vidcap_cli.video.container import check_moves, decode, no_frame, open_video
 
@@ -42,7 +43,7 @@ class Index:
     times: NDArray[np.int64] | None
     keys: NDArray[np.int64]
     fps: float
-    flags: tuple[str, ...]
+    flags: tuple[Flag, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +100,25 @@ def index_video(path: str | Path) -> Index:
 
 def count(path: str | Path, index: Index) -> Index:
     """The same file with its frames counted by decoding them all."""
-    damage: set[str] = set()
+    damage: set[Flag] = set()
     with open_video(path) as (container, stream):
         total = sum(1 for _ in decode(container, stream, damage))
         if not total:
             raise no_frame(stream)
     if total * 2 < index.total:
         message = f"damaged: only {total} of {index.total} frames can be decoded"
-        raise VideoError("decode_error", message)
+        raise VideoError(Status.DECODE_ERROR, message)
     if total < _DECODED * index.total - 2:
-        damage.add("damaged")  # some decoders leave frames out without a word
+        damage.add(Flag.DAMAGED)  # some decoders leave frames out without a word
     return replace(index, total=total, times=None, flags=tuple(sorted({*index.flags, *damage})))
 
 
-def _looks(transfer: int, aspect: object) -> tuple[str, ...]:
+def _looks(transfer: int, aspect: object) -> tuple[Flag, ...]:
     """Flags for what the pixels are shown as elsewhere: HDR, and pixels that are not square."""
-    return (*(("hdr",) if transfer in _HDR else ()), *(("anamorphic",) if aspect != 1 else ()))
+    return (
+        *((Flag.HDR,) if transfer in _HDR else ()),
+        *((Flag.ANAMORPHIC,) if aspect != 1 else ()),
+    )
 
 
 def _segments(packets: list[_Packet], jump: float) -> list[list[int]]:
@@ -150,24 +154,24 @@ def _keys(packets: list[_Packet], times: NDArray[np.int64], *, by_dts: bool) -> 
     return np.column_stack([np.searchsorted(times, pairs[:, 0]), pairs])
 
 
-def _rate(stated: float, measured: float, *, joined: bool) -> tuple[float, tuple[str, ...]]:
+def _rate(stated: float, measured: float, *, joined: bool) -> tuple[float, tuple[Flag, ...]]:
     """The frames a second to believe, and the flag when that is not the stated rate."""
     plausible = 0 < stated <= FASTEST_FPS
     if plausible and (joined or not measured or 0.8 <= stated / measured <= 1.25):
         return stated, ()
     if 0 < measured <= FASTEST_FPS:
-        return measured, ("frame_rate",)
-    return ASSUMED_FPS, ("frame_rate",)
+        return measured, (Flag.FRAME_RATE,)
+    return ASSUMED_FPS, (Flag.FRAME_RATE,)
 
 
 def _check_length(index: Index, stored: int, shown: int, announced: float) -> Index:
     """Compare the seconds that the container announces with the frames that are ``shown``, and with
     those ``stored`` in the file: a recording may begin long before its first key frame.
     """
-    if "frame_rate" in index.flags or announced <= 1.1 * shown / index.fps + 0.5:
+    if Flag.FRAME_RATE in index.flags or announced <= 1.1 * shown / index.fps + 0.5:
         return index
     found = max(stored, shown) / index.fps
     if announced > 2 * found:
         message = f"cut short: only {found:.1f} of {announced:.1f} seconds are in the file"
-        raise VideoError("decode_error", message)
-    return replace(index, flags=(*index.flags, "truncated"))
+        raise VideoError(Status.DECODE_ERROR, message)
+    return replace(index, flags=(*index.flags, Flag.TRUNCATED))

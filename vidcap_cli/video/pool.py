@@ -44,6 +44,7 @@ import numpy as np
 
 from vidcap_cli.errors import RunError
 from vidcap_cli.processes import die_with
+from vidcap_cli.statuses import Status
 from vidcap_cli.video import Clip, Rule, VideoError, read_frames
 from vidcap_cli.view.words import size
 
@@ -67,7 +68,7 @@ _TAKEN_UP = b"begun"
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A row that is finished with: ``clip``, or ``error`` when ``status`` is not "ok".
+    """A row that is finished with: ``clip``, or ``error`` when ``status`` is not ok.
 
     ``seconds`` is the time its decoder spent on it.
     """
@@ -75,7 +76,7 @@ class Decoded:
     row_id: int
     path: str
     clip: Clip | None
-    status: str
+    status: Status
     error: str | None
     seconds: float
 
@@ -85,7 +86,7 @@ class _Row:
     row_id: int
     path: str
 
-    def failed(self, status: str, error: str, seconds: float) -> Decoded:
+    def failed(self, status: Status, error: str, seconds: float) -> Decoded:
         return Decoded(self.row_id, self.path, None, status, error, seconds)
 
 
@@ -163,7 +164,9 @@ class DecodePool:
         self._pending += 1
         row = _Row(row_id, path)
         if len(os.fsencode(path)) > _LONGEST_PATH:
-            self._finished.put(row.failed("missing_file", "no file has a name as long as this", 0))
+            self._finished.put(
+                row.failed(Status.MISSING_FILE, "no file has a name as long as this", 0)
+            )
             return
         self._waiting.append(row)
         self._wake()
@@ -334,7 +337,7 @@ class _Decoder:
             if row is None or not self.began:
                 return None
             self.row, self.began = None, False
-            return row.failed("decode_error", self._obituary(), self.seconds)
+            return row.failed(Status.DECODE_ERROR, self._obituary(), self.seconds)
         if row is None or message == _TAKEN_UP:
             self.was_ready, self.began = True, row is not None
             return None
@@ -352,7 +355,7 @@ class _Decoder:
         row, self.row, self.began = self.row, None, False
         self.kill()
         message = f"decoding took longer than {timeout:g} seconds and was stopped"
-        return row.failed("decode_timeout", message, self.seconds)
+        return row.failed(Status.DECODE_TIMEOUT, message, self.seconds)
 
     def was_killed(self) -> bool:
         """Whether a process that has ended was ended from outside, not by an error of its own."""
@@ -418,22 +421,22 @@ def serve() -> None:
             _answer(ours, *_run(read, os.fsdecode(path), rule))
 
 
-def _run(read: Read, path: str, rule: Rule) -> tuple[str, str | None, Clip | None]:
+def _run(read: Read, path: str, rule: Rule) -> tuple[Status, str | None, Clip | None]:
     """Status, error and clip of one video."""
     try:
-        return "ok", None, read(path, rule)
+        return Status.OK, None, read(path, rule)
     except VideoError as error:
         return error.status, error.message[:_LONGEST_ERROR], None
     except MemoryError:
         limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
         words = f"its frames need more memory than a decoder may take ({size(limit)})"
-        return "decode_error", f"{words}: give more with --decode-memory", None
+        return Status.DECODE_ERROR, f"{words}: give more with --decode-memory", None
     except Exception as error:  # noqa: BLE001 - a bug costs one row; the log has its traceback
         traceback.print_exc()
-        return "decode_error", f"{type(error).__name__}: {error}"[:_LONGEST_ERROR], None
+        return Status.DECODE_ERROR, f"{type(error).__name__}: {error}"[:_LONGEST_ERROR], None
 
 
-def _answer(ours: socket.socket, status: str, error: str | None, clip: Clip | None) -> None:
+def _answer(ours: socket.socket, status: Status, error: str | None, clip: Clip | None) -> None:
     if clip is None:
         ours.send(pickle.dumps((status, error, None, None)))
         return

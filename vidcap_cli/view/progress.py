@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vidcap_cli.rundir.events import Done, Event, Notice
-from vidcap_cli.rundir.parts import OK
+from vidcap_cli.statuses import Doing, Status
 from vidcap_cli.view.tally import Failure, RankState, RunState, fold
 from vidcap_cli.view.words import clock, count, duration, figure, one_line, printable, ranges
 
@@ -86,7 +86,7 @@ class _Follower:
         if isinstance(event, Notice):
             who = "" if rank is None else f"rank {rank}: "
             self._say("!", f"{who}{event.text}")
-        elif isinstance(event, Done) and event.status != OK:
+        elif isinstance(event, Done) and event.status != Status.OK:
             self._failed(event)
 
     def notice(self, text: str) -> None:
@@ -285,7 +285,7 @@ class _Line:
     """What one line of the table says about one rank or several."""
 
     who: str
-    state: str
+    state: Doing
     alive: bool
     ok: int
     failed: int
@@ -317,7 +317,7 @@ def _lines(state: RunState, room: int) -> list[_Line]:
     numbers = sorted(state.ranks)
     if len(numbers) <= room:
         return [_joined([state.ranks[number]], str(number)) for number in numbers]
-    groups: dict[str, list[int]] = {}
+    groups: dict[Doing, list[int]] = {}
     for number in numbers:
         groups.setdefault(state.ranks[number].state, []).append(number)
     lines = []
@@ -357,10 +357,10 @@ def _rank_table(state: RunState, width: int, room: int) -> Table:
 
 
 def _state_style(line: _Line) -> str:
-    if line.state == "captioning":
+    if line.state == Doing.CAPTIONING:
         return "green"
     if not line.alive:
-        return "dim" if line.state in ("finished", "stopped") else "red"
+        return "dim" if line.state in (Doing.FINISHED, Doing.STOPPED) else "red"
     return "yellow"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from vidcap_cli.rundir.events import Began, Done, Ended, Event, Notice, Started, State
-from vidcap_cli.rundir.parts import OK
+from vidcap_cli.statuses import Doing, Status
 
 # The pace is that of about the last quarter of an hour: long enough for slow videos, short
 # enough to follow a change from short clips to long ones.
@@ -23,7 +23,7 @@ class Failure:
 
     row: int
     path: str
-    status: str
+    status: Status
     error: str | None
     rank: int | None = None
 
@@ -34,7 +34,7 @@ class RankState:
     of the present launch, because that is what the rank's own running totals cover.
     """
 
-    state: str = "starting"
+    state: Doing = Doing.STARTING
     alive: bool = True
     launches: int = 0
     ok: int = 0
@@ -146,7 +146,7 @@ def fold(state: RunState, rank: int | None, event: Event) -> RunState:
             # loading the model is no reason to expect slower videos.
             after = replace(
                 before,
-                state="starting",
+                state=Doing.STARTING,
                 alive=True,
                 launches=before.launches + 1,
                 new_tokens=0,
@@ -171,7 +171,7 @@ def _done(state: RunState, rank: int | None, event: Done) -> RunState:
     known = bool(state.ok_rows & bit)
     if state.failed_rows & bit:
         state = _forget_failure(state, event.row)
-    captioned = event.status == OK
+    captioned = event.status == Status.OK
     ok_rows = state.ok_rows | bit if captioned else state.ok_rows
     failed_rows = state.failed_rows if captioned or known else state.failed_rows | bit
     failures = state.failures
