@@ -1,5 +1,12 @@
-"""What the three caption commands tell the ranks: each its own options beside the shared ones."""
+"""What the three caption commands tell the ranks: each its own options beside the shared ones.
 
+And the table behind them: its parts exist, and nothing is imported for it.
+"""
+
+import ast
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -8,6 +15,8 @@ from typer.testing import CliRunner
 from vidcap_cli import caption
 from vidcap_cli.cli import app
 from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import ModelError
+from vidcap_cli.families import FAMILIES, family_of, part, recognised
 
 
 @pytest.fixture
@@ -69,3 +78,74 @@ def test_a_pooling_shape_that_is_none_is_a_usage_error(shape):
 def test_options_of_one_family_are_not_the_others(told):
     for arguments in (["llava", "m", "--fps", "4"], ["qwen2vl", "m", "--num-frames", "4"]):
         assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+PACKAGE = Path(caption.__file__).parent
+PARTS = ("processor", "frame_rule", "check", "tower_config", "tower", "reference")
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_the_parts_of_a_family_exist(family):
+    """Read, not imported: some need MindSpore or mindnlp."""
+    for name in filter(None, (getattr(family, field) for field in PARTS)):
+        module, _, wanted = name.partition(":")
+        tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+        defined = {node.name for node in tree.body if hasattr(node, "name")}
+        assert wanted in defined, name
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_options_and_defaults_of_a_family_are_fields(family):
+    known = {field.name for field in fields(CaptionConfig)}
+    assert {*family.options, *family.defaults} <= known
+    assert "model" in family.defaults
+    assert family.example.startswith(f"vidcap {family.command} meta.csv")
+
+
+def test_a_part_is_what_its_name_says():
+    from vidcap_cli.processors.llava import Llava
+
+    assert part(family_of("llava").processor) is Llava
+    with pytest.raises(ModelError, match="no captioner of the name blip"):
+        family_of("blip")
+
+
+@pytest.mark.parametrize(
+    ("config", "command"),
+    [
+        ({"model_type": "qwen2_vl", "pooling_shape": [4, 12, 12]}, "qwen2vl"),
+        ({"model_type": "llava", "architectures": "Pllava"}, "llava"),
+        ({"model_type": "llava", "architectures": ["PllavaForConditionalGeneration"]}, "pllava"),
+        ({"model_type": "pllava"}, "pllava"),
+        ({"model_type": ["llava"]}, None),
+        ({}, None),
+    ],
+)
+def test_the_family_of_a_checkpoint(config, command):
+    family = recognised(config)
+    assert (family.command if family else None) == command
+
+
+def test_the_table_imports_nothing():
+    code = "import sys; before = {*sys.modules}; import vidcap_cli.families\n"
+    code += "print(*sorted(name for name in {*sys.modules} - before if 'vidcap' in name))\n"
+    code += "print({'numpy', 'mindspore', 'typer'} & {*sys.modules})"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines() == [
+        "vidcap_cli vidcap_cli.errors vidcap_cli.families",
+        "set()",
+    ]
+
+
+def test_nobody_else_asks_which_family_it_is():
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare):
+                sides = [node.left, *node.comparators]
+                words = {
+                    leaf.value
+                    for side in sides
+                    for leaf in ast.walk(side)
+                    if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
+                }
+                assert not words & {*FAMILIES, "qwen2_vl"}, f"{file}:{node.lineno}"

@@ -9,7 +9,6 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-FAMILIES = ("llava", "pllava", "qwen2vl")
 DEFAULT_QUESTION = "Describe the video in detail"
 # Bytes a decoder needs to work at all: FFmpeg, NumPy and a video of ordinary size.
 LEAST_DECODE_MEMORY = 256_000_000

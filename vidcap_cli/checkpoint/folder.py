@@ -12,11 +12,8 @@ from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.settings import check_settings
 from vidcap_cli.errors import ModelError
+from vidcap_cli.families import recognised
 
-# model_type in config.json -> the command that captions with such a checkpoint.
-COMMANDS = {"qwen2_vl": "qwen2vl", "llava": "llava", "pllava": "pllava"}
-# What only PLLaVA has in config.json; its checkpoints may call themselves "llava" otherwise.
-_POOLING = ("pooling_shape", "pooling_method", "use_pooling", "frame_shape")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # loading one runs whatever code is in it
 
 
@@ -70,9 +67,5 @@ def _check_adapter(folder: Path) -> None:
 
 def command_of(config: dict[str, Any]) -> str | None:
     """The command that captions with a checkpoint of this ``config.json``; None for no command."""
-    command = COMMANDS.get(str(config.get("model_type", "")))
-    pooled = any(name in config for name in _POOLING)
-    architectures = config.get("architectures")
-    listed = architectures if isinstance(architectures, list) else ()
-    named = any(str(name).startswith("Pllava") for name in listed)
-    return "pllava" if command == "llava" and (pooled or named) else command
+    family = recognised(config)
+    return family.command if family else None

@@ -15,8 +15,11 @@ from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.checkpoint.lora import Scaling, Source, canonical, merged
 from vidcap_cli.checkpoint.weights import Tensor, Weights
 from vidcap_cli.errors import ModelError
+from vidcap_cli.families import Family, family_of, part
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.models.vision_config import ClipConfig, Qwen2VLVisionConfig
+
+Tower = ClipConfig | Qwen2VLVisionConfig
 
 _HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 _LANGUAGE = "model.language_model."
@@ -31,7 +34,8 @@ class Layout:
     """
 
     text: DecoderConfig
-    tower: ClipConfig | Qwen2VLVisionConfig
+    tower: Tower
+    tower_prefix: str
     sources: Mapping[str, Source]
 
     @classmethod
@@ -45,16 +49,14 @@ class Layout:
             stored.check_floats()
             settings = read_json(folder / "config.json")
             text = DecoderConfig.read(settings)
-            tower: ClipConfig | Qwen2VLVisionConfig
-            if family == "qwen2vl":
-                tower = Qwen2VLVisionConfig.read(settings, text.hidden)
-            else:
-                tower = ClipConfig.read(settings, text.hidden)
-            _check_lora(folder, family, stored)
+            row = family_of(family)
+            tower: Tower = part(row.tower_config).read(settings, text.hidden)
+            _check_lora(folder, row, stored)
             tensors, text = _head(stored, text)
-            expected = {_of_tower(tower, name): it for name, it in tower.shapes().items()}
+            expected = {row.tower_prefix + name: it for name, it in tower.shapes().items()}
             expected |= {_of_text(name): shape for name, shape in text.shapes().items()}
-            return cls(text, tower, merged(tensors, expected, Scaling.read(folder, alpha)))
+            sources = merged(tensors, expected, Scaling.read(folder, alpha))
+            return cls(text, tower, row.tower_prefix, sources)
         except ModelError as error:
             if str(folder) in str(error):
                 raise
@@ -66,22 +68,18 @@ class Layout:
 
     def tower_weight(self, name: str) -> NDArray[np.float32]:
         """A weight of the vision tower by its name in the ``shapes`` of its sizes."""
-        return self.sources[_of_tower(self.tower, name)].read()
+        return self.sources[self.tower_prefix + name].read()
 
 
 def _of_text(name: str) -> str:
     return name if name == _HEAD else _LANGUAGE + name
 
 
-def _of_tower(tower: ClipConfig | Qwen2VLVisionConfig, name: str) -> str:
-    return ("model." if isinstance(tower, ClipConfig) else "model.visual.") + name
-
-
-def _check_lora(folder: Path, family: str, stored: Mapping[str, Tensor]) -> None:
+def _check_lora(folder: Path, family: Family, stored: Mapping[str, Tensor]) -> None:
     """Raise ModelError for LoRA that would not become part of the weights."""
     adapted = sorted(name for name in stored if ".lora_" in name)
     merge = "merge it first, with PEFT (merge_and_unload), and give the folder of the result."
-    if adapted and family != "pllava":
+    if adapted and not family.lora:
         raise ModelError(f"the weights hold LoRA that is not merged ({adapted[0][:200]}): {merge}")
     beside = next(iter(sorted(folder.glob("adapter_model.*"))), None)
     if beside and not adapted:

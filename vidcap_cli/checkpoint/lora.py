@@ -24,6 +24,7 @@ from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.checkpoint.settings import number, whole
 from vidcap_cli.checkpoint.weights import FLOATS, Tensor
 from vidcap_cli.errors import ModelError
+from vidcap_cli.families import FAMILIES
 
 ALPHA = 4.0  # what the authors run PLLaVA with; its checkpoints do not say
 
@@ -34,9 +35,7 @@ _LAYER = re.compile(r"\.layers\.(\d+)\.")
 _RENAMED = (
     ("language_model.model.", "model.language_model."),
     ("language_model.lm_head.", "lm_head."),
-    ("vision_tower.", "model.vision_tower."),
-    ("multi_modal_projector.", "model.multi_modal_projector."),
-    ("visual.", "model.visual."),
+    *(rename for family in FAMILIES.values() for rename in family.renames),
     ("model.embed_tokens.", "model.language_model.embed_tokens."),
     ("model.layers.", "model.language_model.layers."),
     ("model.norm.", "model.language_model.norm."),

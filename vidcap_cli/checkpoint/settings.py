@@ -13,13 +13,8 @@ from math import inf, isfinite
 from typing import Any
 
 from vidcap_cli.errors import ModelError
+from vidcap_cli.families import FAMILIES, Family, part, recognised
 
-_TEXTS = {"llava": ("llama",), "pllava": ("llama",), "qwen2_vl": ("qwen2_vl_text", "qwen2_vl")}
-_TOWERS = {
-    "llava": ("clip_vision_model",),
-    "pllava": ("clip_vision_model",),
-    "qwen2_vl": ("qwen2_vl", "qwen2_vl_vision"),
-}
 # Keys of language models like these, and the values that leave the mathematics as they are.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_sliding_window": (False,),
@@ -89,14 +84,14 @@ def check_settings(config: Mapping[str, Any]) -> None:
 
     ``config`` is a ``config.json`` whose type is known to be one of vidcap's.
     """
-    kind = "qwen2_vl" if config.get("model_type") == "qwen2_vl" else "llava"
+    family = _family(config)
     text = _nested(config, "text_config") or config
     vision = _nested(config, "vision_config")
     check_quantisation(config)
     check_quantisation(text)
-    _known("vision_config.model_type", vision.get("model_type"), _TOWERS[kind])
+    _known("vision_config.model_type", vision.get("model_type"), family.tower_types)
     if text is not config:
-        _known("text_config.model_type", text.get("model_type"), _TEXTS[kind])
+        _known("text_config.model_type", text.get("model_type"), family.text_types)
     _of_text(text)
     _of_tower(vision)
     for key in _TOKENS:
@@ -105,12 +100,12 @@ def check_settings(config: Mapping[str, Any]) -> None:
     for key in _YES_OR_NO:
         for given in (config, text):
             _known(key, given.get(key), (True, False))
-    rope = rope_of(text)
-    if kind == "qwen2_vl":
-        _qwen2vl(text, vision, rope)
-    else:
-        _known("attention_bias", text.get("attention_bias"), (False,))
-        _llava(config, vision, rope)
+    part(family.check)(config, text, vision, rope_of(text))
+
+
+def _family(config: Mapping[str, Any]) -> Family:
+    """The family of a ``config.json``; LLaVA for one that does not say."""
+    return recognised(config) or FAMILIES["llava"]
 
 
 def _of_text(text: Mapping[str, Any]) -> None:
@@ -191,7 +186,10 @@ def as_transformers_4(config: Mapping[str, Any], *, tied: bool | None = None) ->
     return translated
 
 
-def _qwen2vl(text: Mapping[str, Any], vision: Mapping[str, Any], rope: Rope) -> None:
+def check_qwen2vl(
+    _config: Mapping[str, Any], text: Mapping[str, Any], vision: Mapping[str, Any], rope: Rope
+) -> None:
+    """Raise ModelError for what Qwen2-VL does not compute: other patches or rotary positions."""
     for key, value in _FRAMES_OF_QWEN2_VL.items():
         _known(f"vision_config.{key}", vision.get(key), (value,))
     hidden, heads = text.get("hidden_size") or 8192, text.get("num_attention_heads") or 64
@@ -205,7 +203,11 @@ def _qwen2vl(text: Mapping[str, Any], vision: Mapping[str, Any], rope: Rope) -> 
         )
 
 
-def _llava(config: Mapping[str, Any], vision: Mapping[str, Any], rope: Rope) -> None:
+def check_llava(
+    config: Mapping[str, Any], text: Mapping[str, Any], vision: Mapping[str, Any], rope: Rope
+) -> None:
+    """Raise ModelError for what LLaVA and PLLaVA do not compute: other features or biases."""
+    _known("attention_bias", text.get("attention_bias"), (False,))
     _known("rope_scaling.mrope_section", rope.sections, ())
     _known("vision_config.num_channels", vision.get("num_channels"), (3,))
     _known("projector_hidden_act", config.get("projector_hidden_act"), ("gelu",))
@@ -277,13 +279,13 @@ def number(key: str, value: object, low: float = -inf, high: float = inf) -> flo
 
 def placeholder(config: Mapping[str, Any]) -> int:
     """The id of the token that stands where the features of a picture or a video go."""
-    if config.get("model_type") == "qwen2_vl":
-        given = config.get("video_token_id")
-        return whole("config.json: video_token_id", 151656 if given is None else given, 0, _IDS)
-    for key in ("image_token_index", "image_token_id"):
+    family = _family(config)
+    for key in family.placeholders:
         if (given := config.get(key)) is not None:
             return whole(f"config.json: {key}", given, 0, _IDS)
-    raise ModelError("config.json has no image_token_index.")
+    if family.usual_placeholder is None:
+        raise ModelError(f"config.json has no {family.placeholders[0]}.")
+    return family.usual_placeholder
 
 
 def _shown(value: object) -> str:

@@ -31,14 +31,10 @@ from vidcap_cli.checkpoint.settings import as_transformers_4
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request
 from vidcap_cli.errors import ModelError
+from vidcap_cli.families import family_of, part
 from vidcap_cli.models.device import as_out_of_memory, number_type, select_device
 from vidcap_cli.processors import Prompt, Size
 from vidcap_cli.statuses import Doing
-
-_CLASSES = {
-    "llava": "LlavaForConditionalGeneration",
-    "qwen2vl": "Qwen2VLForConditionalGeneration",
-}
 
 
 class ReferenceEngine:
@@ -52,7 +48,8 @@ class ReferenceEngine:
         self._say = say
         self._max_new_tokens = config.max_new_tokens
         self._generation = read_generation(folder)
-        self._model: Any = _load(folder, config, getattr(torch, number))
+        load = part(family_of(config.family).reference)
+        self._model: Any = load(folder, config, getattr(torch, number))
         if device == "Ascend":
             self._model.to("npu")
 
@@ -141,13 +138,12 @@ class _Stop(transformers.StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.stopped, dtype=torch.bool)
 
 
-def _load(folder: Path, config: CaptionConfig, number: Any) -> Any:
-    """Load the model strictly: a key that is missing or left over is an error, not a guess."""
-    if config.family == "pllava":
-        from vidcap_cli.engine.reference_pllava import load_pllava  # noqa: PLC0415 - after mindnlp
+def load_published(folder: Path, config: CaptionConfig, number: Any) -> Any:
+    """The model in ``folder`` as transformers has it, in type ``number``.
 
-        return load_pllava(folder, config, number)
-    kind = getattr(transformers, _CLASSES[config.family])
+    Strictly: a key that is missing or left over is an error, not a guess.
+    """
+    kind = getattr(transformers, family_of(config.family).reference_class)
     given = read_json(folder / "config.json")
     layout = Layout.read(folder, config.family)
     translated = as_transformers_4(given, tied=layout.text.tied)

@@ -246,7 +246,7 @@ def _has_msrun() -> bool:
 def _videos(problems: list[Problem]) -> tuple[Fact, ...]:
     import av  # noqa: PLC0415 - reported above when it is missing
 
-    from vidcap_cli.inspect.video import RULES, probe_and_read  # noqa: PLC0415 - needs decoders
+    from vidcap_cli.inspect.video import RULE, probe_and_read  # noqa: PLC0415 - needs decoders
     from vidcap_cli.video.pool import DecodePool  # noqa: PLC0415
 
     known = [name for name in CODECS if name in av.codecs_available]
@@ -260,7 +260,7 @@ def _videos(problems: list[Problem]) -> tuple[Fact, ...]:
     if clip is None:
         problems.append(Problem("the bundled clips are missing", _REINSTALL, serious=False))
         return tuple(facts)
-    with DecodePool(RULES["qwen2vl"], workers=1, timeout=30, read=probe_and_read) as pool:
+    with DecodePool(RULE, workers=1, timeout=30, read=probe_and_read) as pool:
         pool.submit(0, str(clip))
         decoded = pool.next()
     if decoded is None or decoded.clip is None:

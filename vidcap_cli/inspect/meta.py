@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import TableError
+from vidcap_cli.families import RECOMMENDED
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.video import RULES, Bad, survey
 from vidcap_cli.merge.columns import STATUS, CaptionColumns, caption_column
@@ -86,7 +87,7 @@ def _report(
     verdict = "no video of it could be opened"
     if infos:
         shown.append(Section("videos opened", _video_facts(infos, rows)))
-        verdict = f"can be captioned: {shlex.join(['vidcap', 'qwen2vl', str(target)])}"
+        verdict = f"can be captioned: {shlex.join(['vidcap', RECOMMENDED.command, str(target)])}"
     problems = _problems(names, missing, bases, bad)
     if twice:
         problems.append(Problem(f"{count(twice, 'row')} repeat the path of another", serious=False))

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from vidcap_cli.checkpoint.files import read_json, weight_map
-from vidcap_cli.checkpoint.folder import COMMANDS, check_model, command_of
+from vidcap_cli.checkpoint.folder import check_model, command_of
 from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.checkpoint.weights import Tensor, read_header
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
+from vidcap_cli.families import FAMILIES
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.view.words import count, size
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
-_VISION = ("visual.", "model.visual.", "vision_tower.", "model.vision_tower.")
+_VISION = tuple(key for family in FAMILIES.values() for key in family.tower_keys)
 _INDEX = "model.safetensors.index.json"
 # file -> what is lost without it
 _OPTIONAL = {
@@ -62,7 +63,7 @@ def _usable(
     if not config:
         return
     if command is None:
-        known = ", ".join(COMMANDS)
+        known = ", ".join(family.model_type for family in FAMILIES.values())
         kind = config.get("model_type", "an unknown type")
         problems.append(
             Problem(f"vidcap cannot caption with a model of type {kind}", f"it knows {known}")

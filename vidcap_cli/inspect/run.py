@@ -16,6 +16,7 @@ import numpy.typing as npt
 from vidcap_cli.caption import default_output, default_run_dir
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import DamagedPartError
+from vidcap_cli.families import FAMILIES
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.launch.msrun import RankExit, read_errors, read_exits
 from vidcap_cli.rundir.attempt import Attempt
@@ -135,8 +136,8 @@ def continue_command(run: RunDir, plan: Plan) -> str:
     options, family = plan.options, str(plan.options.get("family", ""))
     words = ["vidcap", family, plan.meta, "--model", str(options.get("model", ""))]
     defaults = {field.name: field.default for field in fields(CaptionConfig)}
-    if family == "llava":
-        del defaults["num_frames"]  # its own is another
+    if family in FAMILIES:
+        defaults |= FAMILIES[family].defaults
     altered = {
         name: value
         for name, value in options.items()

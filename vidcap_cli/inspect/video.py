@@ -14,16 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
+from vidcap_cli.families import FAMILIES, RECOMMENDED, part
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.processors import FrameRule
-from vidcap_cli.processors import qwen2vl as qwen2vl_family
 from vidcap_cli.statuses import Flag
 from vidcap_cli.video import Clip, Rule, VideoInfo, probe, read_frames
 from vidcap_cli.video.pool import DecodePool
 from vidcap_cli.view.words import count, duration, size
 
-# What each command of this release would sample with its default options.
-RULES: dict[str, FrameRule] = {"qwen2vl": qwen2vl_family.FrameRule()}
+# What each command would sample with its default options, where that needs no checkpoint.
+RULES: dict[str, FrameRule] = {
+    name: part(row.frame_rule)() for name, row in FAMILIES.items() if row.frame_rule
+}
+RULE = RULES[RECOMMENDED.command]
 
 _PROBE_SECONDS = 20.0
 _READ_SECONDS = 60.0
@@ -51,8 +54,7 @@ def survey(paths: Sequence[str]) -> tuple[list[VideoInfo], list[Bad]]:
     bad: list[Bad] = []
     if not paths:
         return found, bad
-    rule = RULES["qwen2vl"]
-    with DecodePool(rule, workers=2, timeout=_PROBE_SECONDS, read=probe_only) as pool:
+    with DecodePool(RULE, workers=2, timeout=_PROBE_SECONDS, read=probe_only) as pool:
         for row, path in enumerate(paths):
             pool.submit(row, path)
         while decoded := pool.next():
@@ -88,8 +90,7 @@ def probe_and_read(path: str, rule: Rule) -> Clip:
 
 def video_report(path: Path) -> Report:
     """The report on one video file."""
-    rule = RULES["qwen2vl"]
-    with DecodePool(rule, workers=1, timeout=_READ_SECONDS, read=probe_and_read) as pool:
+    with DecodePool(RULE, workers=1, timeout=_READ_SECONDS, read=probe_and_read) as pool:
         pool.submit(0, str(path))
         decoded = pool.next()
     assert decoded is not None
@@ -110,7 +111,7 @@ def video_report(path: Path) -> Report:
     return Report(
         "video",
         str(path),
-        f"can be captioned: {shlex.join(['vidcap', 'qwen2vl', str(path)])}",
+        f"can be captioned: {shlex.join(['vidcap', RECOMMENDED.command, str(path)])}",
         tuple(sections),
         tuple(problems),
     )

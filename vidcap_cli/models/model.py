@@ -16,10 +16,11 @@ from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.settings import placeholder
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
+from vidcap_cli.families import family_of, part
 from vidcap_cli.models.clip import ClipVision
 from vidcap_cli.models.decoder import Decoder, Prefilled
 from vidcap_cli.models.qwen2vl_vision import Qwen2VLVision
-from vidcap_cli.models.vision_config import Qwen2VLVisionConfig
+from vidcap_cli.models.vision_config import ClipConfig, Qwen2VLVisionConfig
 from vidcap_cli.processors import Prompt, Size
 from vidcap_cli.processors.pllava import pooled_shape
 
@@ -74,11 +75,26 @@ def load_model(config: CaptionConfig, number: Any) -> Model:
     layout = Layout.read(folder, config.family, config.lora_alpha)
     decoder = Decoder(layout.text, layout.text_weight, slots=config.slots, number=number)
     token = placeholder(read_json(folder / "config.json"))
-    if isinstance(layout.tower, Qwen2VLVisionConfig):
-        vision = Qwen2VLVision(layout.tower, layout.tower_weight, number)
-        return Model(vision, decoder, token, layout.tower.merge)
-    pooled = pooled_shape(config) if config.family == "pllava" else None
-    return Model(ClipVision(layout.tower, layout.tower_weight, number, pooled), decoder, token)
+    vision, merge = part(family_of(config.family).tower)(config, layout, number)
+    return Model(vision, decoder, token, merge)
+
+
+def clip_tower(_config: CaptionConfig, layout: Layout, number: Any) -> tuple[Vision, int]:
+    """The tower of LLaVA, and no merging of patches."""
+    assert isinstance(layout.tower, ClipConfig)
+    return ClipVision(layout.tower, layout.tower_weight, number, None), 0
+
+
+def pooled_clip_tower(config: CaptionConfig, layout: Layout, number: Any) -> tuple[Vision, int]:
+    """The tower of PLLaVA, which pools the features of frames."""
+    assert isinstance(layout.tower, ClipConfig)
+    return ClipVision(layout.tower, layout.tower_weight, number, pooled_shape(config)), 0
+
+
+def qwen2vl_tower(_config: CaptionConfig, layout: Layout, number: Any) -> tuple[Vision, int]:
+    """The tower of Qwen2-VL, and how many patches a side become one token."""
+    assert isinstance(layout.tower, Qwen2VLVisionConfig)
+    return Qwen2VLVision(layout.tower, layout.tower_weight, number), layout.tower.merge
 
 
 def mrope_positions(

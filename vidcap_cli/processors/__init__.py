@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import ModelError
+from vidcap_cli.families import family_of, part
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +77,5 @@ class Captioner(Protocol):
 
 def load_captioner(config: CaptionConfig) -> Captioner:
     """The captioner of ``config.family``; raises ModelError when the checkpoint lacks a file."""
-    if config.family == "qwen2vl":
-        from vidcap_cli.processors.qwen2vl import Qwen2VL  # noqa: PLC0415 - only the family in use
-
-        return Qwen2VL(config)
-    if config.family == "llava":
-        from vidcap_cli.processors.llava import Llava  # noqa: PLC0415 - only the family in use
-
-        return Llava(config)
-    if config.family == "pllava":
-        from vidcap_cli.processors.pllava import Pllava  # noqa: PLC0415 - only the family in use
-
-        return Pllava(config)
-    raise ModelError(f"there is no captioner of the name {config.family}")
+    captioner: Captioner = part(family_of(config.family).processor)(config)
+    return captioner
