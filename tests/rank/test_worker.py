@@ -1,32 +1,187 @@
-"""The rank's loop where it meets the files of a launch."""
+"""The rank's loop: who is in the model with whom, what is shrunk or tried again, when it ends."""
 
 import pytest
 
-from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import RunError
-from vidcap_cli.rank.worker import Rank
-from vidcap_cli.rundir.attempt import Attempt
-from vidcap_cli.rundir.events import EventWriter
-from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.plan import make_plan, write_todo
+from tests.rank.fakes import FakeDecoders, FakeEngine, Scene, clip, rows
+from vidcap_cli.errors import OutOfMemoryError
+from vidcap_cli.rundir.events import Began, Committed, Done
+from vidcap_cli.statuses import Flag, Status
+from vidcap_cli.video import VideoError
+
+NO_ROOM = OutOfMemoryError("no room")
 
 
-@pytest.mark.parametrize("damage", ["gone", "empty", "half", "text"])
-def test_a_damaged_todo_is_told(tmp_path, damage):
-    (tmp_path / "meta.csv").write_text("path\n" + "a.mp4\n" * 100)
-    run, config = RunDir(tmp_path / "run"), CaptionConfig("qwen2vl", "/models/some")
-    plan = make_plan(tmp_path / "meta.csv", run, config)
-    folder = run.attempt(1)
-    folder.claims.mkdir(parents=True)
-    write_todo(run, plan, folder)
-    Attempt(config, rows=100, chunk=10, ranks=1, bases=plan.bases).write(folder)
-    data = folder.todo.read_bytes()
-    if damage == "gone":
-        folder.todo.unlink()
-    else:
-        changed = {"empty": b"", "half": data[: len(data) // 2], "text": b"path\na.mp4\n" * 50}
-        folder.todo.write_bytes(changed[damage])
-    with EventWriter(folder.events(0)) as events:
-        rank = Rank(run, folder, 0, events)
-        with pytest.raises(RunError, match=r"todo\.arrow: damaged, gone .* repeat the command"):
-            next(rank._rows)
+def began(scene):
+    return [row for event in scene.events if isinstance(event, Began) for row in event.rows]
+
+
+def test_a_row_keeps_what_is_known_of_it_from_claim_to_result(tmp_path):
+    videos = {1: clip(frames=3, side=6, flags=(Flag.HDR,))}
+    scene = Scene(tmp_path, FakeEngine(slots=3), FakeDecoders(videos, late=(1,)), rows(5))
+    scene.rows[1].attempts = 3
+    scene.run()
+    assert {row: result["text"] for row, result in scene.results.items()} == {
+        row: f"{row} 7" for row in range(5)
+    }
+    result = scene.results[1]
+    assert (result["path"], result["attempts"], result["reader"]) == ("1.mp4", 3, "fake")
+    assert (result["frames"], result["height"], result["width"]) == (3, 6, 6)
+    assert (result["prompt_tokens"], result["new_tokens"]) == (3, 2)
+    assert (result["flags"], result["decode_s"], result["infer_s"]) == ("hdr", 0.5, 1.0)
+    assert (result["rank"], result["model"]) == (0, "/models/some")
+    assert sorted(began(scene)) == [*range(5)]
+    assert scene.events[-1].rows == 5
+    assert isinstance(scene.events[-1], Committed)
+
+
+def test_every_row_begins_before_it_is_done(tmp_path):
+    scene = Scene(tmp_path, FakeEngine(slots=3), FakeDecoders({}), rows(9))
+    scene.run()
+    in_model = set()
+    for event in scene.events:
+        if isinstance(event, Began):
+            in_model.update(event.rows)
+        elif isinstance(event, Done):
+            in_model.remove(event.row)
+    assert not in_model
+
+
+# --- isolation
+
+
+@pytest.mark.parametrize("alone", [(0,), (2,), (5,), (1, 2), (0, 3, 5), (0, 1, 2, 3, 4, 5)])
+@pytest.mark.parametrize("slots", [1, 3])
+def test_rows_that_may_kill_are_in_the_model_with_no_other(tmp_path, alone, slots):
+    scene = Scene(tmp_path, FakeEngine(slots=slots), FakeDecoders({}), rows(6, alone=alone))
+    scene.run()
+    assert set(scene.results) == set(range(6))
+    for together in scene.engine.together:
+        assert len(together) == 1 or together.isdisjoint(alone)
+    # The others go on sharing the model.
+    others = [together for together in scene.engine.together if together.isdisjoint(alone)]
+    if slots > 1 and len(alone) == 1:
+        assert max(map(len, others)) > 1
+
+
+def test_a_row_to_be_alone_that_is_tried_again_stays_alone(tmp_path):
+    engine = FakeEngine(slots=3, faults={1: [NO_ROOM]})
+    scene = Scene(tmp_path, engine, FakeDecoders({}), rows(4, alone=(1,)))
+    scene.run()
+    assert scene.results[1]["flags"] == "shrunk"
+    assert all(len(together) == 1 for together in engine.together if 1 in together)
+
+
+def test_a_row_to_be_alone_without_frames_holds_up_nobody(tmp_path):
+    videos = {1: VideoError(Status.MISSING_FILE, "there is no such file")}
+    scene = Scene(tmp_path, FakeEngine(slots=4), FakeDecoders(videos), rows(4, alone=(1,)))
+    scene.run()
+    assert scene.results[1]["status"] == "missing_file"
+    assert scene.engine.together[-1] == {0, 2, 3}
+
+
+# --- shrinking
+
+
+def test_a_clip_is_made_smaller_until_it_fits(tmp_path):
+    videos = {0: clip(side=8), 1: clip(side=32, flags=(Flag.DAMAGED,))}
+    scene = Scene(tmp_path, FakeEngine(room=8), FakeDecoders(videos), rows(2))
+    scene.run()
+    fits, large = scene.results[0], scene.results[1]
+    assert (fits["height"], fits["flags"]) == (8, None)
+    assert (large["height"], large["width"], large["flags"]) == (8, 8, "damaged,shrunk")
+    assert large["text"] == "1 7"
+
+
+def test_a_clip_that_never_fits_is_out_of_memory(tmp_path):
+    scene = Scene(tmp_path, FakeEngine(room=0), FakeDecoders({}), rows(1))
+    scene.run()
+    assert scene.results[0]["status"] == "oom"
+    assert scene.results[0]["error"].startswith("out of memory: the video needs more")
+    assert began(scene) == []  # the model never saw it
+
+
+def test_without_shrinking_a_large_clip_has_an_empty_caption(tmp_path):
+    videos = {0: clip(side=32)}
+    scene = Scene(tmp_path, FakeEngine(room=8), FakeDecoders(videos), rows(2), on_oom="empty")
+    scene.run()
+    assert [scene.results[row]["status"] for row in range(2)] == ["empty", "ok"]
+    assert scene.results[0]["flags"] is None
+
+
+# --- errors of the model
+
+
+def test_out_of_memory_is_tried_once_more_with_a_smaller_clip(tmp_path):
+    engine = FakeEngine(faults={0: [NO_ROOM], 1: [NO_ROOM, NO_ROOM]})
+    scene = Scene(tmp_path, engine, FakeDecoders({}), rows(3))
+    scene.run()
+    again, twice, beside = (scene.results[row] for row in range(3))
+    assert (again["status"], again["height"], again["flags"]) == ("ok", 4, "shrunk")
+    assert (twice["status"], twice["error"]) == ("oom", "out of memory: no room")
+    assert (beside["status"], beside["flags"]) == ("ok", None)
+    assert sorted(began(scene)) == [0, 0, 1, 1, 2]
+    # The time of both tries is the rank's, that of the last one the caption's.
+    assert again["infer_s"] == 1.0
+    assert max(event.busy_s for event in scene.events if isinstance(event, Done)) == 5.0
+
+
+def test_out_of_memory_with_the_smallest_clip_is_not_tried_again(tmp_path):
+    videos = {0: clip(side=1)}
+    engine = FakeEngine(faults={0: [NO_ROOM, AssertionError("tried again")]})
+    scene = Scene(tmp_path, engine, FakeDecoders(videos), rows(1))
+    scene.run()
+    assert (scene.results[0]["status"], began(scene)) == ("oom", [0])
+
+
+def test_without_shrinking_out_of_memory_is_not_tried_again(tmp_path):
+    engine = FakeEngine(faults={0: [NO_ROOM, AssertionError("tried again")]})
+    scene = Scene(tmp_path, engine, FakeDecoders({}), rows(2), on_oom="empty")
+    scene.run()
+    assert [scene.results[row]["status"] for row in range(2)] == ["empty", "ok"]
+
+
+def test_an_exception_costs_its_row_alone(tmp_path):
+    engine = FakeEngine(faults={1: [ValueError("a bug" * 500)]})
+    scene = Scene(tmp_path, engine, FakeDecoders({2: clip(side=3)}), rows(4))
+    scene.run()
+    statuses = [scene.results[row]["status"] for row in range(4)]
+    assert statuses == ["ok", "model_error", "model_error", "ok"]
+    assert scene.results[1]["error"].startswith("ValueError: a bug")
+    assert len(scene.results[1]["error"]) == 500
+    assert scene.results[2]["error"] == "ValueError: three pixels are no picture"
+
+
+def test_a_caption_without_a_word_is_none(tmp_path):
+    scene = Scene(tmp_path, FakeEngine(silent=(0,)), FakeDecoders({}), rows(1))
+    scene.run()
+    result = scene.results[0]
+    assert (result["status"], result["text"], result["finish_reason"]) == ("empty", None, "stop")
+
+
+# --- stopping
+
+
+def test_a_rank_that_is_to_stop_drops_what_is_in_the_model_and_commits_the_rest(tmp_path):
+    engine = FakeEngine(slots=2)
+    scene = Scene(tmp_path, engine, FakeDecoders({}), rows(9))
+    engine._after = lambda row: scene.stop.on_signal(15, None) if row == 2 else None
+    scene.run()
+    assert set(scene.results) == {0, 1, 2}
+    assert 3 in began(scene)  # it was in the model
+    assert len(scene.decoders.submitted) < 9  # and not every row was claimed
+
+
+def test_a_rank_that_waits_for_frames_stops(tmp_path):
+    scene = Scene(tmp_path, FakeEngine(), FakeDecoders({}), rows(3))
+    scene.decoders.ready = False
+    looks = iter(range(9))
+
+    def next_frame(timeout) -> None:
+        if next(looks) == 2:
+            scene.stop.asked = True
+
+    scene.decoders.next = next_frame
+    scene.run()
+    assert scene.results == {}
+    assert next(looks) == 3
+    assert [event.state for event in scene.events] == ["waiting for frames"]

@@ -2,7 +2,8 @@
 
 Started by msrun as ``python -m vidcap_cli.rank.worker RUN_DIR ATTEMPT``. It reports through its
 events file alone, leaves on SIGTERM after the step at hand, and dies with the process that
-launched it.
+launched it. ``intake`` brings the rows, ``recorder`` takes what became of them; the loop between
+the two, and what a row for which there is no memory gets, is here.
 """
 
 import os
@@ -12,298 +13,180 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from vidcap_cli.engine import Answer, Engine, Request, load_engine
-from vidcap_cli.errors import OutOfMemoryError, RunError, VidcapError
+from vidcap_cli.errors import OutOfMemoryError, VidcapError
 from vidcap_cli.launch.msrun import RankError
 from vidcap_cli.processes import die_with
 from vidcap_cli.processors import Captioner, load_captioner
-from vidcap_cli.rank.writer import PartWriter
+from vidcap_cli.rank.intake import Intake, claimed_rows
+from vidcap_cli.rank.recorder import Recorder
+from vidcap_cli.rank.row import Row
 from vidcap_cli.rundir.attempt import Attempt
-from vidcap_cli.rundir.claims import claim_chunks
-from vidcap_cli.rundir.events import (
-    Alive,
-    Began,
-    Committed,
-    Done,
-    Ended,
-    Event,
-    EventWriter,
-    Started,
-    State,
-)
-from vidcap_cli.rundir.parts import Result
+from vidcap_cli.rundir.events import EventWriter, Started
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
-from vidcap_cli.rundir.plan import Todo, resolve
-from vidcap_cli.statuses import Doing, Flag, Status
-from vidcap_cli.video import Clip, read_frames
-from vidcap_cli.video.pool import Decoded, DecodePool
+from vidcap_cli.statuses import Doing, Status
+from vidcap_cli.video import read_frames
+from vidcap_cli.video.pool import DecodePool
 
-# How long the loop waits for frames before it looks whether it should stop, in seconds.
-_PATIENCE = 0.2
-_LONGEST_ERROR = 500
-# A rank that gets on says so at least this often, in seconds.
-_ALIVE_SECONDS = 30.0
+
+class Stop:
+    """Whether this rank is to leave; SIGTERM asks for it."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        """Whether it was asked for."""
+        return self.asked
+
+    def on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+        """Handle SIGTERM."""
+        self.asked = True
 
 
 class Rank:
-    """The loop of one rank over one attempt."""
+    """The loop: rows from the intake into the model, and what became of them to the recorder.
 
-    def __init__(self, run: RunDir, folder: AttemptDir, number: int, events: EventWriter) -> None:
-        self._run = run
-        self._folder = folder
-        self._number = number
-        self._events = events
-        self._attempt = Attempt.read(folder)
-        self._config = self._attempt.config
-        self._taken: dict[int, tuple[str, int]] = {}
-        self._rows = self._claimed_rows()
-        # Rows that the engine has, with the length of their prompts; rows it is given again.
-        self._running: dict[int, tuple[Decoded, int]] = {}
+    ``shrink``: a clip that there is no memory for is made smaller.
+    """
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        engine: Engine,
+        intake: Intake,
+        recorder: Recorder,
+        *,
+        shrink: bool,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._captioner = captioner
+        self._engine = engine
+        self._intake = intake
+        self._recorder = recorder
+        self._shrink = shrink
+        self._stop = stop
+        self._in_model: dict[int, Row] = {}
         self._again: deque[Request] = deque()
-        # Rows that are to be in the model alone; those of them whose frames are there.
-        self._alone = frozenset(self._attempt.alone)
-        self._held: deque[Decoded] = deque()
-        self._retried: set[int] = set()
-        self._state: Doing | None = None
-        self._reported = time.monotonic()
-        self._busy_s = 0.0
-        self._wait_s = 0.0
-        self.stopping = False
 
     def work(self) -> None:
-        """Caption rows until none is left to claim or ``stopping`` is set."""
-        config = self._config
-        self._say(Doing.LOADING)
-        captioner = load_captioner(config)
-        read = partial(read_frames, reader=config.reader)
-        with (
-            PartWriter(self._part, config.flush_seconds, self._committed) as writer,
-            DecodePool(
-                captioner.rule,
-                workers=config.decoders,
-                timeout=config.decode_timeout,
-                memory=config.decode_memory,
-                read=read,
-            ) as pool,
-        ):
-            self._writer = writer
-            self._pool = pool
-            self._model: tuple[Captioner, Engine]
-            # Frames are read while the weights load.
-            self._ahead = config.slots + config.decoders
-            self._read_ahead()
-            engine = load_engine(config, self._say)
-            self._model = captioner, engine
-            for answer in engine.answers(self._feed, self._asked_to_stop):
-                self._take(answer)
-        self._report(Ended(Doing.STOPPED if self.stopping else Doing.FINISHED))
+        """Caption rows until none is left to claim or the rank is to stop."""
+        for answer in self._engine.answers(self._feed, self._asked_to_stop):
+            self._take(answer)
 
     def _asked_to_stop(self) -> bool:
         """What an engine asks before every step, at which the rank shows that it gets on."""
-        self._live()
-        return self.stopping
-
-    def _claimed_rows(self) -> Iterator[tuple[int, str, int]]:
-        size = self._attempt.chunk
-        try:
-            todo = Todo(self._folder.todo)
-            for chunk in claim_chunks(self._folder, self._attempt.chunks, self._number):
-                yield from todo.rows(chunk * size, min((chunk + 1) * size, self._attempt.rows))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise RunError(
-                f"{self._folder.todo}: damaged, gone or not to be claimed from ({error}); repeat "
-                "the command, which writes a new one"
-            ) from error
-
-    def _read_ahead(self) -> None:
-        while self._pool.pending < self._ahead and not self.stopping:
-            row = next(self._rows, None)
-            if row is None:
-                return
-            row_id, path, attempts = row
-            self._taken[row_id] = (path, attempts + 1)
-            self._pool.submit(row_id, str(resolve(path, self._attempt.bases)))
+        self._recorder.alive()
+        return self._stop()
 
     def _feed(self, *, wait: bool) -> Request | None:
         """The next row that has its frames; None when none is left, or ready, or is to be done."""
-        while not self.stopping:
+        while not self._stop():
             if self._again:
                 return self._again.popleft()
-            # A row that may have killed a rank waits for the others, and they for it.
-            lone = bool(self._held) or not self._alone.isdisjoint(self._running)
-            if lone and self._running:
+            row = self._intake.next(self._in_model.values(), wait=wait)
+            if row is None:
                 return None
-            decoded = self._held.popleft() if lone else self._ready(wait=wait)
-            if decoded is None:
-                return None
-            if decoded.clip is None:
-                self._fail(decoded, decoded.status, decoded.error or "")
-            elif decoded.row_id in self._alone and self._running:
-                self._held.append(decoded)
-            elif request := self._request(decoded, decoded.clip):
+            if row.clip is None:
+                self._recorder.failed(row, row.status, row.error or "")
+            elif request := self._request(row, row.clip.frames):
                 return request
         return None
 
-    def _ready(self, *, wait: bool) -> Decoded | None:
-        """The next row that the decoders are done with; None as ``_feed``."""
-        while not self.stopping:
-            self._read_ahead()
-            if not self._pool.pending:
-                return None
-            began = time.monotonic()
-            decoded = self._pool.next(timeout=_PATIENCE if wait else 0)
-            if wait:
-                self._wait_s += time.monotonic() - began
-            if decoded or not wait:
-                return decoded
-            if self._pool.working:  # when it is not, there is no telling whether it will be
-                self._live()
-            self._say(Doing.WAITING)
-        return None
-
-    def _request(self, decoded: Decoded, clip: Clip, *, less: bool = False) -> Request | None:
-        """What the model is to be given for a clip, made smaller until there is memory for it.
+    def _request(
+        self, row: Row, frames: NDArray[np.uint8] | None, *, less: bool = False
+    ) -> Request | None:
+        """What the model is to be given for a row, made smaller until there is memory for it.
 
         ``less``: made smaller in any case. None when the row has failed instead.
         """
-        captioner, engine = self._model
-        frames: NDArray[np.uint8] | None = clip.frames
-        shrink = self._config.on_oom == "shrink"
+        whole = frames
         try:
-            while frames is not None and (less or not engine.fits(captioner.size(frames))):
-                frames = captioner.smaller(frames) if shrink else None
+            while frames is not None and (
+                less or not self._engine.fits(self._captioner.size(frames))
+            ):
+                frames = self._captioner.smaller(frames) if self._shrink else None
                 less = False
-            prompt = None if frames is None else captioner.prompt(frames)
+            prompt = None if frames is None else self._captioner.prompt(frames)
         except Exception as error:  # noqa: BLE001 - it becomes the status of the row
             traceback.print_exc()  # into the rank's log
-            self._fail(decoded, Status.MODEL_ERROR, f"{type(error).__name__}: {error}")
+            self._recorder.failed(row, Status.MODEL_ERROR, f"{type(error).__name__}: {error}")
             return None
         if frames is None or prompt is None:
-            self._out_of_memory(decoded, "the video needs more than there is")
+            self._out_of_memory(row, "the video needs more than there is")
             return None
-        if frames is not clip.frames:
-            flags = tuple(dict.fromkeys((*clip.flags, Flag.SHRUNK)))
-            clip = replace(clip, frames=frames, flags=flags)
-        self._running[decoded.row_id] = replace(decoded, clip=clip), len(prompt.ids)
-        self._report(Began([decoded.row_id]))
-        return Request(decoded.row_id, prompt)
+        if frames is not whole:
+            row.shrink(frames)
+        row.prompt_tokens = len(prompt.ids)
+        self._in_model[row.row_id] = row
+        self._recorder.began(row)
+        return Request(row.row_id, prompt)
 
     def _take(self, answer: Answer) -> None:
         """Finish the row of an answer, or have it tried once more with a smaller clip."""
-        self._busy_s += answer.seconds
-        decoded, prompt_tokens = self._running.pop(answer.row_id)
+        self._recorder.busy_s += answer.seconds
+        row = self._in_model.pop(answer.row_id)
         if answer.generated:
-            text = self._model[0].text(answer.generated.ids)
-            self._finish(self._captioned(decoded, text, answer, prompt_tokens))
+            text = self._captioner.text(answer.generated.ids)
+            self._recorder.captioned(row, text, answer.generated, answer.seconds)
             return
         error = answer.error
         traceback.print_exception(error)  # into the rank's log
         if not isinstance(error, OutOfMemoryError):
-            self._fail(decoded, Status.MODEL_ERROR, f"{type(error).__name__}: {error}")
-        elif self._config.on_oom == "shrink" and decoded.row_id not in self._retried:
-            self._retried.add(decoded.row_id)
-            assert decoded.clip
-            if request := self._request(decoded, decoded.clip, less=True):
+            self._recorder.failed(row, Status.MODEL_ERROR, f"{type(error).__name__}: {error}")
+        elif self._shrink and not row.retried:
+            row.retried = True
+            assert row.clip
+            if request := self._request(row, row.clip.frames, less=True):
                 self._again.append(request)
         else:
-            self._out_of_memory(decoded, str(error))
+            self._out_of_memory(row, str(error))
 
-    def _out_of_memory(self, decoded: Decoded, error: str) -> None:
+    def _out_of_memory(self, row: Row, error: str) -> None:
         """End a row for want of memory; the original wrote an empty caption then."""
-        status = Status.OOM if self._config.on_oom == "shrink" else Status.EMPTY
-        self._fail(decoded, status, f"out of memory: {error}")
+        status = Status.OOM if self._shrink else Status.EMPTY
+        self._recorder.failed(row, status, f"out of memory: {error}")
 
-    def _captioned(self, decoded: Decoded, text: str, answer: Answer, prompt_tokens: int) -> Result:
-        path, attempts = self._taken[decoded.row_id]
-        clip, new = decoded.clip, answer.generated
-        assert clip is not None
-        assert new is not None
-        frames, height, width, _ = clip.frames.shape
-        return Result(
-            decoded.row_id,
-            path,
-            status=Status.OK if text else Status.EMPTY,
-            text=text or None,
-            error=None if text else "the model ended its answer before the first word",
-            finish_reason=new.finish_reason,
-            flags=",".join(clip.flags) or None,
-            prompt_tokens=prompt_tokens,
-            new_tokens=len(new.ids),
-            frames=frames,
-            height=height,
-            width=width,
-            decode_s=decoded.seconds,
-            infer_s=answer.seconds,
-            attempts=attempts,
-            rank=self._number,
-            reader=clip.reader,
-            model=self._config.model,
-            prompt=self._config.question,
+
+def work(run: RunDir, folder: AttemptDir, number: int, events: EventWriter, stop: Stop) -> None:
+    """Do the work of rank ``number`` in one launch."""
+    attempt = Attempt.read(folder)
+    config = attempt.config
+    recorder = Recorder(run, folder.number, number, config, events)
+    recorder.doing(Doing.LOADING)
+    captioner = load_captioner(config)
+    with (
+        recorder,
+        DecodePool(
+            captioner.rule,
+            workers=config.decoders,
+            timeout=config.decode_timeout,
+            memory=config.decode_memory,
+            read=partial(read_frames, reader=config.reader),
+        ) as pool,
+    ):
+        intake = Intake(
+            claimed_rows(folder, attempt, number),
+            pool,
+            ahead=config.slots + config.decoders,
+            bases=attempt.bases,
+            recorder=recorder,
+            stop=stop,
         )
-
-    def _fail(self, decoded: Decoded, status: Status, error: str) -> None:
-        path, attempts = self._taken[decoded.row_id]
-        self._finish(
-            Result(
-                decoded.row_id,
-                path,
-                status=status,
-                error=error[:_LONGEST_ERROR],
-                decode_s=decoded.seconds,
-                attempts=attempts,
-                rank=self._number,
-                reader=decoded.clip.reader if decoded.clip else None,
-                model=self._config.model,
-                prompt=self._config.question,
-            )
-        )
-
-    def _finish(self, result: Result) -> None:
-        del self._taken[result.row_id]
-        self._writer.add(result)
-        self._report(
-            Done(
-                result.row_id,
-                result.path,
-                result.status,
-                result.text,
-                result.error,
-                result.new_tokens or 0,
-                self._busy_s,
-                self._wait_s,
-            )
-        )
-
-    def _part(self, sequence: int) -> Path:
-        form = self._config.part_format
-        return self._run.part(self._folder.number, self._number, sequence, form)
-
-    def _committed(self, rows: int) -> None:
-        self._report(Committed(rows))
-
-    def _say(self, state: Doing) -> None:
-        if state != self._state:
-            self._state = state
-            self._report(State(state))
-
-    def _live(self) -> None:
-        if time.monotonic() - self._reported > _ALIVE_SECONDS:
-            self._report(Alive())
-
-    def _report(self, event: Event) -> None:
-        self._reported = time.monotonic()
-        self._events.write(event)
+        intake.read_ahead()  # frames are read while the weights load
+        engine = load_engine(config, recorder.doing)
+        shrink = config.on_oom == "shrink"
+        Rank(captioner, engine, intake, recorder, shrink=shrink, stop=stop).work()
+    recorder.ended(Doing.STOPPED if stop() else Doing.FINISHED)
 
 
 def main(arguments: list[str]) -> int:
@@ -317,14 +200,10 @@ def main(arguments: list[str]) -> int:
         events.write(Started(os.getpid(), socket.gethostname()))
         die_with(int(os.environ["VIDCAP_PARENT"]))
         try:
-            rank = Rank(run, folder, number, events)
-
-            def stop(_signal: int, _frame: FrameType | None) -> None:
-                rank.stopping = True
-
-            signal.signal(signal.SIGTERM, stop)
+            stop = Stop()
+            signal.signal(signal.SIGTERM, stop.on_signal)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            rank.work()
+            work(run, folder, number, events, stop)
         except Exception as error:  # noqa: BLE001 - shown by the launching process
             traceback.print_exc()
             record = RankError(

@@ -19,6 +19,7 @@ from vidcap_cli import engine, processors
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request
 from vidcap_cli.processors import Prompt, Size
+from vidcap_cli.statuses import Doing
 
 
 class FirstMiddleLast:
@@ -94,9 +95,9 @@ class FakeEngine:
 def install(wanted: dict) -> None:
     """Put the fake model where the rank looks for one."""
 
-    def load_engine(config: CaptionConfig, say: Callable[[str], None] = print) -> FakeEngine:
+    def load_engine(config: CaptionConfig, say: Callable[[Doing], None] = print) -> FakeEngine:
         time.sleep(10 * wanted["slowness"] * random.Random(wanted["seed"]).random())
-        say("captioning")
+        say(Doing.CAPTIONING)
         return FakeEngine(config, wanted)
 
     def load_captioner(config: CaptionConfig) -> FakeCaptioner:

@@ -1,0 +1,140 @@
+"""Intake: claims rows, has their frames read ahead, and says which the model may have next.
+
+Rows come in the order in which their frames are there. One that is to be alone, because it may
+have killed a rank, waits until the model is empty, and the others wait for it. Nothing here knows
+the model; rows that have no frames come out like the others, with their status.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Protocol
+
+import pyarrow as pa
+
+from vidcap_cli.errors import RunError
+from vidcap_cli.rank.recorder import Recorder
+from vidcap_cli.rank.row import Row
+from vidcap_cli.rundir.attempt import Attempt
+from vidcap_cli.rundir.claims import claim_chunks
+from vidcap_cli.rundir.paths import AttemptDir
+from vidcap_cli.rundir.plan import Todo, resolve
+from vidcap_cli.statuses import Doing
+from vidcap_cli.video.pool import Decoded
+
+# How long to wait for frames before looking whether the rank should stop, in seconds.
+_PATIENCE = 0.2
+
+
+class Decoders(Protocol):
+    """What reads frames: a ``video.pool.DecodePool``."""
+
+    @property
+    def pending(self) -> int:
+        """Rows submitted and not returned."""
+
+    @property
+    def working(self) -> bool:
+        """Whether a decoder is at a row now."""
+
+    def submit(self, row_id: int, path: str) -> None:
+        """Queue a row."""
+
+    def next(self, timeout: float | None = None) -> Decoded | None:
+        """A row that is finished with; None after ``timeout`` seconds without one."""
+
+
+def claimed_rows(folder: AttemptDir, attempt: Attempt, rank: int) -> Iterator[Row]:
+    """Claim chunk after chunk of ``attempt`` for ``rank``, and yield their rows.
+
+    Raises RunError when the list of rows is damaged or gone.
+    """
+    size = attempt.chunk
+    alone = frozenset(attempt.alone)
+    try:
+        todo = Todo(folder.todo)
+        for chunk in claim_chunks(folder, attempt.chunks, rank):
+            rows = todo.rows(chunk * size, min((chunk + 1) * size, attempt.rows))
+            for row_id, path, attempts in rows:
+                yield Row(row_id, path, attempts + 1, row_id in alone)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise RunError(
+            f"{folder.todo}: damaged, gone or not to be claimed from ({error}); repeat "
+            "the command, which writes a new one"
+        ) from error
+
+
+class Intake:
+    """Hands out ``rows`` when ``decoders`` have read them; at most ``ahead`` are with them.
+
+    ``bases`` are the folders that relative paths of videos resolve against. Once ``stop()`` is
+    true no row is claimed any more, and none comes out.
+    """
+
+    def __init__(
+        self,
+        rows: Iterator[Row],
+        decoders: Decoders,
+        *,
+        ahead: int,
+        bases: Sequence[str],
+        recorder: Recorder,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._rows = rows
+        self._decoders = decoders
+        self._ahead = ahead
+        self._bases = bases
+        self._recorder = recorder
+        self._stop = stop
+        self._decoding: dict[int, Row] = {}
+        # Rows to be alone that have their frames.
+        self._held: deque[Row] = deque()
+
+    def read_ahead(self) -> None:
+        """Claim rows and hand them to the decoders, as many as may be there."""
+        while self._decoders.pending < self._ahead and not self._stop():
+            row = next(self._rows, None)
+            if row is None:
+                return
+            self._decoding[row.row_id] = row
+            self._decoders.submit(row.row_id, str(resolve(row.path, self._bases)))
+
+    def next(self, in_model: Collection[Row], *, wait: bool) -> Row | None:
+        """The next row that may join those ``in_model``, or that has no frames to join them with.
+
+        None when none is left, or may now, or is to be done any more; without ``wait`` also when
+        none has been read yet.
+        """
+        if self._held or any(row.alone for row in in_model):
+            return None if in_model else self._held.popleft()
+        row = self._ready(wait=wait)
+        if row and row.clip and row.alone and in_model:
+            self._held.append(row)
+            return None
+        return row
+
+    def _ready(self, *, wait: bool) -> Row | None:
+        """The next row that the decoders are done with."""
+        while not self._stop():
+            self.read_ahead()
+            if not self._decoders.pending:
+                return None
+            began = time.monotonic()
+            decoded = self._decoders.next(timeout=_PATIENCE if wait else 0)
+            if wait:
+                self._recorder.wait_s += time.monotonic() - began
+            if decoded:
+                return self._read(decoded)
+            if not wait:
+                return None
+            if self._decoders.working:  # when none is, there is no telling whether one will be
+                self._recorder.alive()
+            self._recorder.doing(Doing.WAITING)
+        return None
+
+    def _read(self, decoded: Decoded) -> Row:
+        row = self._decoding.pop(decoded.row_id)
+        row.clip, row.decode_s = decoded.clip, decoded.seconds
+        row.status, row.error = decoded.status, decoded.error
+        return row

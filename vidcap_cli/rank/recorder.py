@@ -1,0 +1,153 @@
+"""The recorder: what became of each row, into part files and events; what the rank does meanwhile.
+
+A result is handed to the part writer before its event is written, and rows are reported as begun
+before the model sees them: who reads the events knows which rows a rank died with.
+"""
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.engine import Generated
+from vidcap_cli.rank.row import Row
+from vidcap_cli.rank.writer import PartWriter
+from vidcap_cli.rundir.events import (
+    Alive,
+    Began,
+    Committed,
+    Done,
+    Ended,
+    Event,
+    EventWriter,
+    State,
+)
+from vidcap_cli.rundir.parts import Result
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.statuses import Doing, Status
+
+_LONGEST_ERROR = 500
+# A rank that gets on says so at least this often, in seconds.
+_ALIVE_SECONDS = 30.0
+
+
+class Recorder:
+    """Records for rank ``number`` in launch ``attempt`` of ``run``; leaving it commits the rest.
+
+    ``busy_s`` and ``wait_s`` are seconds that the rank has captioned and waited for frames.
+    """
+
+    def __init__(
+        self, run: RunDir, attempt: int, number: int, config: CaptionConfig, events: EventWriter
+    ) -> None:
+        self._run = run
+        self._attempt = attempt
+        self._number = number
+        self._config = config
+        self._events = events
+        self._writer = PartWriter(self._part, config.flush_seconds, self._committed)
+        self._doing: Doing | None = None
+        self._reported = time.monotonic()
+        self.busy_s = 0.0
+        self.wait_s = 0.0
+
+    def __enter__(self) -> Self:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
+
+    def doing(self, doing: Doing) -> None:
+        """Report what the rank is doing, if that is new."""
+        if doing != self._doing:
+            self._doing = doing
+            self._report(State(doing))
+
+    def alive(self) -> None:
+        """Report that the rank gets on, when it has long reported nothing."""
+        if time.monotonic() - self._reported > _ALIVE_SECONDS:
+            self._report(Alive())
+
+    def began(self, row: Row) -> None:
+        """The model is about to be given a row."""
+        self._report(Began([row.row_id]))
+
+    def captioned(self, row: Row, text: str, new: Generated, seconds: float) -> None:
+        """A row has its caption, which took the model ``seconds``; an empty one is none."""
+        assert row.clip
+        frames, height, width, _ = row.clip.frames.shape
+        result = Result(
+            row.row_id,
+            row.path,
+            status=Status.OK if text else Status.EMPTY,
+            text=text or None,
+            error=None if text else "the model ended its answer before the first word",
+            finish_reason=new.finish_reason,
+            flags=",".join(row.clip.flags) or None,
+            prompt_tokens=row.prompt_tokens,
+            new_tokens=len(new.ids),
+            frames=frames,
+            height=height,
+            width=width,
+            decode_s=row.decode_s,
+            infer_s=seconds,
+            attempts=row.attempts,
+            rank=self._number,
+            reader=row.clip.reader,
+            model=self._config.model,
+            prompt=self._config.question,
+        )
+        self._finish(result)
+
+    def failed(self, row: Row, status: Status, error: str) -> None:
+        """A row gets no caption."""
+        result = Result(
+            row.row_id,
+            row.path,
+            status=status,
+            error=error[:_LONGEST_ERROR],
+            decode_s=row.decode_s,
+            attempts=row.attempts,
+            rank=self._number,
+            reader=row.clip.reader if row.clip else None,
+            model=self._config.model,
+            prompt=self._config.question,
+        )
+        self._finish(result)
+
+    def ended(self, how: Doing) -> None:
+        """The rank leaves, finished or stopped."""
+        self._report(Ended(how))
+
+    def _finish(self, result: Result) -> None:
+        self._writer.add(result)
+        self._report(
+            Done(
+                result.row_id,
+                result.path,
+                result.status,
+                result.text,
+                result.error,
+                result.new_tokens or 0,
+                self.busy_s,
+                self.wait_s,
+            )
+        )
+
+    def _part(self, sequence: int) -> Path:
+        form = self._config.part_format
+        return self._run.part(self._attempt, self._number, sequence, form)
+
+    def _committed(self, rows: int) -> None:
+        self._report(Committed(rows))
+
+    def _report(self, event: Event) -> None:
+        self._reported = time.monotonic()
+        self._events.write(event)

@@ -1,0 +1,37 @@
+"""A row on its way through a rank: from its claim to its result one object carries it."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidcap_cli.statuses import Flag, Status
+from vidcap_cli.video import Clip
+
+
+@dataclass(slots=True)
+class Row:
+    """A row that this rank has claimed; ``path`` is as META writes it.
+
+    ``attempts`` counts the launches that took it up, this one too. ``alone``: it is to be in the
+    model with no other. The decoders give it its ``clip``, or ``status`` and ``error``, and the
+    seconds ``decode_s``; the model takes ``prompt_tokens`` and says whether it was ``retried``
+    with a smaller clip.
+    """
+
+    row_id: int
+    path: str
+    attempts: int
+    alone: bool = False
+    clip: Clip | None = None
+    status: Status = Status.OK
+    error: str | None = None
+    decode_s: float | None = None
+    prompt_tokens: int | None = None
+    retried: bool = False
+
+    def shrink(self, frames: NDArray[np.uint8]) -> None:
+        """Go on with ``frames``, which are smaller or fewer than those of the clip."""
+        assert self.clip
+        flags = tuple(dict.fromkeys((*self.clip.flags, Flag.SHRUNK)))
+        self.clip = replace(self.clip, frames=frames, flags=flags)
