@@ -325,7 +325,8 @@ def test_tab_imports_nothing_heavy(shell_name, words):
         "launch.follower",
         "merge.merge",
         "inspect",
-        "view.progress",
+        "view.live",
+        "view.summary",
     ],
 )
 def test_the_parent_never_imports_a_framework(module):

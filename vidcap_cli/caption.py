@@ -31,7 +31,8 @@ from vidcap_cli.merge.merge import Reconciliation, merge
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
 from vidcap_cli.tables import open_meta, output_form
-from vidcap_cli.view.progress import Outcome, captions_table, make_view, summary
+from vidcap_cli.view.live import make_view
+from vidcap_cli.view.summary import Outcome, captions_table, summary
 from vidcap_cli.view.words import lines
 
 NANO = "nano"
@@ -192,6 +193,7 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> Rec
     outcome = Outcome(
         rows=account.rows,
         ok=account.ok,
+        failed=state.failed_by,
         failures=state.failures,
         captioned=state.ok + state.failed,
         seconds=time.monotonic() - began,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vidcap_cli.rundir.events import Began, Done, Started, State
-from vidcap_cli.view.progress import LiveView, draw
+from vidcap_cli.view.live import LiveView, draw
 
 PICTURE = Path(__file__).resolve().parents[2] / ".github" / "live-view.svg"
 TITLE = "vidcap qwen2vl meta.csv → meta_caption_qwen2vl.csv"

@@ -2,6 +2,8 @@
 
 import io
 import re
+import tracemalloc
+from collections import Counter
 from itertools import count as counter
 from pathlib import Path
 
@@ -12,17 +14,11 @@ from rich.console import Console
 
 from tests.view import make_live_view_svg
 from vidcap_cli.rundir.events import Began, Committed, Done, Ended, Event, Notice, Started, State
-from vidcap_cli.view.progress import (
-    LISTED_PER_STATUS,
-    LiveView,
-    Outcome,
-    PlainView,
-    captions_table,
-    draw,
-    make_view,
-    summary,
-)
-from vidcap_cli.view.tally import Failure, Pace, RunState, fold
+from vidcap_cli.view.follower import LISTED_PER_STATUS
+from vidcap_cli.view.live import LiveView, draw, make_view
+from vidcap_cli.view.plain import PlainView
+from vidcap_cli.view.summary import Outcome, captions_table, summary
+from vidcap_cli.view.tally import KEPT, Failure, Pace, RunState
 
 CAPTION = "A red circle moves slowly from left to right across a black background."
 
@@ -36,7 +32,7 @@ def done(row, *, status="ok", tokens=50, busy=10.0, wait=2.0, time=100.0, text=C
 def folded(*events: tuple[int | None, Event], total=10, finished=0):
     state = RunState(total=total, finished=finished)
     for rank, event in events:
-        state = fold(state, rank, event)
+        state.take(rank, event)
     return state
 
 
@@ -85,13 +81,6 @@ def test_before_anything_is_done_there_are_no_rates():
     assert state.seconds_left(50.0) is None
 
 
-def test_fold_leaves_the_old_state_alone():
-    before = folded((0, done(0)))
-    fold(before, 0, done(1))
-    assert before.ok == 1
-    assert before.ranks[0].ok == 1
-
-
 def test_a_row_finished_again_in_a_new_launch_counts_once():
     state = folded(
         (0, Started(1, "host")),
@@ -131,7 +120,7 @@ def test_a_crashed_row_is_reported_by_no_rank():
 def test_ended_ranks_and_notices():
     state = folded((0, Ended("finished")), (1, Notice("low on memory")))
     assert (state.ranks[0].alive, state.ranks[0].state) == (False, "finished")
-    assert state.notices == ("low on memory",)
+    assert list(state.notices) == ["low on memory"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20), st.booleans()), max_size=60))
@@ -140,13 +129,55 @@ def test_whatever_is_reported_rows_add_up(reports):
     truth = {}
     state = RunState(total=21)
     for rank, row, good in reports:
-        state = fold(state, rank, done(row, status="ok" if good else "oom"))
+        state.take(rank, done(row, status="ok" if good else "oom"))
         truth[row] = good or truth.get(row, False)
     assert state.ok == sum(truth.values())
     assert state.failed == len(truth) - state.ok == len(state.failures)
     assert state.remaining == 21 - len(truth)
     assert sum(rank.ok for rank in state.ranks.values()) == state.ok
     assert sum(rank.failed for rank in state.ranks.values()) == state.failed
+
+
+def taken_bytes(state: RunState, first: int, count: int) -> int:
+    """The most memory that was taken at any time while ``count`` rows from ``first`` end."""
+    tracemalloc.start()
+    for row in range(first, first + count):
+        state.take(row % 8, done(row, status=("ok", "oom")[row % 2], time=float(row)))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return most
+
+
+def test_no_event_costs_more_for_the_rows_before_it():
+    rows, window = 10_000_000, 3 * 4096
+    state = RunState(total=rows)
+    for rank in range(8):
+        state.take(rank, Started(1, "host"))
+    taken_bytes(state, 0, 4096)  # the failures to show are as many as are kept now
+    early = taken_bytes(state, 4096, window)
+    for row in range(0, rows, 4096):  # all over the run: every page is there now
+        state.take(row % 8, done(row))
+    late = taken_bytes(state, rows - window, window)
+    # Four bytes a row for the pages, and what one event takes, wherever it stands.
+    assert early < 4 * (window + 4096) + 20_000
+    assert late < 20_000
+    windows = {*range(4096 + window), *range(rows - window, rows)}
+    assert (len(state.failures), state.failed) == (KEPT, len(windows) // 2)
+    assert state.ok == len({*range(0, rows, 4096), *(row for row in windows if not row % 2)})
+
+
+def test_failures_that_are_not_listed_are_counted_and_forgotten():
+    state = RunState(total=10 * KEPT)
+    for row in range(3 * KEPT):
+        state.take(0, done(row, status=("oom", "crashed")[row % 2]))
+    assert state.failures == tuple(
+        Failure(row, f"{row}.mp4", ("oom", "crashed")[row % 2], "moov atom not found", 0)
+        for row in range(KEPT)
+    )
+    for row in range(3 * KEPT):
+        state.take(1, done(row))
+    assert (state.ok, state.failed, state.failed_by) == (3 * KEPT, 0, {})
+    assert (state.ranks[0].failed, state.ranks[1].ok) == (0, 3 * KEPT)
 
 
 def test_pace_of_a_steady_run():
@@ -346,8 +377,9 @@ def test_summary_of_success():
 def test_summary_of_failures_lists_a_few_and_says_what_to_run():
     failures = [Failure(n, f"{n}.mp4", "decode_error", "moov atom not found") for n in range(20)]
     failures.append(Failure(20, "gone.mp4", "missing_file", None))
+    failed = Counter(failure.status for failure in failures)
     command = "vidcap qwen2vl meta.csv " + "--question why " * 12
-    text = words(Outcome(rows=30, ok=7, failures=failures, next_command=command))
+    text = words(Outcome(30, 7, failed, failures, next_command=command))
     assert "! 7 of 30 videos have a caption" in text
     assert re.search(r"20 decode_error\n +1 missing_file", text)
     assert "0.mp4 · decode_error: moov atom not found" in text

@@ -20,12 +20,13 @@ from vidcap_cli.families import FAMILIES
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.launch.msrun import RankExit, read_errors, read_exits
 from vidcap_cli.rundir.attempt import Attempt
-from vidcap_cli.rundir.events import Done, Ended, EventReader, State
+from vidcap_cli.rundir.events import EventReader
 from vidcap_cli.rundir.ledger import RunParts
 from vidcap_cli.rundir.lock import is_led
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.plan import Plan, read_plan
-from vidcap_cli.statuses import Doing, Status
+from vidcap_cli.statuses import Status
+from vidcap_cli.view.tally import RankState, RunState
 from vidcap_cli.view.words import count, duration, figure, one_line
 
 _LISTED = 8
@@ -175,41 +176,14 @@ def _row_facts(planned: int, rows: Rows) -> tuple[Fact, ...]:
     )
 
 
-@dataclass(slots=True)
-class _RankWork:
-    """What one rank reported in one launch."""
-
-    ok: int = 0
-    failed: int = 0
-    tokens: int = 0
-    busy_s: float = 0.0
-    wait_s: float = 0.0
-    state: Doing = Doing.STARTING
-    first: float | None = None
-    last: float = 0.0
-
-
-def _work(file: Path) -> _RankWork:
-    work = _RankWork()
-    for event in EventReader(file).read():
-        work.first = event.time if work.first is None else work.first
-        work.last = event.time
-        if isinstance(event, Done):
-            work.ok += event.status == Status.OK
-            work.failed += event.status != Status.OK
-            work.tokens += event.new_tokens
-            work.busy_s, work.wait_s = event.busy_s, event.wait_s
-        elif isinstance(event, State):
-            work.state = event.state
-        elif isinstance(event, Ended):
-            work.state = event.reason
-    return work
-
-
 def _attempt_facts(folder: AttemptDir) -> tuple[Fact, ...]:
     attempt = Attempt.read(folder)
     exits = {end.rank: end for end in read_exits(folder)}
-    works = {rank: _work(folder.events(rank)) for rank in range(attempt.ranks)}
+    state = RunState(total=attempt.rows)
+    for rank in range(attempt.ranks):
+        for event in EventReader(folder.events(rank)).read():
+            state.take(rank, event)
+    works = {rank: state.ranks.get(rank, RankState()) for rank in range(attempt.ranks)}
     begun = [work for work in works.values() if work.first is not None]
     rows = sum(work.ok + work.failed for work in begun)
     facts = [Fact("rows to do", f"{attempt.rows:,}", attempt.rows)]
@@ -225,25 +199,24 @@ def _attempt_facts(folder: AttemptDir) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def _rank_words(work: _RankWork, end: RankExit | None) -> str:
+def _rank_words(work: RankState, end: RankExit | None) -> str:
     words = [end.words if end and end.code else work.state, f"{work.ok:,} ok"]
     if work.failed:
         words.append(f"{work.failed:,} failed")
-    if work.busy_s > 0:
-        words.append(f"{figure(work.tokens / work.busy_s)} tokens/s")
-    spent = work.busy_s + work.wait_s
-    if spent > 0:
-        words.append(f"waiting {work.wait_s / spent:.0%}")
+    if work.tokens_per_second is not None:
+        words.append(f"{figure(work.tokens_per_second)} tokens/s")
+    if work.wait_share is not None:
+        words.append(f"waiting {work.wait_share:.0%}")
     return " · ".join(words)
 
 
-def _rank_data(work: _RankWork, end: RankExit | None) -> dict[str, Any]:
+def _rank_data(work: RankState, end: RankExit | None) -> dict[str, Any]:
     return {
         "state": work.state,
         "exit_code": None if end is None else end.code,
         "ok": work.ok,
         "failed": work.failed,
-        "new_tokens": work.tokens,
+        "new_tokens": work.new_tokens,
         "busy_s": work.busy_s,
         "wait_s": work.wait_s,
     }

@@ -15,7 +15,7 @@ from vidcap_cli.launch.supervise import Interrupts, supervise
 from vidcap_cli.rundir.attempt import Attempt
 from vidcap_cli.rundir.lock import is_led
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
-from vidcap_cli.view.progress import make_view
+from vidcap_cli.view.live import make_view
 
 _WAIT_SECONDS = 600.0
 _POLL_SECONDS = 0.5

@@ -32,7 +32,7 @@ from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir, attempt_of
 from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan, write_todo
 from vidcap_cli.statuses import Status
-from vidcap_cli.view.progress import View
+from vidcap_cli.view.follower import View
 
 # How often to look whether other nodes have finished: it reads every part file.
 _OTHER_NODES_SECONDS = 2.0

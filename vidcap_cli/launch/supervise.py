@@ -13,7 +13,7 @@ from vidcap_cli.launch.msrun import Cluster, LaunchFailedError, RankExit, Ranks
 from vidcap_cli.rundir.events import Began, Done, Event, EventReader, Started, State
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.statuses import Doing
-from vidcap_cli.view.progress import View
+from vidcap_cli.view.follower import View
 
 _POLL_SECONDS = 0.1
 # Reading 145 GB of weights from a shared disk gives no sign of life: it may take this long.

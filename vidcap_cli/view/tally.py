@@ -1,12 +1,15 @@
-"""What the events of a run add up to: a pure fold, without clock, files or terminal.
+"""What the events of a run add up to, without clock, files or terminal.
 
-``fold(state, rank, event)`` gives the next state and leaves the old one alone. A row counts once,
-however often it is reported: a rank that died after finishing a row but before committing it
-sees the row finished again in the next launch, and a row that failed may succeed there.
+``RunState.take(rank, event)`` costs the same for every row of every run, however long: a row is
+four bytes in a page of rows, and all else is counters. A row counts once, however often it is
+reported: a rank that died after finishing a row but before committing it sees the row finished
+again in the next launch, and a row that failed may succeed there.
 """
 
 import math
-from collections.abc import Mapping
+from array import array
+from collections import Counter, deque
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from vidcap_cli.rundir.events import Began, Done, Ended, Event, Notice, Started, State
@@ -15,6 +18,9 @@ from vidcap_cli.statuses import Doing, Status
 # The pace is that of about the last quarter of an hour: long enough for slow videos, short
 # enough to follow a change from short clips to long ones.
 PACE_MEMORY_S = 900.0
+KEPT = 1000  # failures and notices that are kept word for word, to be shown; all are counted
+_PAGE = 4096  # rows
+_STATUSES = tuple(Status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +34,11 @@ class Failure:
     rank: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RankState:
     """One rank. ``ok`` and ``failed`` are rows over all launches; tokens and seconds are those
-    of the present launch, because that is what the rank's own running totals cover.
+    of the present launch, because that is what the rank's own running totals cover. ``first`` and
+    ``last`` are the times of its first and last event.
     """
 
     state: Doing = Doing.STARTING
@@ -44,6 +51,8 @@ class RankState:
     wait_s: float = 0.0
     caption: str = ""
     caption_time: float = 0.0
+    first: float | None = None
+    last: float = 0.0
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -86,32 +95,72 @@ class Pace:
         return pace.rows / pace.seconds if pace.rows > 0 and pace.seconds > 0 else None
 
 
-@dataclass(frozen=True, slots=True)
+def joint_speed(ranks: Iterable[RankState]) -> float | None:
+    """New tokens per second of several ranks together."""
+    speeds = [speed for rank in ranks if (speed := rank.tokens_per_second) is not None]
+    return sum(speeds) if speeds else None
+
+
+def joint_wait_share(ranks: Collection[RankState]) -> float | None:
+    """The share of their time that several ranks waited for frames, weighed by time."""
+    waited = sum(rank.wait_s for rank in ranks)
+    spent = waited + sum(rank.busy_s for rank in ranks)
+    return waited / spent if spent > 0 else None
+
+
+class _Results:
+    """The status of each row that has one, and the rank that reported it.
+
+    Pages of rows are made when a row in them is first reported: the numbers of rows have no bound
+    that is known here.
+    """
+
+    def __init__(self) -> None:
+        self._pages: dict[int, array[int]] = {}
+
+    def __getitem__(self, row: int) -> tuple[Status, int | None] | None:
+        page = self._pages.get(row // _PAGE)
+        packed = page[row % _PAGE] if page else 0
+        if not packed:
+            return None
+        rank, status = divmod(packed - 1, len(_STATUSES))
+        return _STATUSES[status], rank - 1 if rank else None
+
+    def __setitem__(self, row: int, result: tuple[Status, int | None]) -> None:
+        page = self._pages.get(row // _PAGE)
+        if page is None:
+            page = self._pages[row // _PAGE] = array("I", bytes(4 * _PAGE))
+        status, rank = result
+        place = 0 if rank is None else rank + 1
+        page[row % _PAGE] = 1 + _STATUSES.index(status) + len(_STATUSES) * place
+
+
+@dataclass(slots=True)
 class RunState:
     """The whole run: ``total`` planned rows, of which ``finished`` had a caption before.
 
-    ``ok_rows`` and ``failed_rows`` are sets of row ids as the bits of one number: a million
-    rows fit in 125 kB, and the next state shares nothing with the last.
+    ``ok`` rows got a caption in this run; ``failed_by`` counts those that got none, by status.
     """
 
     total: int
     finished: int = 0
-    ranks: Mapping[int, RankState] = field(default_factory=dict)
-    failures: tuple[Failure, ...] = ()
-    notices: tuple[str, ...] = ()
+    ranks: dict[int, RankState] = field(default_factory=dict)
+    ok: int = 0
+    failed_by: Counter[Status] = field(default_factory=Counter)
+    notices: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT))
     pace: Pace = field(default_factory=Pace)
-    ok_rows: int = 0
-    failed_rows: int = 0
-
-    @property
-    def ok(self) -> int:
-        """Rows that got a caption in this run."""
-        return self.ok_rows.bit_count()
+    _results: _Results = field(default_factory=_Results, repr=False)
+    _listed: dict[int, Failure] = field(default_factory=dict, repr=False)
 
     @property
     def failed(self) -> int:
-        """Rows that got none."""
-        return self.failed_rows.bit_count()
+        """Rows that got no caption."""
+        return self.failed_by.total()
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The first rows that failed, ``KEPT`` at most, to be shown."""
+        return tuple(self._listed.values())
 
     @property
     def remaining(self) -> int:
@@ -130,89 +179,67 @@ class RunState:
         pace = self.pace.per_second(now)
         return None if pace is None else self.remaining / pace
 
+    def take(self, rank: int | None, event: Event) -> None:
+        """Count an event in; ``rank`` None is the process that leads the run."""
+        if isinstance(event, Notice):
+            self.notices.append(event.text)
+        elif rank is None:
+            if isinstance(event, Done):
+                self._row(event, None)
+        else:
+            self._of_rank(rank, event)
 
-def fold(state: RunState, rank: int | None, event: Event) -> RunState:
-    """The state after ``event``; ``rank`` None is the process that leads the run."""
-    if isinstance(event, Notice):
-        return replace(state, notices=(*state.notices, event.text))
-    if isinstance(event, Done):
-        return _done(state, rank, event)
-    if rank is None:
-        return state
-    before = state.ranks.get(rank, RankState())
-    match event:
-        case Started():
-            # A launch begins: its running totals start from nought, and the time it spends
-            # loading the model is no reason to expect slower videos.
-            after = replace(
-                before,
-                state=Doing.STARTING,
-                alive=True,
-                launches=before.launches + 1,
-                new_tokens=0,
-                busy_s=0.0,
-                wait_s=0.0,
-            )
-            state = replace(state, pace=state.pace.paused())
-        case State():
-            after = replace(before, state=event.state)
-        case Began():
-            after = before
-            state = replace(state, pace=state.pace.at(event.time))
-        case Ended():
-            after = replace(before, state=event.reason, alive=False)
-        case _:
-            after = before
-    return replace(state, ranks={**state.ranks, rank: after})
+    def _of_rank(self, number: int, event: Event) -> None:
+        rank = self.ranks.setdefault(number, RankState())
+        rank.first = event.time if rank.first is None else rank.first
+        rank.last = event.time
+        match event:
+            case Started():
+                # A launch begins: its running totals start from nought, and the time it spends
+                # loading the model is no reason to expect slower videos.
+                rank.state, rank.alive = Doing.STARTING, True
+                rank.launches += 1
+                rank.new_tokens, rank.busy_s, rank.wait_s = 0, 0.0, 0.0
+                self.pace = self.pace.paused()
+            case State():
+                rank.state = event.state
+            case Began():
+                self.pace = self.pace.at(event.time)
+            case Done():
+                rank.new_tokens += event.new_tokens
+                rank.busy_s, rank.wait_s = event.busy_s, event.wait_s
+                if event.text:
+                    rank.caption, rank.caption_time = event.text, event.time
+                self._row(event, number)
+            case Ended():
+                rank.state, rank.alive = event.reason, False
 
+    def _row(self, event: Done, number: int | None) -> None:
+        """Count a row: once, and a caption rather than a failure."""
+        before = self._results[event.row]
+        known = before is not None and before[0] == Status.OK
+        self.pace = self.pace.at(event.time, 0 if known or number is None else 1)
+        if known:
+            return
+        if before:
+            self._forget_failure(event.row, *before)
+        self._results[event.row] = event.status, number
+        rank = RankState() if number is None else self.ranks[number]
+        if event.status == Status.OK:
+            self.ok += 1
+            rank.ok += 1
+            return
+        self.failed_by[event.status] += 1
+        rank.failed += 1
+        if len(self._listed) < KEPT:
+            failure = Failure(event.row, event.path, event.status, event.error, number)
+            self._listed[event.row] = failure
 
-def _done(state: RunState, rank: int | None, event: Done) -> RunState:
-    bit = 1 << event.row
-    known = bool(state.ok_rows & bit)
-    if state.failed_rows & bit:
-        state = _forget_failure(state, event.row)
-    captioned = event.status == Status.OK
-    ok_rows = state.ok_rows | bit if captioned else state.ok_rows
-    failed_rows = state.failed_rows if captioned or known else state.failed_rows | bit
-    failures = state.failures
-    if not captioned and not known:
-        failure = Failure(event.row, event.path, event.status, event.error, rank)
-        failures = (*failures, failure)
-    ranks = state.ranks
-    if rank is not None:
-        before = ranks.get(rank, RankState())
-        after = replace(
-            before,
-            ok=before.ok + (captioned and not known),
-            failed=before.failed + (not captioned and not known),
-            new_tokens=before.new_tokens + event.new_tokens,
-            busy_s=event.busy_s,
-            wait_s=event.wait_s,
-            caption=event.text or before.caption,
-            caption_time=event.time if event.text else before.caption_time,
-        )
-        ranks = {**ranks, rank: after}
-    return replace(
-        state,
-        ranks=ranks,
-        failures=failures,
-        pace=state.pace.at(event.time, 0 if known or rank is None else 1),
-        ok_rows=ok_rows,
-        failed_rows=failed_rows,
-    )
-
-
-def _forget_failure(state: RunState, row: int) -> RunState:
-    """The state in which ``row`` has not failed: it has been tried again."""
-    ranks = dict(state.ranks)
-    for failure in state.failures:
-        if failure.row == row and failure.rank is not None:
-            ranks[failure.rank] = replace(
-                ranks[failure.rank], failed=ranks[failure.rank].failed - 1
-            )
-    return replace(
-        state,
-        ranks=ranks,
-        failures=tuple(failure for failure in state.failures if failure.row != row),
-        failed_rows=state.failed_rows & ~(1 << row),
-    )
+    def _forget_failure(self, row: int, status: Status, number: int | None) -> None:
+        """A row that failed has been tried again."""
+        self.failed_by[status] -= 1
+        if not self.failed_by[status]:
+            del self.failed_by[status]
+        self._listed.pop(row, None)
+        if number is not None:
+            self.ranks[number].failed -= 1

@@ -1,0 +1,107 @@
+"""What the views of a run share: the state of it, what they are told, which problems are lines.
+
+Nothing here draws, reads files or decides anything; the numbers come from ``tally``.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from vidcap_cli.rundir.events import Done, Event, Notice
+from vidcap_cli.statuses import Status
+from vidcap_cli.view.tally import RunState
+from vidcap_cli.view.words import duration, figure
+
+LISTED_PER_STATUS = 50  # failed rows of one status shown as they happen; the rest are counted
+
+
+class View(Protocol):
+    """Where a run reports to. A context manager: leaving it gives the terminal back.
+
+    ``state`` is what has been reported so far.
+    """
+
+    state: RunState
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def event(self, rank: int | None, event: Event) -> None:
+        """Take in what a rank (None: the leading process) reported."""
+
+    def notice(self, text: str) -> None:
+        """Show a line that the user should read once."""
+
+    def tick(self) -> None:
+        """Bring the display up to date when that is due; called several times a second."""
+
+
+class Follower:
+    """The state of a run, and which problems become lines, to be written by ``_say``."""
+
+    def __init__(
+        self, *, title: str, total: int, finished: int, now: Callable[[], float] = time.time
+    ) -> None:
+        self.state = RunState(total=total, finished=finished)
+        self.title = title
+        self._now = now
+        self._began = now()
+        self._listed: Counter[str] = Counter()
+
+    def event(self, rank: int | None, event: Event) -> None:
+        """Count the event in and show the problem it reports, if any."""
+        self.state.take(rank, event)
+        if isinstance(event, Notice):
+            who = "" if rank is None else f"rank {rank}: "
+            self._say("!", f"{who}{event.text}")
+        elif isinstance(event, Done) and event.status != Status.OK:
+            self._failed(event)
+
+    def notice(self, text: str) -> None:
+        """Show ``text`` as a line of its own."""
+        self.event(None, Notice(text, time=self._now()))
+
+    def _failed(self, event: Done) -> None:
+        self._listed[event.status] += 1
+        if self._listed[event.status] <= LISTED_PER_STATUS:
+            self._say("✗", f"{event.path} · {reason(event.status, event.error)}")
+        elif self._listed[event.status] == LISTED_PER_STATUS + 1:
+            self._say("!", f"more rows end with {event.status}; they are counted, not listed here")
+
+    def _say(self, mark: str, text: str) -> None:
+        raise NotImplementedError
+
+
+def count_words(state: RunState) -> str:
+    """How many videos have a caption, and how many got none."""
+    ready = state.finished + state.ok
+    words = [f"{ready:,} of {state.total:,} captioned"]
+    if state.failed:
+        words.append(f"{state.failed:,} failed")
+    if state.finished:
+        words.append(f"{state.finished:,} from before")
+    return " · ".join(words)
+
+
+def pace_words(state: RunState, now: float) -> list[str]:
+    """Videos an hour and the time left, as far as they are known."""
+    per_hour, left = state.videos_per_hour(now), state.seconds_left(now)
+    if per_hour is None:
+        return [] if state.remaining == 0 else ["no video finished yet"]
+    words = [f"{figure(per_hour)} videos/h"]
+    if state.remaining and left is not None:
+        words.append(f"{duration(left)} left")
+    return words
+
+
+def reason(status: str, error: str | None) -> str:
+    """Why a row has no caption."""
+    return f"{status}: {error}" if error else status
