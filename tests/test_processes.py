@@ -14,28 +14,12 @@ from numpy.random import default_rng
 from tests.faults.scene import Scene, write_noise
 from tests.helpers.commands import Command, rows_of, vidcap, write_nano_table
 from vidcap_cli.errors import RunError
-from vidcap_cli.launch.msrun import RankError, RankExit, read_errors, read_exits
-from vidcap_cli.rundir.attempt import Attempt
 from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.records import Attempt
 from vidcap_cli.view.words import lines, one_line
 
 # A locale that cannot encode names outside ASCII, and Python told to believe it.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-
-
-def test_a_damaged_record_is_passed_over_or_told(tmp_path):
-    folder = RunDir(tmp_path).attempt(1)
-    folder.path.mkdir(parents=True)
-    RankExit(0, -9, (3, 4)).write(folder)
-    for rank, data in enumerate([b"", b"[]", b'{"rank": 1, "code": 0, "rows": ["x"]}', b"\xff"], 1):
-        folder.exit(rank).write_bytes(data)
-        folder.error(rank).write_bytes(data)
-    assert read_exits(folder) == [RankExit(0, -9, (3, 4))]
-    RankError(0, 5.0, "disk is full", "RunError", expected=True, traceback="").write(folder)
-    errors = read_errors(folder)
-    assert [error.rank for error in errors if error.time] == [0]
-    assert all("damaged" in error.message for error in errors[:-1])
-    assert len(errors) == 5
 
 
 def test_what_a_terminal_would_obey_is_replaced():

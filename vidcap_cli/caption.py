@@ -24,11 +24,12 @@ from vidcap_cli.disk import check_log_dir, check_output, reason
 from vidcap_cli.engine import check_engine
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, TableError, UsageError
 from vidcap_cli.launch.follower import join
-from vidcap_cli.launch.leader import Job, Leader, choose_run, leading
+from vidcap_cli.launch.leader import Job, Leader, leading
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.merge.columns import TEXT, CaptionColumns
 from vidcap_cli.merge.merge import Reconciliation, merge
 from vidcap_cli.processors import load_captioner
+from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
 from vidcap_cli.tables import open_meta, output_form
 from vidcap_cli.view.live import make_view
@@ -165,7 +166,7 @@ def _dry_run(request: Request, meta: Path, config: CaptionConfig, output: Path |
     from vidcap_cli import estimate  # noqa: PLC0415 - for this option only
 
     run_dir = request.run_dir or (default_run_dir(output) if output else None)
-    run = choose_run(Job(meta, run_dir, config, limit=request.limit)) if run_dir else None
+    run = Places.of(run_dir).choose(limit=request.limit) if run_dir else None
     begun = None if request.fresh else run
     planned = estimate.look_ahead(meta, begun, config, request.limit)
     cluster = _cluster(request)

@@ -14,12 +14,11 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import INCOMPLETE, OK, RunError
 from vidcap_cli.inspect import inspect
 from vidcap_cli.launch.leader import Leader
-from vidcap_cli.launch.msrun import RankExit
-from vidcap_cli.rundir.attempt import Attempt
 from vidcap_cli.rundir.events import Began, Done, Ended, EventWriter, Started, State
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import make_plan
+from vidcap_cli.rundir.records import Attempt, RankExit
 
 CONFIG = CaptionConfig(family="qwen2vl", model="/models/q w", fps=2.0, question="What moves?")
 

@@ -14,8 +14,9 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
 from vidcap_cli.launch import msrun as launch
 from vidcap_cli.launch.leader import Job, leading
-from vidcap_cli.launch.msrun import LaunchFailedError, read_exits
+from vidcap_cli.launch.msrun import LaunchFailedError
 from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.records import read_exits
 
 
 class Notices:

@@ -11,10 +11,11 @@ from tests.helpers.commands import Command, committed, events, rows_of, write_na
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
 from vidcap_cli.launch import follower as join_module
-from vidcap_cli.launch.leader import Job, Places, leading
+from vidcap_cli.launch.leader import Job, leading
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.places import Places
 
 ROWS = 10
 

@@ -6,9 +6,9 @@ from tests.rank.fakes import FakeDecoders, FakeEngine, Scene, rows
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
 from vidcap_cli.rank.intake import claimed_rows
-from vidcap_cli.rundir.attempt import Attempt
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import make_plan, write_todo
+from vidcap_cli.rundir.records import Attempt
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "half", "text"])

@@ -80,3 +80,10 @@ def test_an_attempt_is_real_once_it_is_described(tmp_path):
         run.attempt(number).config.touch()
     run.attempt(3).path.mkdir()
     assert [attempt.number for attempt in run.attempts()] == [1, 2, 10_000]
+
+
+def test_a_fresh_run_lies_beside_the_one_that_it_replaces(tmp_path):
+    run = RunDir(tmp_path / "meta.vidcap")
+    assert run.next.path == tmp_path / "meta.vidcap.next"
+    assert run.old.path == tmp_path / "meta.vidcap.old"
+    assert run.next.settled == run.settled == run

@@ -18,13 +18,12 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import DamagedPartError
 from vidcap_cli.families import FAMILIES
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
-from vidcap_cli.launch.msrun import RankExit, read_errors, read_exits
-from vidcap_cli.rundir.attempt import Attempt
 from vidcap_cli.rundir.events import EventReader
 from vidcap_cli.rundir.ledger import RunParts
 from vidcap_cli.rundir.lock import is_led
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.plan import Plan, read_plan
+from vidcap_cli.rundir.records import Attempt, RankExit, read_errors, read_exits
 from vidcap_cli.statuses import Status
 from vidcap_cli.view.tally import RankState, RunState
 from vidcap_cli.view.words import count, duration, figure, one_line
@@ -90,7 +89,7 @@ def _standing(run: RunDir, plan: Plan, *, ok: int, failed: int) -> tuple[str, li
 def _damage(run: RunDir, plan: Plan, rows: Rows) -> list[Problem]:
     remedy = f"its rows are done again by {continue_command(run, plan)}"
     problems = [Problem(fault, remedy) for fault in rows.damaged]
-    aside = sorted(run.parts.glob("part-*.damaged*"))
+    aside = run.damaged_parts()
     if aside:
         what = f"{count(len(aside), 'damaged part')} set aside earlier, such as {aside[0]}"
         problems.append(Problem(what, serious=False))
@@ -149,8 +148,7 @@ def continue_command(run: RunDir, plan: Plan) -> str:
         if value is not True:
             words.append(str(value))
     # A run that starts over lies beside the one it will replace.
-    place = run.path.absolute()
-    place = place.with_name(place.name.removesuffix(".next"))
+    place = RunDir(run.path.absolute()).settled.path
     output = Path(plan.table_options.get("output") or default_output(Path(plan.meta), family, None))
     if place != default_run_dir(output):
         words += ["--run-dir", str(place)]

@@ -4,17 +4,16 @@ Node 0 plans, decides about launches and merges; the nodes share nothing but the
 on a folder that all of them see. Whether node 0 is there is told by its lock.
 """
 
-import json
 import time
 from pathlib import Path
 
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, StoppedError
-from vidcap_cli.launch.leader import Places
 from vidcap_cli.launch.msrun import Cluster, LaunchFailedError
 from vidcap_cli.launch.supervise import Interrupts, supervise
-from vidcap_cli.rundir.attempt import Attempt
 from vidcap_cli.rundir.lock import is_led
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
+from vidcap_cli.rundir.places import Places
+from vidcap_cli.rundir.records import Attempt, Finished
 from vidcap_cli.view.live import make_view
 
 _WAIT_SECONDS = 600.0
@@ -50,7 +49,7 @@ def join(run_dir: Path, cluster: Cluster, log_dir: Path | None) -> int:
 def _launch(
     run: RunDir, attempt: AttemptDir, cluster: Cluster, log_dir: Path | None, stop: Interrupts
 ) -> None:
-    logs = (log_dir or run.logs).absolute() / f"{attempt.number:04d}"
+    logs = run.launch_logs(attempt.number, log_dir)
     rows = Attempt.read(attempt).rows
     title = f"vidcap node {cluster.node_rank}"
     with make_view(title=title, total=rows) as view:
@@ -69,12 +68,7 @@ def _open_attempt(run: RunDir, launched: set[Path]) -> AttemptDir | None:
 
 
 def _verdict(run: RunDir) -> int:
-    if not run.finished.is_file():
+    done = Finished.read(run)
+    if done is None:
         raise RunError("node 0 has left; start the same commands again to continue the run.")
-    try:
-        failed = int(json.loads(run.finished.read_bytes())["failed"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(
-            f"{run.finished}: damaged ({error}); vidcap inspect {run.path} tells what is there."
-        ) from error
-    return INCOMPLETE if failed else OK
+    return INCOMPLETE if done.failed else OK

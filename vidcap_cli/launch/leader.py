@@ -5,7 +5,6 @@ cut off anywhere is continued by the same command. Success means that every plan
 result on disk, whatever the exit codes of the ranks say.
 """
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,21 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from vidcap_cli.atomic import atomic_write, sweep
+from vidcap_cli.atomic import sweep
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import faults_told
-from vidcap_cli.errors import RunError, StoppedError, UsageError
-from vidcap_cli.launch.msrun import Cluster, LaunchFailedError, read_errors, read_exits
+from vidcap_cli.errors import RunError, StoppedError
+from vidcap_cli.launch.msrun import Cluster, LaunchFailedError
 from vidcap_cli.launch.supervise import Interrupts, supervise
-from vidcap_cli.rundir.attempt import Attempt, chunk_size
+from vidcap_cli.rundir.claims import chunk_size
 from vidcap_cli.rundir.events import Done
 from vidcap_cli.rundir.ledger import Done as Ledgered
 from vidcap_cli.rundir.ledger import Ledger
 from vidcap_cli.rundir.lock import leadership
-from vidcap_cli.rundir.ownership import Found, acquire, discard, empty, read_mark
+from vidcap_cli.rundir.ownership import Found, acquire, discard, empty
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir, attempt_of
+from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan, write_todo
+from vidcap_cli.rundir.records import Attempt, Finished, read_errors, read_exits
 from vidcap_cli.statuses import Status
 from vidcap_cli.view.follower import View
 
@@ -70,7 +71,7 @@ def leading(job: Job) -> Iterator["Leader"]:
     with faults_told(job.run_dir), ExitStack() as locks:
         places = Places.of(job.run_dir)
         places.mend()
-        run = choose_run(job)
+        run = places.choose(fresh=job.fresh, limit=job.limit)
         replaces = ""
         if run.path == places.coming.path:
             # Nobody is to go on with the old run while the new one is made.
@@ -107,107 +108,6 @@ def _plan_of(job: Job, run: RunDir, found: Found) -> Plan:
             with suppress(OSError):  # why there is no plan matters more
                 discard(run, keep_folder=found == "empty")
         raise
-
-
-def choose_run(job: Job) -> RunDir:
-    """The run directory to work in.
-
-    A run that starts over does so in ``RUN_DIR.next`` and takes the place of the old one when
-    it has finished, so the old one's captions stay until there are new ones. A finished run
-    starts over too; one with failed rows is continued, to try them again.
-    """
-    places = Places.of(job.run_dir)
-    settled = places.settled
-    if read_mark(settled) is None or not (settled.is_run or settled.part_files()):
-        return settled
-    begun = places.coming.is_run and places.successor(places.coming, settled)
-    over = job.fresh or begun or complete(settled, job.limit)
-    return places.coming if over else settled
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """A run directory, the one that may be about to replace it, and what it has replaced."""
-
-    settled: RunDir
-    coming: RunDir
-    replaced_run: RunDir
-
-    @classmethod
-    def of(cls, run_dir: Path) -> "Places":
-        """The places of ``--run-dir``; behind a link, those of what it leads to."""
-        path = run_dir.resolve() if run_dir.is_symlink() else run_dir
-        return cls(*(RunDir(Path(f"{path}{end}")) for end in ("", ".next", ".old")))
-
-    @staticmethod
-    def successor(coming: RunDir, before: RunDir) -> bool:
-        """Whether ``coming`` was begun to replace ``before``."""
-        new, old = read_mark(coming), read_mark(before)
-        if new is None or old is None:
-            return False
-        if new.id == old.id == "older":  # neither says: runs of the same table belong together
-            try:
-                return read_plan(coming).meta == read_plan(before).meta
-            except RunError:
-                return False
-        return new.replaces == old.id
-
-    def to_join(self) -> list[RunDir]:
-        """The runs that another node may serve: vidcap's own, and those of this place alone.
-
-        What lies at ``RUN_DIR.next`` was begun to replace the run here, which may just have made
-        way for it.
-        """
-        replacing = any(
-            self.successor(self.coming, before) for before in (self.settled, self.replaced_run)
-        )
-        found = [self.coming] if replacing else []
-        return [*found, self.settled] if read_mark(self.settled) else found
-
-    def mend(self) -> None:
-        """Finish a replacement that was cut off: between its two renames, or after them."""
-        # Under the lock: the command that replaces may well be alive, between these two steps.
-        if self._half_replaced():
-            with leadership(self.coming):
-                self.coming.path.rename(self.settled.path)
-        if self._replaced_is_left():
-            with leadership(self.settled):
-                discard(self.replaced_run)
-
-    def _half_replaced(self) -> bool:
-        cut_off = not self.settled.path.exists() and self.coming.finished.is_file()
-        return cut_off and self.successor(self.coming, self.replaced_run)
-
-    def _replaced_is_left(self) -> bool:
-        return self.settled.finished.is_file() and self.successor(self.settled, self.replaced_run)
-
-    def replaced(self) -> str:
-        """The identity of the run that is to be replaced.
-
-        Raises UsageError when something else lies where the fresh run or the old one is to go.
-        """
-        if self.coming.path.exists() and not self.successor(self.coming, self.settled):
-            raise UsageError(
-                f"{self.coming.path} was not begun to replace the run {self.settled.path}, and it "
-                "is left as it is; move it elsewhere, or give another --run-dir."
-            )
-        if self.replaced_run.path.exists() or self.replaced_run.path.is_symlink():
-            raise UsageError(
-                f"{self.replaced_run.path} is in the way of the run that is to be replaced, and it "
-                "is left as it is; move it elsewhere, or give another --run-dir."
-            )
-        mark = read_mark(self.settled)
-        return mark.id if mark else ""
-
-
-def complete(run: RunDir, limit: int | None) -> bool:
-    """Whether a command with ``limit`` finished this run with a caption in every row."""
-    try:
-        done = json.loads(run.finished.read_bytes())
-        planned, rows, failed = (int(done[name]) for name in ("planned", "rows", "failed"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False  # not finished, or damaged: the run is continued and merged again
-    return rows >= (planned if limit is None else min(limit, planned)) and not failed
 
 
 class Leader:
@@ -270,8 +170,7 @@ class Leader:
 
     def settle(self, *, failed: int) -> RunDir:
         """Note that the merged table exists and, after a fresh start, replace the old run."""
-        note = {"planned": self.plan.rows, "rows": self.rows, "failed": failed}
-        atomic_write(self.run.finished, json.dumps(note).encode())
+        Finished(planned=self.plan.rows, rows=self.rows, failed=failed).write(self.run)
         places = Places.of(self._job.run_dir)
         if self.run.path != places.settled.path:
             places.replaced()  # nothing may have come in the way meanwhile
@@ -410,7 +309,7 @@ class Leader:
         ]
 
     def _logs(self, folder: AttemptDir) -> Path:
-        return (self._job.log_dir or self.run.logs).absolute() / f"{folder.number:04d}"
+        return self.run.launch_logs(folder.number, self._job.log_dir)
 
 
 def read_paths(run: RunDir, rows: list[int]) -> dict[int, str]:

@@ -7,7 +7,6 @@ other children meanwhile.
 """
 
 import errno
-import json
 import os
 import shlex
 import signal
@@ -15,12 +14,11 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from vidcap_cli.atomic import atomic_write
 from vidcap_cli.errors import RunError
 from vidcap_cli.processes import adopt_orphans
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
@@ -49,88 +47,6 @@ class Cluster:
         """The numbers that msrun gives the ranks of this node."""
         first = self.node_rank * self.local_worker_num
         return range(first, first + self.local_worker_num)
-
-
-@dataclass(frozen=True, slots=True)
-class RankExit:
-    """How a rank ended: an exit code, or a negative signal number, and the rows it then had.
-
-    ``rows`` were in the model at that moment.
-    """
-
-    rank: int
-    code: int
-    rows: tuple[int, ...] = ()
-
-    def write(self, folder: AttemptDir) -> None:
-        """Record it in the run directory."""
-        atomic_write(folder.exit(self.rank), json.dumps(asdict(self)).encode())
-
-    @classmethod
-    def read(cls, path: Path) -> "RankExit | None":
-        """The record in ``path``; None when it is damaged, which costs no more than a count."""
-        try:
-            fields = json.loads(path.read_bytes())
-            numbers = [fields["rank"], fields["code"], *fields["rows"]]
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            return None
-        if any(type(number) is not int for number in numbers):
-            return None
-        return cls(numbers[0], numbers[1], tuple(numbers[2:]))
-
-    @property
-    def words(self) -> str:
-        """How it ended, for people."""
-        if self.code >= 0:
-            return f"left with exit code {self.code}"
-        try:
-            name = signal.Signals(-self.code).name
-        except ValueError:
-            name = f"signal {-self.code}"
-        hint = " (out of memory?)" if -self.code == signal.SIGKILL else ""
-        return f"was killed by {name}{hint}"
-
-
-def read_exits(folder: AttemptDir) -> list[RankExit]:
-    """How the ranks of a launch ended, as far as it is recorded and the records are whole."""
-    return [end for path in sorted(folder.exits()) if (end := RankExit.read(path))]
-
-
-@dataclass(frozen=True, slots=True)
-class RankError:
-    """The exception that ended a rank, as it left it. ``expected``: the message says all."""
-
-    rank: int
-    time: float
-    message: str
-    type: str
-    expected: bool
-    traceback: str
-
-    def write(self, folder: AttemptDir) -> None:
-        """Record it in the run directory."""
-        atomic_write(folder.error(self.rank), json.dumps(asdict(self)).encode())
-
-    @classmethod
-    def read(cls, path: Path) -> "RankError":
-        """The record in ``path``; one that is damaged becomes a record that says so."""
-        try:
-            fields = json.loads(path.read_bytes())
-            error = cls(**fields)
-            words = (error.message, error.type, error.traceback)
-            if type(error.rank) is int and all(isinstance(word, str) for word in words):
-                return replace(error, time=float(error.time), expected=bool(error.expected))
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            pass
-        number = int("".join(filter(str.isdigit, path.stem)) or 0)
-        message = f"rank {number} failed, and {path} is damaged; the log of the rank says why"
-        return cls(number, 0.0, message, "RunError", expected=True, traceback=message)
-
-
-def read_errors(folder: AttemptDir) -> list[RankError]:
-    """The exceptions that ended ranks of a launch, the earliest first."""
-    found = [RankError.read(path) for path in folder.path.glob("error-[0-9]*.json")]
-    return sorted(found, key=lambda error: error.time)
 
 
 class LaunchFailedError(RunError):
@@ -278,7 +194,7 @@ def _command(run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> l
 
 def _environment(folder: AttemptDir, ranks: int) -> dict[str, str]:
     """The ranks' environment. msrun starts ``python`` from PATH: make that this interpreter."""
-    programs = folder.path / "bin"
+    programs = folder.programs
     programs.mkdir(exist_ok=True)
     wrapper = programs / "python"
     wrapper.write_bytes(os.fsencode(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'))

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from vidcap_cli.launch.msrun import Cluster, LaunchFailedError, RankExit, Ranks
+from vidcap_cli.launch.msrun import Cluster, LaunchFailedError, Ranks
 from vidcap_cli.rundir.events import Began, Done, Event, EventReader, Started, State
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
+from vidcap_cli.rundir.records import RankExit
 from vidcap_cli.statuses import Doing
 from vidcap_cli.view.follower import View
 

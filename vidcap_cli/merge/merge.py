@@ -276,7 +276,7 @@ def _check_outputs(outputs: Sequence[Path], sources: Sequence[Source], target: _
 def _inside(path: Path, run: RunDir) -> bool:
     folder = run.path.resolve()
     own = {folder / file.name for file in (run.plan, run.rows, run.finished, run.lock)}
-    folders = {folder / "parts", folder / "attempts", folder / run.logs.name}
+    folders = {folder / inner.name for inner in (run.parts, run.attempts_folder, run.logs)}
     return path in own or any(path.is_relative_to(inner) for inner in folders)
 
 

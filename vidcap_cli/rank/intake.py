@@ -15,10 +15,10 @@ import pyarrow as pa
 from vidcap_cli.errors import RunError
 from vidcap_cli.rank.recorder import Recorder
 from vidcap_cli.rank.row import Row
-from vidcap_cli.rundir.attempt import Attempt
 from vidcap_cli.rundir.claims import claim_chunks
 from vidcap_cli.rundir.paths import AttemptDir
 from vidcap_cli.rundir.plan import Todo, resolve
+from vidcap_cli.rundir.records import Attempt
 from vidcap_cli.statuses import Doing
 from vidcap_cli.video.pool import Decoded
 

@@ -24,15 +24,14 @@ from numpy.typing import NDArray
 
 from vidcap_cli.engine import Answer, Engine, Request, load_engine
 from vidcap_cli.errors import OutOfMemoryError, VidcapError
-from vidcap_cli.launch.msrun import RankError
 from vidcap_cli.processes import die_with
 from vidcap_cli.processors import Captioner, load_captioner
 from vidcap_cli.rank.intake import Intake, claimed_rows
 from vidcap_cli.rank.recorder import Recorder
 from vidcap_cli.rank.row import Row
-from vidcap_cli.rundir.attempt import Attempt
 from vidcap_cli.rundir.events import EventWriter, Started
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
+from vidcap_cli.rundir.records import Attempt, RankError
 from vidcap_cli.statuses import Doing, Status
 from vidcap_cli.video import read_frames
 from vidcap_cli.video.pool import DecodePool

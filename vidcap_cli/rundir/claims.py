@@ -10,6 +10,15 @@ from collections.abc import Iterator
 
 from vidcap_cli.rundir.paths import AttemptDir
 
+# Small chunks even out fast and slow ranks at the end; large ones keep the claims folder small.
+_CHUNKS_PER_RANK = 50
+_LARGEST_CHUNK = 64
+
+
+def chunk_size(rows: int, ranks: int) -> int:
+    """Rows in a chunk, for ``rows`` rows divided among ``ranks`` ranks."""
+    return max(1, min(rows // (ranks * _CHUNKS_PER_RANK), _LARGEST_CHUNK))
+
 
 def claim_chunks(attempt: AttemptDir, chunks: int, rank: int) -> Iterator[int]:
     """Yield the numbers of chunks that ``rank`` now owns, until all ``chunks`` are taken."""

@@ -16,7 +16,10 @@
         error-0000.json            the exception that ended rank 0
         exit-0000.json             how rank 0 ended, written by the process that launched it
         stop, over                 marks: ranks are to leave; the launch has ended
+        bin/python                 the interpreter that msrun is to start ranks with
       msrun_log/                   output of msrun and the ranks
+
+    RUN_DIR.next, RUN_DIR.old      a fresh start until it has finished; what it then replaces
 
 A file counts when its name fits its pattern exactly: temporary files never do.
 """
@@ -28,6 +31,7 @@ from pathlib import Path
 
 _PART = re.compile(r"part-(\d{4,})-(\d{4,}|main)-(\d{5,})\.(parquet|csv)")
 _ATTEMPT = re.compile(r"\d{4,}")
+_NEXT, _OLD = ".next", ".old"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +81,28 @@ class RunDir:
         return self.path / "msrun_log"
 
     @property
+    def next(self) -> "RunDir":
+        """Where a run that is to replace this one works until it has finished."""
+        return RunDir(Path(f"{self.path}{_NEXT}"))
+
+    @property
+    def old(self) -> "RunDir":
+        """What this run has just replaced, until it is removed."""
+        return RunDir(Path(f"{self.path}{_OLD}"))
+
+    @property
+    def settled(self) -> "RunDir":
+        """The run itself, or the place of the one that it is to replace."""
+        return RunDir(self.path.with_name(self.path.name.removesuffix(_NEXT)))
+
+    @property
     def is_run(self) -> bool:
         """Whether a plan was written here."""
         return self.plan.is_file()
+
+    def launch_logs(self, number: int, log_dir: Path | None) -> Path:
+        """Where msrun and the ranks of launch ``number`` write; ``log_dir`` is ``--log-dir``."""
+        return (log_dir or self.logs).absolute() / f"{number:04d}"
 
     def attempt(self, number: int) -> "AttemptDir":
         """The folder of launch ``number``, counted from 1."""
@@ -98,6 +121,10 @@ class RunDir:
         """The name of a part file; ``rank`` None is the leading process itself."""
         who = "main" if rank is None else f"{rank:04d}"
         return self.parts / f"part-{attempt:04d}-{who}-{sequence:05d}.{form}"
+
+    def damaged_parts(self) -> list[Path]:
+        """Parts that were set aside as damaged."""
+        return sorted(self.parts.glob("part-*.damaged*"))
 
     def part_files(self) -> list[Path]:
         """Every committed part file, oldest attempt first."""
@@ -151,6 +178,15 @@ class AttemptDir:
     def over(self) -> Path:
         """Exists once the leading process counts on nothing more from this launch."""
         return self.path / "over"
+
+    @property
+    def programs(self) -> Path:
+        """The folder that comes first on the PATH of msrun."""
+        return self.path / "bin"
+
+    def errors(self) -> Iterator[Path]:
+        """The records of exceptions written so far."""
+        return self.path.glob("error-[0-9]*.json")
 
     def exits(self) -> Iterator[Path]:
         """The exit records written so far."""

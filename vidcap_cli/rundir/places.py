@@ -1,0 +1,114 @@
+"""Places: which directory a run works in, and how a fresh run takes the place of the old one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vidcap_cli.errors import RunError, UsageError
+from vidcap_cli.rundir.lock import leadership
+from vidcap_cli.rundir.ownership import discard, read_mark
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import read_plan
+from vidcap_cli.rundir.records import Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """A run directory, the one that may be about to replace it, and what it has replaced."""
+
+    settled: RunDir
+    coming: RunDir
+    replaced_run: RunDir
+
+    @classmethod
+    def of(cls, run_dir: Path) -> "Places":
+        """The places of ``--run-dir``; behind a link, those of what it leads to."""
+        path = run_dir.resolve() if run_dir.is_symlink() else run_dir
+        run = RunDir(path)
+        return cls(run, run.next, run.old)
+
+    def choose(self, *, fresh: bool = False, limit: int | None = None) -> RunDir:
+        """The run directory to work in.
+
+        A run that starts over does so in ``RUN_DIR.next`` and takes the place of the old one when
+        it has finished, so the old one's captions stay until there are new ones. A finished run
+        starts over too; one with failed rows is continued, to try them again.
+        """
+        settled = self.settled
+        if read_mark(settled) is None or not (settled.is_run or settled.part_files()):
+            return settled
+        begun = self.coming.is_run and self.successor(self.coming, settled)
+        over = fresh or begun or complete(settled, limit)
+        return self.coming if over else settled
+
+    @staticmethod
+    def successor(coming: RunDir, before: RunDir) -> bool:
+        """Whether ``coming`` was begun to replace ``before``."""
+        new, old = read_mark(coming), read_mark(before)
+        if new is None or old is None:
+            return False
+        if new.id == old.id == "older":  # neither says: runs of the same table belong together
+            try:
+                return read_plan(coming).meta == read_plan(before).meta
+            except RunError:
+                return False
+        return new.replaces == old.id
+
+    def to_join(self) -> list[RunDir]:
+        """The runs that another node may serve: vidcap's own, and those of this place alone.
+
+        What lies at ``RUN_DIR.next`` was begun to replace the run here, which may just have made
+        way for it.
+        """
+        replacing = any(
+            self.successor(self.coming, before) for before in (self.settled, self.replaced_run)
+        )
+        found = [self.coming] if replacing else []
+        return [*found, self.settled] if read_mark(self.settled) else found
+
+    def mend(self) -> None:
+        """Finish a replacement that was cut off: between its two renames, or after them."""
+        # Under the lock: the command that replaces may well be alive, between these two steps.
+        if self._half_replaced():
+            with leadership(self.coming):
+                self.coming.path.rename(self.settled.path)
+        if self._replaced_is_left():
+            with leadership(self.settled):
+                discard(self.replaced_run)
+
+    def _half_replaced(self) -> bool:
+        cut_off = not self.settled.path.exists() and self.coming.finished.is_file()
+        return cut_off and self.successor(self.coming, self.replaced_run)
+
+    def _replaced_is_left(self) -> bool:
+        return self.settled.finished.is_file() and self.successor(self.settled, self.replaced_run)
+
+    def replaced(self) -> str:
+        """The identity of the run that is to be replaced.
+
+        Raises UsageError when something else lies where the fresh run or the old one is to go.
+        """
+        if self.coming.path.exists() and not self.successor(self.coming, self.settled):
+            raise UsageError(
+                f"{self.coming.path} was not begun to replace the run {self.settled.path}, and it "
+                "is left as it is; move it elsewhere, or give another --run-dir."
+            )
+        if self.replaced_run.path.exists() or self.replaced_run.path.is_symlink():
+            raise UsageError(
+                f"{self.replaced_run.path} is in the way of the run that is to be replaced, and it "
+                "is left as it is; move it elsewhere, or give another --run-dir."
+            )
+        mark = read_mark(self.settled)
+        return mark.id if mark else ""
+
+
+def complete(run: RunDir, limit: int | None) -> bool:
+    """Whether a command with ``limit`` finished this run with a caption in every row."""
+    try:
+        done = Finished.read(run)
+    except RunError:
+        return False  # damaged: the run is continued and merged again
+    if done is None:
+        return False
+    return done.rows >= (done.planned if limit is None else min(limit, done.planned)) and not (
+        done.failed
+    )
