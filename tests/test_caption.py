@@ -10,6 +10,7 @@ from vidcap_cli.caption import Request, caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import OK, ModelError, RunChangedError, UsageError
 from vidcap_cli.launch.leader import Job, Leader, leading
+from vidcap_cli.options import LaunchOptions, RunOptions, TableOptions, declared
 from vidcap_cli.rundir.parts import Result, write_part
 
 
@@ -20,9 +21,13 @@ def request_of(tmp_path):
 
     def make(**options: object) -> Request:
         # A model that is not there: what comes later than the places ends with ModelError.
-        model = str(tmp_path / "no-model")
-        config = CaptionConfig("qwen2vl", model)
-        return Request(tmp_path / "meta.csv", model, config, **options)
+        config = CaptionConfig("qwen2vl", str(tmp_path / "no-model"))
+        groups = [
+            group(**{name: options.pop(name) for name in declared(group) if name in options})
+            for group in (TableOptions, RunOptions, LaunchOptions)
+        ]
+        assert not options
+        return Request(tmp_path / "meta.csv", config, *groups)
 
     return make
 
@@ -120,4 +125,4 @@ def test_a_table_that_changed_while_videos_were_captioned_is_not_called_a_full_d
     monkeypatch.setattr(Leader, "work", change)
     config = CaptionConfig("qwen2vl", "nano")
     with pytest.raises(RunChangedError, match="the table has changed since"):
-        caption(Request(meta, "nano", config))
+        caption(Request(meta, config))

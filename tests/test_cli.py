@@ -172,7 +172,7 @@ def sample(option) -> str:
     """A value that ``option`` accepts."""
     kind = option.type_descriptor
     if kind.choices:
-        return str(kind.choices[0].value)
+        return str(kind.choices[0])
     return "2048" if kind.annotation in {int, float} else "value"
 
 

@@ -51,7 +51,7 @@ def test_defaults_are_those_of_the_original_scripts(told):
 )
 def test_names_of_llavas_model(told, name):
     assert told("llava", "meta.csv", name, "here", "--num_frames", "3").config.num_frames == 3
-    assert told("llava", "meta.csv", name, "here").model == "here"
+    assert told("llava", "meta.csv", name, "here").config.model == "here"
 
 
 def test_options_of_pllava(told):

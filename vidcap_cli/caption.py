@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from vidcap_cli.errors import INCOMPLETE, OK, RunError, TableError, UsageError
 from vidcap_cli.launch.follower import join
 from vidcap_cli.launch.leader import Job, Leader, leading
 from vidcap_cli.launch.msrun import Cluster
-from vidcap_cli.merge.columns import TEXT, CaptionColumns
+from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.merge import Reconciliation, merge
+from vidcap_cli.options import LaunchOptions, RunOptions, TableOptions, declared, given
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
@@ -41,79 +42,68 @@ NANO = "nano"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The options of a caption command, defaults not yet filled in.
+    """What a caption command was asked. ``meta`` None goes with ``run.demo``.
 
-    ``meta`` None goes with ``demo``. ``worker_num`` None is the number of devices found. ``form``
-    is the format of the output, by default that of META.
+    ``config.model`` is what the user called it, not yet a folder.
     """
 
     meta: Path | None
-    model: str
     config: CaptionConfig
-    output: Path | None = None
-    form: str | None = None
-    run_dir: Path | None = None
-    fresh: bool = False
-    limit: int | None = None
-    dry_run: bool = False
-    skip_if_existing: bool = False
-    all_columns: bool = False
-    caption_column: str = TEXT
-    overwrite_column: bool = False
-    demo: bool = False
-    retries: int = 3
-    stall_timeout: float = 600.0
-    log_dir: Path | None = None
-    worker_num: int | None = None
-    local_worker_num: int | None = None
-    master_addr: str = "127.0.0.1"
-    master_port: int | None = None
-    node_rank: int = 0
+    table: TableOptions = field(default_factory=TableOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+    launch: LaunchOptions = field(default_factory=LaunchOptions)
     command_line: str = ""
 
 
 def caption(request: Request) -> int:
     """Carry out the command; the exit code is 0 when every row has a caption, else 3."""
     check_engine(request.config.engine)
-    if request.demo:
-        request = replace(request, meta=bundled("clips") / "clips.csv", model=NANO)
+    if request.run.demo:
+        config = replace(request.config, model=NANO)
+        request = replace(request, meta=bundled("clips") / "clips.csv", config=config)
     if request.meta is None:
         raise UsageError("name the table, video or folder to caption, or try --demo.")
     meta, family = request.meta.absolute(), request.config.family
-    shown = request.output is None and (request.demo or kind_of(meta) == VIDEO)
-    output = request.output or default_output(meta, family, request.form)
-    if request.skip_if_existing and not shown and output.is_file():
+    shown = request.table.output is None and (request.run.demo or kind_of(meta) == VIDEO)
+    output = request.table.output or default_output(meta, family, request.table.form)
+    if request.run.skip_if_existing and not shown and output.is_file():
         notice(f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
-    _check_columns(request, meta)
-    if not request.node_rank:
+    _check_columns(request.table, meta)
+    if not request.launch.node_rank:
         _check_places(request, meta, None if shown else output)
-    model = model_folder(request.model, family, download=not request.dry_run)
-    check_model(model, family)
-    _say_sampling(model)
-    config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
-    load_captioner(config)  # refuses now what every rank would refuse
-    if request.dry_run:
+    config = _with_model(request)
+    if request.run.dry_run:
         return _dry_run(request, meta, config, None if shown else output)
     with _working_place(request, output, temporary=shown) as (run_dir, target):
-        if request.node_rank:
-            return join(run_dir, _cluster(request), request.log_dir)
+        cluster = _cluster(request)
+        if request.launch.node_rank:
+            return join(run_dir, cluster, request.launch.log_dir)
         job = Job(
             meta=meta,
             run_dir=run_dir,
             config=config,
-            cluster=_cluster(request),
-            retries=request.retries,
-            fresh=request.fresh,
-            limit=request.limit,
-            log_dir=request.log_dir,
-            table_options=_table_options(request),
+            cluster=cluster,
+            fresh=request.run.fresh,
+            limit=request.run.limit,
+            table_options=_table_options(request.table),
         )
         with leading(job) as leader:
             account = _lead(leader, request, target, shown=shown)
         if shown:
-            _print_captions(target, request.caption_column)
+            _print_captions(target, request.table.caption_column)
     return OK if account.complete else INCOMPLETE
+
+
+def _with_model(request: Request) -> CaptionConfig:
+    """What ranks are told, the model a folder that they can all caption with."""
+    family = request.config.family
+    model = model_folder(request.config.model, family, download=not request.run.dry_run)
+    check_model(model, family)
+    _say_sampling(model)
+    config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
+    load_captioner(config)  # refuses now what every rank would refuse
+    return config
 
 
 def _say_sampling(model: Path) -> None:
@@ -123,33 +113,27 @@ def _say_sampling(model: Path) -> None:
         notice(f"the model asks for sampling ({keys}); vidcap decodes greedily and ignores it.")
 
 
-def _check_columns(request: Request, meta: Path) -> None:
+def _check_columns(table: TableOptions, meta: Path) -> None:
     """Refuse at once what the merge would refuse when all videos have been captioned."""
     columns = CaptionColumns(
-        request.caption_column, overwrite=request.overwrite_column, everything=request.all_columns
+        table.caption_column, overwrite=table.overwrite_column, everything=table.all_columns
     )
     if kind_of(meta) == TABLE:
         columns.check(open_meta(meta))
 
 
-def _table_options(request: Request) -> dict[str, Any]:
-    """What was asked of the table to write, by the names of the options."""
-    asked = {
-        "output": str(request.output.absolute()) if request.output else None,
-        "format": request.form,
-        "all_columns": request.all_columns,
-        "caption_column": request.caption_column if request.caption_column != TEXT else None,
-        "overwrite_column": request.overwrite_column,
-    }
-    return {name: value for name, value in asked.items() if value}
+def _table_options(table: TableOptions) -> dict[str, Any]:
+    """What was asked of the table to write, as words of the command line are."""
+    absolute = replace(table, output=table.output and table.output.absolute())
+    return given(declared(TableOptions).values(), asdict(absolute))
 
 
 def _check_places(request: Request, meta: Path, output: Path | None) -> None:
     """Refuse at once an output or a folder of logs that could not be written in the end."""
     if output:
-        output_form(output, request.form)
+        output_form(output, request.table.form)
         real = output.resolve()
-        run_dir = (request.run_dir or default_run_dir(output)).resolve()
+        run_dir = (request.run.run_dir or default_run_dir(output)).resolve()
         if real == meta.resolve():
             raise UsageError(f"{output}: is the table of videos itself; name another file with -o")
         if real.is_relative_to(run_dir):
@@ -158,24 +142,25 @@ def _check_places(request: Request, meta: Path, output: Path | None) -> None:
                 "or another --run-dir"
             )
         check_output(output)
-    if request.log_dir and not request.dry_run:
-        check_log_dir(request.log_dir)
+    if request.launch.log_dir and not request.run.dry_run:
+        check_log_dir(request.launch.log_dir)
 
 
 def _dry_run(request: Request, meta: Path, config: CaptionConfig, output: Path | None) -> int:
     from vidcap_cli import estimate  # noqa: PLC0415 - for this option only
 
-    run_dir = request.run_dir or (default_run_dir(output) if output else None)
-    run = Places.of(run_dir).choose(limit=request.limit) if run_dir else None
-    begun = None if request.fresh else run
-    planned = estimate.look_ahead(meta, begun, config, request.limit)
+    limit = request.run.limit
+    run_dir = request.run.run_dir or (default_run_dir(output) if output else None)
+    run = Places.of(run_dir).choose(limit=limit) if run_dir else None
+    begun = None if request.run.fresh else run
+    planned = estimate.look_ahead(meta, begun, config, limit)
     cluster = _cluster(request)
     places = {
         "ranks": f"{cluster.worker_num}, {config.slots} video(s) at a time each",
         "output": str(output or "stdout"),
         "run directory": str(run.path) if run else "temporary",
     }
-    estimate.show(planned, config, limit=request.limit, places=places)
+    estimate.show(planned, config, limit=limit, places=places)
     return OK
 
 
@@ -212,11 +197,11 @@ def _merged(run: Path, request: Request, target: Path, *, shown: bool) -> Reconc
         return merge(
             [run],
             target,
-            limit=request.limit,
-            all_columns=request.all_columns,
-            caption_column=request.caption_column,
-            overwrite_column=request.overwrite_column,
-            form=None if shown else request.form,
+            limit=request.run.limit,
+            all_columns=request.table.all_columns,
+            caption_column=request.table.caption_column,
+            overwrite_column=request.table.overwrite_column,
+            form=None if shown else request.table.form,
         )
     except UsageError as error:
         fault = error.__cause__
@@ -271,7 +256,7 @@ def _working_place(
 ) -> Iterator[tuple[Path, Path]]:
     """The run directory and the table to write; in a temporary folder for captions on stdout."""
     if not temporary:
-        yield request.run_dir or default_run_dir(output), output
+        yield request.run.run_dir or default_run_dir(output), output
         return
     try:
         place = Path(tempfile.mkdtemp(prefix="vidcap-"))
@@ -281,7 +266,7 @@ def _working_place(
         ) from error
     keep = False
     try:
-        yield request.run_dir or place / "run", place / "captions.parquet"
+        yield request.run.run_dir or place / "run", place / "captions.parquet"
     except RunError:
         keep = True  # its logs explain the failure
         notice(f"the run directory is kept in {place}")
@@ -299,26 +284,24 @@ def _print_captions(table: Path, column: str) -> None:
 
 
 def _cluster(request: Request) -> Cluster:
-    workers = request.worker_num or device_count(request.config.device_target)
-    local = request.local_worker_num or workers
+    workers = request.launch.worker_num or device_count(request.config.device_target)
+    local = request.launch.local_worker_num or workers
     if local > workers:
         raise UsageError(f"--local-worker-num {local} is more than --worker-num {workers}.")
-    return Cluster(
-        worker_num=workers,
-        local_worker_num=local,
-        master_addr=request.master_addr,
-        master_port=request.master_port,
-        node_rank=request.node_rank,
-        stall_timeout=request.stall_timeout,
-    )
+    return Cluster(workers, local, request.launch)
 
 
 def device_count(target: str) -> int:
     """Ascend devices of this machine, or 1 for the CPU."""
-    found = 0 if target == "CPU" else len(list(Path("/dev").glob("davinci[0-9]*")))
+    found = devices(target)
     if target == "Ascend" and not found:
         raise UsageError("no Ascend device was found (/dev/davinci0); try --device-target CPU.")
     return found or 1
+
+
+def devices(target: str) -> int:
+    """Ascend devices that ``target`` allows to be used."""
+    return 0 if target == "CPU" else len(list(Path("/dev").glob("davinci[0-9]*")))
 
 
 def notice(text: str) -> None:

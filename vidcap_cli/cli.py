@@ -1,24 +1,32 @@
-"""The commands: names, options and help. What they do is imported when they run.
+"""The commands: made from the options and the families. What they do is imported when they run.
 
 Neither ``--help`` nor a TAB press may import MindSpore, pandas or pyarrow.
 """
 
-import functools
-import importlib.util
 import inspect as signatures
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from vidcap_cli import __version__, options
-from vidcap_cli.config import DEFAULT_QUESTION, CaptionConfig
+from vidcap_cli import __version__
+from vidcap_cli.config import CaptionConfig, options_of
 from vidcap_cli.errors import FAILED, INCOMPLETE, OK
-from vidcap_cli.view.words import parse_size
+from vidcap_cli.families import FAMILIES, Family
+from vidcap_cli.options import (
+    Declared,
+    LaunchOptions,
+    Prefer,
+    RunOptions,
+    TableOptions,
+    declared,
+)
 
 
 class _Commands(TyperGroup):
@@ -48,6 +56,33 @@ app = typer.Typer(
     },
 )
 
+_Meta = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="META",
+        help="A table (csv, tsv, parquet, jsonl) with a column path, one video, or a folder of "
+        "videos.",
+        show_default=False,
+    ),
+]
+_Inputs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN...",
+        help="Run directories, part files, or tables with captions, in any mix.",
+        show_default=False,
+    ),
+]
+_Target = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="TARGET",
+        help="A table, a video, a model folder or a run directory; nothing: this machine.",
+        show_default=False,
+    ),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
 
 @app.callback(invoke_without_command=True)
 def version(
@@ -62,232 +97,109 @@ def version(
         raise typer.Exit
 
 
-def _caption(
-    family: str,
-    settings: dict[str, Any],
-    meta: options.Meta = None,
-    *,
-    question: options.Question = DEFAULT_QUESTION,
-    max_new_tokens: options.MaxNewTokens = 200,
-    bs: options.Slots = 1,
-    demo: options.Demo = False,
-    reader: options.ReaderOption = options.Reader.auto,
-    decoders: options.Decoders = 2,
-    decode_timeout: options.DecodeTimeout = 60.0,
-    decode_memory: options.DecodeMemory = None,
-    output: options.Output = None,
-    form: options.FormOption = None,
-    all_columns: options.AllColumns = False,
-    caption_column: options.CaptionColumn = "text",
-    overwrite_column: options.OverwriteColumn = False,
-    skip_if_existing: options.SkipIfExisting = False,
-    run_dir: options.RunDirectory = None,
-    fresh: options.Fresh = False,
-    limit: options.Limit = None,
-    dry_run: options.DryRun = False,
-    flush_seconds: options.FlushSeconds = 30.0,
-    engine: options.Engine = options.EngineName.graph,
-    dtype: options.DType = options.NumberType.auto,
-    memory_limit: options.MemoryLimit = None,
-    on_oom: options.OnOomOption = options.OnOom.shrink,
-    device_target: options.DeviceTarget = options.Device.auto,
-    worker_num: options.WorkerNum = None,
-    local_worker_num: options.LocalWorkerNum = None,
-    master_addr: options.MasterAddr = "127.0.0.1",
-    master_port: options.MasterPort = None,
-    node_rank: options.NodeRank = 0,
-    log_dir: options.LogDir = None,
-    retries: options.Retries = 3,
-    stall_timeout: options.StallTimeout = 600.0,
-) -> int:
-    """Caption with the options that all families share; ``settings`` are the family's own."""
-    from vidcap_cli.caption import Request, caption
-
-    config = CaptionConfig(
-        family=family,
-        question=question,
-        max_new_tokens=max_new_tokens,
-        dtype=dtype.value,
-        engine=engine.value,
-        device_target=device_target.value,
-        slots=bs,
-        memory_limit=parse_size(memory_limit) if memory_limit else None,
-        on_oom=on_oom.value,
-        reader=_reader(reader),
-        decoders=decoders,
-        decode_timeout=decode_timeout,
-        decode_memory=parse_size(decode_memory) if decode_memory else None,
-        flush_seconds=flush_seconds,
-        part_format=form.value if form else "parquet",
-        **settings,
+@cache  # most options are those of several commands
+def _parameter(option: Declared) -> signatures.Parameter:
+    """``option`` as the parameter of a function that typer makes a command of."""
+    its = option.option
+    shown: Any = typer.Option(
+        *option.flags,
+        help=its.help,
+        metavar=its.metavar,
+        min=its.low,
+        max=its.high,
+        show_default=its.usual or True,
+        rich_help_panel=its.panel,
+        autocompletion=its.complete,
+        callback=_reading(its.read) if its.read else None,
     )
-    request = Request(
-        meta=meta,
-        model=config.model,
-        config=config,
-        output=output,
-        form=form.value if form else None,
-        run_dir=run_dir,
-        fresh=fresh,
-        limit=limit,
-        dry_run=dry_run,
-        skip_if_existing=skip_if_existing,
-        all_columns=all_columns,
-        caption_column=caption_column,
-        overwrite_column=overwrite_column,
-        demo=demo,
-        retries=retries,
-        stall_timeout=stall_timeout,
-        log_dir=log_dir,
-        worker_num=worker_num,
-        local_worker_num=local_worker_num,
-        master_addr=master_addr,
-        master_port=master_port,
-        node_rank=node_rank,
-        command_line=shlex.join(["vidcap", *sys.argv[1:]]),
+    default = option.default if its.preset is None else its.preset
+    return signatures.Parameter(
+        option.name,
+        signatures.Parameter.KEYWORD_ONLY,
+        default=signatures.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[its.given or option.type, shown],
     )
-    return caption(request)
 
 
-def _reader(reader: options.Reader) -> str:
-    """The reader that ``reader`` means, refused when it is not installed."""
-    if reader is options.Reader.decord and importlib.util.find_spec("decord") is None:
-        raise typer.BadParameter("decord is not installed: pip install decord2.")
-    return "pyav" if reader is options.Reader.auto else reader.value
+def _reading(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def callback(value: Any) -> Any:
+        try:
+            return None if value is None else read(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return callback
 
 
-def _family(own: Callable[..., dict[str, Any]]) -> Callable[..., None]:
-    """Make a command of ``own``, named as it is: its options and those all families share.
+def _command(function: Callable[..., None], groups: Mapping[str, Mapping[str, Declared]]) -> None:
+    """Make a command of ``function``, whose parameters of these names are groups of options.
 
-    ``own`` takes the options of one family and gives what they say, as fields of CaptionConfig.
-    typer reads options off signatures, so the command is given one that joins both.
+    typer reads options off signatures, so it is given one that has those of all groups. The
+    function gets each group as a dictionary.
     """
-    mine = signatures.signature(own).parameters
-    shared = list(signatures.signature(_caption).parameters.values())[2:]
-    # Where the model is, then what is shared, the family's own after --demo.
-    places = [parameter.name for parameter in shared]
-    cut = places.index("demo") + 1
-    model, *rest = mine.values()
-    joined = [shared[0], model, *shared[1:cut], *rest, *shared[cut:]]
+    parameters: list[signatures.Parameter] = []
+    for parameter in signatures.signature(function).parameters.values():
+        options = groups.get(parameter.name)
+        if options is None:
+            parameters.append(parameter.replace(kind=signatures.Parameter.KEYWORD_ONLY))
+        else:
+            parameters += map(_parameter, options.values())
+    late = {name for group in groups.values() for name, it in group.items() if it.option.last}
+    parameters.sort(key=lambda parameter: parameter.name in late)
 
-    @functools.wraps(own)
     def command(**given: Any) -> None:
-        settings = own(**{name: given.pop(name) for name in mine})
-        raise typer.Exit(_caption(own.__name__, settings, **given))
+        grouped = {
+            group: {name: given.pop(name) for name in options} for group, options in groups.items()
+        }
+        function(**given, **grouped)
 
-    signature = signatures.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in joined])
-    command.__dict__["__signature__"] = signature
-    command.__annotations__ = {p.name: p.annotation for p in joined}
-    return app.command()(command)
-
-
-@_family
-def llava(
-    *,
-    model: options.LlavaModel = "./pretrained_models/llava-llama-3-8b-v1_1-transformers",
-    num_frames: options.NumFrames = 1,
-) -> dict[str, Any]:
-    """Caption videos with LLaVA, which looks at the middle frame.
-
-    vidcap llava meta.csv writes meta_caption_llava.csv.
-
-    The same command continues a run that was cut off.
-    """
-    return {"model": model, "num_frames": num_frames}
+    command.__name__ = function.__name__
+    command.__doc__ = function.__doc__
+    command.__dict__["__signature__"] = signatures.Signature(parameters)
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    app.command()(command)
 
 
-@_family
-def pllava(
-    *,
-    model: options.Model = "./pretrained_models/pllava",
-    num_frames: options.NumFrames = 4,
-    pooling_shape: Annotated[
-        str | None,
-        typer.Option(
-            metavar="T-H-W",
-            help="Frames, height and width that the features of a video are averaged to.",
-            show_default="all frames, half the grid: 4-12-12",
-            rich_help_panel=options.FRAMES,
-            callback=options.pooling_shape,
-        ),
-    ] = None,
-    system_prompt: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="What the model is told before the question.",
-            show_default="vidcap's own text",
-        ),
-    ] = None,
-    lora_alpha: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Strength of the LoRA that is merged into the weights.",
-            show_default="the checkpoint's, else 4",
-            rich_help_panel=options.ENGINE,
-        ),
-    ] = None,
-) -> dict[str, Any]:
-    """Caption videos with PLLaVA, which looks at a few frames.
+def _add_family(family: Family) -> None:
+    """Add the command that captions with the models of ``family``."""
 
-    vidcap pllava meta.csv --num-frames 8 writes meta_caption_pllava.csv.
+    def command(
+        meta: _Meta = None,
+        *,
+        told: dict[str, Any],
+        table: dict[str, Any],
+        run: dict[str, Any],
+        launch: dict[str, Any],
+    ) -> None:
+        from vidcap_cli.caption import Request, caption
 
-    The same command continues a run that was cut off.
-    """
-    return {
-        "model": model,
-        "num_frames": num_frames,
-        "pooling_shape": pooling_shape,
-        "system_prompt": system_prompt,
-        "lora_alpha": lora_alpha,
-    }
+        wanted = TableOptions(**table)
+        part_format = wanted.form or "parquet"
+        request = Request(
+            meta=meta,
+            config=CaptionConfig(family=family.command, part_format=part_format, **told),
+            table=wanted,
+            run=RunOptions(**run),
+            launch=LaunchOptions(**launch),
+            command_line=shlex.join(["vidcap", *sys.argv[1:]]),
+        )
+        raise typer.Exit(caption(request))
+
+    command.__name__ = family.command
+    command.__doc__ = (
+        f"{family.summary}\n\n{family.example} writes meta_caption_{family.command}.csv.\n\n"
+        "The same command continues a run that was cut off."
+    )
+    groups = {"table": TableOptions, "run": RunOptions, "launch": LaunchOptions}
+    _command(
+        command,
+        {"told": options_of(family)} | {name: declared(group) for name, group in groups.items()},
+    )
 
 
-@_family
-def qwen2vl(
-    *,
-    model: options.Model = "./pretrained_models/Qwen2-VL-7B-Instruct",
-    fps: Annotated[
-        float,
-        typer.Option(min=0.01, help="Frames per second of video.", rich_help_panel=options.FRAMES),
-    ] = 4.0,
-    height: Annotated[
-        int,
-        typer.Option(min=28, help="Frame height in pixels.", rich_help_panel=options.FRAMES),
-    ] = 448,
-    width: Annotated[
-        int,
-        typer.Option(min=28, help="Frame width in pixels.", rich_help_panel=options.FRAMES),
-    ] = 672,
-    resize: Annotated[
-        options.Resize,
-        typer.Option(
-            help="area: height x width caps the area and the aspect is kept; exact: frames "
-            "become that size.",
-            rich_help_panel=options.FRAMES,
-        ),
-    ] = options.Resize.area,
-) -> dict[str, Any]:
-    """Caption videos with Qwen2-VL, the recommended model.
-
-    vidcap qwen2vl meta.csv --fps 4 writes meta_caption_qwen2vl.csv.
-
-    The same command continues a run that was cut off.
-    """
-    return {"model": model, "fps": fps, "height": height, "width": width, "resize": resize.value}
-
-
-@app.command()
 def merge(
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN...",
-            help="Run directories, part files, or tables with captions, in any mix.",
-            show_default=False,
-        ),
-    ],
+    inputs: _Inputs,
+    *,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", metavar="FILE", help="The table to write."),
@@ -301,9 +213,8 @@ def merge(
         ),
     ] = None,
     prefer: Annotated[
-        options.Prefer,
-        typer.Option(help="Which of several captions of a row to take."),
-    ] = options.Prefer.newest,
+        Prefer, typer.Option(help="Which of several captions of a row to take.")
+    ] = "newest",
     missing: Annotated[
         Path | None,
         typer.Option(
@@ -314,43 +225,19 @@ def merge(
         bool,
         typer.Option("--allow-missing", help="Exit with 0 although rows have no caption."),
     ] = False,
-    form: options.FormOption = None,
-    all_columns: options.AllColumns = False,
-    caption_column: options.CaptionColumn = "text",
-    overwrite_column: options.OverwriteColumn = False,
-    as_json: options.Json = False,
+    table: dict[str, Any],
+    as_json: _Json = False,
 ) -> None:
     """Reconcile runs, parts and captioned tables into one table. Inputs are never touched."""
     from vidcap_cli.merge import merge as merging
     from vidcap_cli.view import reconciliation as report
 
-    account = merging.merge(
-        inputs,
-        output,
-        meta=meta,
-        prefer=prefer.value,
-        all_columns=all_columns,
-        caption_column=caption_column,
-        overwrite_column=overwrite_column,
-        missing=missing,
-        form=form.value if form else None,
-    )
+    account = merging.merge(inputs, output, meta=meta, prefer=prefer, missing=missing, **table)
     report.show_merge(account, as_json=as_json)
     raise typer.Exit(OK if account.complete or allow_missing else INCOMPLETE)
 
 
-@app.command()
-def inspect(
-    target: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="TARGET",
-            help="A table, a video, a model folder or a run directory; nothing: this machine.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: options.Json = False,
-) -> None:
+def inspect(target: _Target = None, *, as_json: _Json = False) -> None:
     """Show what vidcap knows about a table, a video, a model, a run, or this machine."""
     from vidcap_cli.inspect import inspect as look
     from vidcap_cli.inspect import render
@@ -358,3 +245,10 @@ def inspect(
     report = look(target)
     render(report, as_json=as_json)
     raise typer.Exit(OK if report.ok else FAILED)
+
+
+for _family in FAMILIES.values():
+    _add_family(_family)
+_own_table = {name: it for name, it in declared(TableOptions).items() if name != "output"}
+_command(merge, {"table": _own_table})
+app.command()(inspect)

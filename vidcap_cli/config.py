@@ -1,34 +1,27 @@
 """What ranks are told: one frozen dataclass, written as JSON beside the plan.
 
-Options come in two kinds. Those in ``ALTERS_CAPTIONS`` decide what the captions say; an unfinished
+Options come in two kinds. Those that alter captions decide what the captions say; an unfinished
 run refuses to continue with others. The rest only decide how the work is done and may change from
 one attempt to the next.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Any, Literal
 
-DEFAULT_QUESTION = "Describe the video in detail"
-# Bytes a decoder needs to work at all: FFmpeg, NumPy and a video of ordinary size.
-LEAST_DECODE_MEMORY = 256_000_000
-
-ALTERS_CAPTIONS = (
-    "family",
-    "model",
-    "model_fingerprint",
-    "question",
-    "max_new_tokens",
-    "num_frames",
-    "height",
-    "width",
-    "fps",
-    "resize",
-    "dtype",
-    "pooling_shape",
-    "system_prompt",
-    "lora_alpha",
-    "reader",
+from vidcap_cli.families import FAMILIES, Family
+from vidcap_cli.options import (
+    ENGINE,
+    FRAMES,
+    OUTPUT,
+    Declared,
+    Option,
+    as_bytes,
+    as_decoder_bytes,
+    as_reader,
+    as_shape,
+    declared,
+    models,
 )
 
 
@@ -36,39 +29,146 @@ ALTERS_CAPTIONS = (
 class CaptionConfig:
     """Everything a rank needs to know besides its rows.
 
-    ``model`` is an absolute folder and ``model_fingerprint`` a digest of what it holds.
-    ``num_frames`` belongs to LLaVA and PLLaVA; ``fps`` (frames sampled per second), ``height``,
-    ``width`` (pixels) and ``resize`` to Qwen2-VL; ``pooling_shape`` (T-H-W), ``system_prompt`` and
-    ``lora_alpha`` to PLLaVA, None for what the model family says. ``slots`` rows are decoded
-    together on a rank. ``memory_limit`` is bytes a rank may take, None for what there is; a clip
-    too large for it is shrunk or, with ``on_oom`` "empty", left without a caption.
-    ``decode_memory`` is bytes that a decoder may take, None for its share of the machine.
+    ``model`` is an absolute folder and ``model_fingerprint`` a digest of what it holds. Options
+    that are not every family's are named in ``vidcap_cli.families``; where None stands for one,
+    the family says what it is. ``slots`` rows are decoded together on a rank. ``memory_limit`` is
+    bytes a rank may take, None for what there is; a clip too large for it is shrunk or, with
+    ``on_oom`` "empty", left without a caption. ``decode_memory`` is bytes that a decoder may take,
+    None for its share of the machine.
     """
 
     family: str
-    model: str
+    model: Annotated[
+        str,
+        Option(
+            "Checkpoint folder in the Hugging Face layout; nano is the bundled one.",
+            ENGINE,
+            flags=("--model", "--pretrained-model-name-or-path"),
+            metavar="FOLDER",
+            complete=models,
+            alters=True,
+        ),
+    ]
     model_fingerprint: str = ""
-    question: str = DEFAULT_QUESTION
-    max_new_tokens: int = 200
-    num_frames: int = 4
-    height: int = 448
-    width: int = 672
-    fps: float = 4.0
-    resize: str = "area"
-    pooling_shape: str | None = None
-    system_prompt: str | None = None
-    lora_alpha: float | None = None
-    dtype: str = "auto"
-    engine: str = "graph"
-    device_target: str = "auto"
-    slots: int = 1
-    memory_limit: int | None = None
-    on_oom: str = "shrink"
-    reader: str = "pyav"
-    decoders: int = 2
-    decode_timeout: float = 60.0
-    decode_memory: int | None = None
-    flush_seconds: float = 30.0
+    question: Annotated[str, Option("What the model is asked about each video.", alters=True)] = (
+        "Describe the video in detail"
+    )
+    max_new_tokens: Annotated[int, Option("Longest caption, in tokens.", low=1, alters=True)] = 200
+    slots: Annotated[int, Option("Videos decoded together on a rank.", flags=("--bs",), low=1)] = 1
+    num_frames: Annotated[int, Option("Frames shown of a video.", FRAMES, low=1, alters=True)] = 4
+    pooling_shape: Annotated[
+        str | None,
+        Option(
+            "Frames, height and width that the features of a video are averaged to.",
+            FRAMES,
+            metavar="T-H-W",
+            usual="all frames, half the grid: 4-12-12",
+            read=as_shape,
+            alters=True,
+        ),
+    ] = None
+    fps: Annotated[float, Option("Frames per second of video.", FRAMES, low=0.01, alters=True)] = (
+        4.0
+    )
+    height: Annotated[int, Option("Frame height in pixels.", FRAMES, low=28, alters=True)] = 448
+    width: Annotated[int, Option("Frame width in pixels.", FRAMES, low=28, alters=True)] = 672
+    resize: Annotated[
+        Literal["area", "exact"],
+        Option(
+            "area: height x width caps the area and the aspect is kept; exact: frames become that "
+            "size.",
+            FRAMES,
+            alters=True,
+        ),
+    ] = "area"
+    system_prompt: Annotated[
+        str | None,
+        Option(
+            "What the model is told before the question.",
+            metavar="TEXT",
+            usual="vidcap's own text",
+            alters=True,
+            last=True,
+        ),
+    ] = None
+    lora_alpha: Annotated[
+        float | None,
+        Option(
+            "Strength of the LoRA that is merged into the weights.",
+            ENGINE,
+            low=0,
+            usual="the checkpoint's, else 4",
+            alters=True,
+        ),
+    ] = None
+    reader: Annotated[
+        str,
+        Option(
+            "What reads the frames; auto is pyav, decord repeats what the original scripts read.",
+            FRAMES,
+            given=Literal["auto", "pyav", "decord"],
+            read=as_reader,
+            preset="auto",
+            alters=True,
+        ),
+    ] = "pyav"
+    decoders: Annotated[
+        int, Option("Processes per rank that read frames ahead.", FRAMES, low=1)
+    ] = 2
+    decode_timeout: Annotated[
+        float,
+        Option("Seconds after which a video that cannot be read is given up.", FRAMES, low=0.1),
+    ] = 60.0
+    decode_memory: Annotated[
+        int | None,
+        Option(
+            "Memory that one of them may take, such as 4G; a video that needs more fails.",
+            FRAMES,
+            metavar="SIZE",
+            usual="its share of half the machine",
+            given=str | None,
+            read=as_decoder_bytes,
+        ),
+    ] = None
+    flush_seconds: Annotated[
+        float,
+        Option(
+            "A finished row is on disk after at most this many seconds.",
+            OUTPUT,
+            low=0.1,
+            last=True,
+        ),
+    ] = 30.0
+    engine: Annotated[
+        Literal["graph", "mindnlp"],
+        Option(
+            "graph is compiled; mindnlp runs the Hugging Face definitions, the slow reference.",
+            ENGINE,
+        ),
+    ] = "graph"
+    dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"],
+        Option("Number type; auto is the checkpoint's own, float32 on CPU.", ENGINE, alters=True),
+    ] = "auto"
+    memory_limit: Annotated[
+        int | None,
+        Option(
+            "Memory that a rank may take, weights included, such as 12G.",
+            ENGINE,
+            metavar="SIZE",
+            usual="most of what is free",
+            given=str | None,
+            read=as_bytes,
+        ),
+    ] = None
+    on_oom: Annotated[
+        Literal["shrink", "empty"],
+        Option("A video too large for the memory is shown smaller, or gets no caption.", ENGINE),
+    ] = "shrink"
+    device_target: Annotated[
+        Literal["auto", "Ascend", "CPU"],
+        Option("auto takes Ascend when there is one.", ENGINE),
+    ] = "auto"
     part_format: str = "parquet"
 
     def to_json(self) -> str:
@@ -81,6 +181,35 @@ class CaptionConfig:
         known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in json.loads(text).items() if key in known})
 
+    def called(self, name: str) -> str | None:
+        """How the user calls what alters captions; None for an option of other families alone."""
+        if name in _NOT_OPTIONS:
+            return _NOT_OPTIONS[name]
+        row = FAMILIES.get(self.family)
+        option = options_of(row).get(name) if row else None
+        return option.flags[0] if option else None
+
     def caption_options(self) -> dict[str, Any]:
-        """The options that decide what the captions say."""
+        """What decides what the captions say: the options that alter them, and the model."""
         return {name: getattr(self, name) for name in ALTERS_CAPTIONS}
+
+
+# What the command finds out by itself, as it is called where it differs.
+_NOT_OPTIONS = {"family": "the command", "model_fingerprint": "the files of the model"}
+ALTERS_CAPTIONS = (
+    *_NOT_OPTIONS,
+    *(name for name, it in declared(CaptionConfig).items() if it.option.alters),
+)
+
+
+def options_of(family: Family) -> dict[str, Declared]:
+    """The options of a family's command that ranks are told, with its own defaults and flags."""
+    foreign = {name for row in FAMILIES.values() for name in row.options} - {*family.options}
+    found = {name: it for name, it in declared(CaptionConfig).items() if name not in foreign}
+    for name, default in family.defaults.items():
+        found[name] = replace(found[name], default=default)
+    if family.model_flags:
+        model = found["model"]
+        flags = (*model.flags, *family.model_flags)
+        found["model"] = replace(model, option=replace(model.option, flags=flags))
+    return found

@@ -16,7 +16,7 @@ from typing import Any
 from vidcap_cli.errors import ModelError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Family:
     """One row of the table.
 

@@ -1,17 +1,21 @@
-"""The options that several commands share, each with its help, once.
+"""The options of the commands, each declared once: name, help, default, and what it may be.
 
-Names and defaults are those of the original captioning scripts; a name may be written with
-hyphens or underscores.
+An option is a field of a frozen dataclass, annotated with an ``Option``. The command line is made
+from these fields (``vidcap_cli.cli``), and a dataclass goes on whole to whoever uses it; what the
+ranks are told is one of them, ``vidcap_cli.config.CaptionConfig``. Names and defaults are those
+of the original captioning scripts; a name may be written with hyphens or underscores.
+
+Nothing here imports typer: ranks read their configuration through it.
 """
 
+import importlib.util
 import re
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_args
 
-import typer
-
-from vidcap_cli.config import LEAST_DECODE_MEMORY
 from vidcap_cli.view.words import parse_size, size
 
 FRAMES = "Frames"
@@ -19,67 +23,88 @@ LAUNCHING = "Launching"
 OUTPUT = "Output"
 ENGINE = "Engine"
 
+TEXT = "text"  # the column of captions
+# Bytes a decoder needs to work at all: FFmpeg, NumPy and a video of ordinary size.
+LEAST_DECODE_MEMORY = 256_000_000
 
-class Form(StrEnum):
-    """Formats of an output table."""
-
-    csv = "csv"
-    parquet = "parquet"
-
-
-class Resize(StrEnum):
-    """What height and width mean."""
-
-    area = "area"
-    exact = "exact"
+Form = Literal["csv", "parquet"]
+Prefer = Literal["newest", "oldest", "first", "longest"]
 
 
-class Reader(StrEnum):
-    """What reads the frames."""
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Option:
+    """What the command line says of a field.
 
-    auto = "auto"
-    pyav = "pyav"
-    decord = "decord"
+    ``flags`` are its spellings, the name with hyphens unless given. ``low`` and ``high`` bound a
+    number. ``usual`` is the default in words, where None stands for it. ``given`` is the type on
+    the command line where it is not the field's; ``read`` then makes the value, ValueError is a
+    wrong one, and ``preset`` is the default in that type. ``complete`` is what TAB offers.
 
+    With ``alters`` captions depend on it: an unfinished run refuses another value. A ``last`` one
+    stands at the end of its panel in the help.
+    """
 
-class Device(StrEnum):
-    """Where the ranks compute."""
-
-    auto = "auto"
-    ascend = "Ascend"
-    cpu = "CPU"
-
-
-class EngineName(StrEnum):
-    """Which engine captions."""
-
-    graph = "graph"
-    mindnlp = "mindnlp"
-
-
-class OnOom(StrEnum):
-    """What becomes of a video for which there is not enough memory."""
-
-    shrink = "shrink"
-    empty = "empty"
+    help: str
+    panel: str | None = None
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    low: float | None = None
+    high: float | None = None
+    usual: str | None = None
+    given: Any = None
+    read: Callable[[Any], Any] | None = None
+    preset: Any = None
+    complete: Callable[[str], list[str]] | None = None
+    alters: bool = False
+    last: bool = False
 
 
-class Prefer(StrEnum):
-    """Which of several results a merge takes."""
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Declared:
+    """A field that is an option: its name and type, and its default, MISSING for none."""
 
-    newest = "newest"
-    oldest = "oldest"
-    first = "first"
-    longest = "longest"
+    name: str
+    type: Any
+    default: Any
+    option: Option
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Its spellings on the command line; the first is the one it is called by."""
+        return self.option.flags or ("--" + self.name.replace("_", "-"),)
 
 
-class NumberType(StrEnum):
-    """What the weights are computed in."""
+@cache
+def declared(group: type) -> Mapping[str, Declared]:
+    """The options of a dataclass by the names of their fields."""
+    found = {}
+    for field in fields(group):
+        kind, *notes = get_args(field.type) or (field.type,)
+        option = next((note for note in notes if isinstance(note, Option)), None)
+        if option:
+            found[field.name] = Declared(field.name, kind, field.default, option)
+    return found
 
-    auto = "auto"
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
+
+def given(options: Iterable[Declared], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the ``values`` of ``options`` those that are not the default, by their flags' words."""
+    found = {}
+    for option in options:
+        value = values.get(option.name, option.default)
+        if value != option.default:
+            name = option.flags[0].removeprefix("--").replace("-", "_")
+            found[name] = str(value) if isinstance(value, Path) else value
+    return found
+
+
+def spelled(given: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that give these options."""
+    words = []
+    for name, value in given.items():
+        words.append("--" + name.replace("_", "-"))
+        if value is not True:
+            words.append(str(value))
+    return words
 
 
 def models(incomplete: str) -> list[str]:
@@ -95,283 +120,148 @@ def models(incomplete: str) -> list[str]:
     return ["nano", *(f"{name}/" for name in sorted(names) if re.fullmatch(r"\w[\w.-]*", name))]
 
 
-def memory_size(text: str | None) -> str | None:
-    """``text`` if it is a number of bytes, or of k, M, G or T (powers of 1000)."""
-    if text is not None and parse_size(text) is None:
-        raise typer.BadParameter("write a number and a unit, such as 12G or 800M.")
-    return text
+def as_bytes(text: str) -> int:
+    """Bytes of a number, or of one with k, M, G or T (powers of 1000)."""
+    found = parse_size(text)
+    if found is None:
+        raise ValueError("write a number and a unit, such as 12G or 800M.")
+    return found
 
 
-def decoder_memory(text: str | None) -> str | None:
-    """``text`` if it is a size that a decoder can work in at all."""
-    text = memory_size(text)
-    if text is not None and (parse_size(text) or 0) < LEAST_DECODE_MEMORY:
-        raise typer.BadParameter(f"a decoder needs {size(LEAST_DECODE_MEMORY)} or more.")
-    return text
+def as_decoder_bytes(text: str) -> int:
+    """Bytes, enough for a decoder to work in at all."""
+    found = as_bytes(text)
+    if found < LEAST_DECODE_MEMORY:
+        raise ValueError(f"a decoder needs {size(LEAST_DECODE_MEMORY)} or more.")
+    return found
 
 
-def pooling_shape(text: str | None) -> str | None:
+def as_shape(text: str) -> str:
     """``text`` if it is written T-H-W."""
-    if text is not None and not re.fullmatch(r"[1-9]\d*-[1-9]\d*-[1-9]\d*", text):
-        raise typer.BadParameter("write T-H-W, such as 4-12-12.")
+    if not re.fullmatch(r"[1-9]\d*-[1-9]\d*-[1-9]\d*", text):
+        raise ValueError("write T-H-W, such as 4-12-12.")
     return text
 
 
-Meta = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="META",
-        help="A table (csv, tsv, parquet, jsonl) with a column path, one video, or a folder of "
-        "videos.",
-        show_default=False,
-    ),
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "--pretrained-model-name-or-path",
-        metavar="FOLDER",
-        help="Checkpoint folder in the Hugging Face layout; nano is the bundled one.",
-        autocompletion=models,
-        rich_help_panel=ENGINE,
-    ),
-]
-LlavaModel = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "--pretrained-model-name-or-path",
-        "--llava-model-path",
-        metavar="FOLDER",
-        help="Checkpoint folder in the Hugging Face layout; nano is the bundled one.",
-        autocompletion=models,
-        rich_help_panel=ENGINE,
-    ),
-]
-NumFrames = Annotated[
-    int, typer.Option(min=1, help="Frames shown of a video.", rich_help_panel=FRAMES)
-]
-Question = Annotated[str, typer.Option(help="What the model is asked about each video.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest caption, in tokens.")]
-Slots = Annotated[int, typer.Option("--bs", min=1, help="Videos decoded together on a rank.")]
-SkipIfExisting = Annotated[
-    bool,
-    typer.Option(
-        "--skip-if-existing", help="Do nothing when the output exists.", rich_help_panel=OUTPUT
-    ),
-]
-Demo = Annotated[
-    bool,
-    typer.Option("--demo", help="Caption the bundled clips with the bundled nano checkpoint."),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="The table to write.",
-        rich_help_panel=OUTPUT,
-        show_default="{META}_caption_{command} beside META",
-    ),
-]
-FormOption = Annotated[
-    Form | None,
-    typer.Option(
-        "--format",
-        help="Format of the output and its parts.",
-        rich_help_panel=OUTPUT,
-        show_default="Parquet for Parquet, else CSV",
-    ),
-]
-AllColumns = Annotated[
-    bool,
-    typer.Option(
-        "--all-columns",
-        help="Add everything known about a caption as columns caption_*.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-CaptionColumn = Annotated[
-    str,
-    typer.Option(
-        "--caption-column",
-        metavar="NAME",
-        help="Column that the captions are written to.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-OverwriteColumn = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite-column",
-        help="Replace columns of the table that have the names of those written.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-RunDirectory = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Where the run keeps its files.",
-        rich_help_panel=OUTPUT,
-        show_default="beside the output, ending in .vidcap",
-    ),
-]
-Fresh = Annotated[
-    bool,
-    typer.Option(
-        "--fresh",
-        help="Start over; the old run is replaced when the new one has finished.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Only the first N rows.", rich_help_panel=OUTPUT),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Show what would be done (rows, frames, tokens, output) and stop.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-FlushSeconds = Annotated[
-    float,
-    typer.Option(
-        min=0.1,
-        help="A finished row is on disk after at most this many seconds.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Engine = Annotated[
-    EngineName,
-    typer.Option(
-        help="graph is compiled; mindnlp runs the Hugging Face definitions, the slow reference.",
-        rich_help_panel=ENGINE,
-    ),
-]
-MemoryLimit = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE",
-        help="Memory that a rank may take, weights included, such as 12G.",
-        callback=memory_size,
-        rich_help_panel=ENGINE,
-        show_default="most of what is free",
-    ),
-]
-OnOomOption = Annotated[
-    OnOom,
-    typer.Option(
-        help="A video too large for the memory is shown smaller, or gets no caption.",
-        rich_help_panel=ENGINE,
-    ),
-]
-DType = Annotated[
-    NumberType,
-    typer.Option(
-        "--dtype",
-        help="Number type; auto is the checkpoint's own, float32 on CPU.",
-        rich_help_panel=ENGINE,
-    ),
-]
-DeviceTarget = Annotated[
-    Device, typer.Option(help="auto takes Ascend when there is one.", rich_help_panel=ENGINE)
-]
-WorkerNum = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Ranks in all.",
-        rich_help_panel=LAUNCHING,
-        show_default="Ascend devices found, 1 on CPU",
-    ),
-]
-LocalWorkerNum = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Ranks on this node.",
-        rich_help_panel=LAUNCHING,
-        show_default="all",
-    ),
-]
-MasterAddr = Annotated[
-    str, typer.Option(help="Address of the first node.", rich_help_panel=LAUNCHING)
-]
-MasterPort = Annotated[
-    int | None,
-    typer.Option(
-        min=1024,
-        max=65535,
-        metavar="PORT",
-        help="Port of msrun's scheduler.",
-        rich_help_panel=LAUNCHING,
-        show_default="a free one",
-    ),
-]
-NodeRank = Annotated[
-    int, typer.Option(min=0, help="Number of this node.", rich_help_panel=LAUNCHING)
-]
-LogDir = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Logs of msrun and the ranks.",
-        rich_help_panel=LAUNCHING,
-        show_default="msrun_log in the run directory",
-    ),
-]
-Retries = Annotated[
-    int,
-    typer.Option(
-        min=0,
-        help="Launches in a row without any result before the run fails.",
-        rich_help_panel=LAUNCHING,
-    ),
-]
-StallTimeout = Annotated[
-    float,
-    typer.Option(
-        min=1.0,
-        help="Seconds after which a rank that reports nothing is killed and started again.",
-        rich_help_panel=LAUNCHING,
-    ),
-]
-Decoders = Annotated[
-    int,
-    typer.Option(min=1, help="Processes per rank that read frames ahead.", rich_help_panel=FRAMES),
-]
-DecodeMemory = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE",
-        help="Memory that one of them may take, such as 4G; a video that needs more fails.",
-        callback=decoder_memory,
-        rich_help_panel=FRAMES,
-        show_default="its share of half the machine",
-    ),
-]
-DecodeTimeout = Annotated[
-    float,
-    typer.Option(
-        min=0.1,
-        help="Seconds after which a video that cannot be read is given up.",
-        rich_help_panel=FRAMES,
-    ),
-]
-ReaderOption = Annotated[
-    Reader,
-    typer.Option(
-        "--reader",
-        help="What reads the frames; auto is pyav, decord repeats what the original scripts read.",
-        rich_help_panel=FRAMES,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+def as_reader(name: str) -> str:
+    """The reader that ``name`` means; one that is not installed is a wrong value."""
+    if name == "decord" and importlib.util.find_spec("decord") is None:
+        raise ValueError("decord is not installed: pip install decord2.")
+    return "pyav" if name == "auto" else name
+
+
+@dataclass(frozen=True, slots=True)
+class TableOptions:
+    """The table to write."""
+
+    output: Annotated[
+        Path | None,
+        Option(
+            "The table to write.",
+            OUTPUT,
+            flags=("--output", "-o"),
+            metavar="FILE",
+            usual="{META}_caption_{command} beside META",
+        ),
+    ] = None
+    form: Annotated[
+        Form | None,
+        Option(
+            "Format of the output and its parts.",
+            OUTPUT,
+            flags=("--format",),
+            usual="Parquet for Parquet, else CSV",
+        ),
+    ] = None
+    all_columns: Annotated[
+        bool, Option("Add everything known about a caption as columns caption_*.", OUTPUT)
+    ] = False
+    caption_column: Annotated[
+        str, Option("Column that the captions are written to.", OUTPUT, metavar="NAME")
+    ] = TEXT
+    overwrite_column: Annotated[
+        bool,
+        Option("Replace columns of the table that have the names of those written.", OUTPUT),
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What is done at all, and where the run lives."""
+
+    demo: Annotated[bool, Option("Caption the bundled clips with the bundled nano checkpoint.")] = (
+        False
+    )
+    skip_if_existing: Annotated[bool, Option("Do nothing when the output exists.", OUTPUT)] = False
+    run_dir: Annotated[
+        Path | None,
+        Option(
+            "Where the run keeps its files.",
+            OUTPUT,
+            metavar="FOLDER",
+            usual="beside the output, ending in .vidcap",
+        ),
+    ] = None
+    fresh: Annotated[
+        bool,
+        Option("Start over; the old run is replaced when the new one has finished.", OUTPUT),
+    ] = False
+    limit: Annotated[int | None, Option("Only the first N rows.", OUTPUT, metavar="N", low=1)] = (
+        None
+    )
+    dry_run: Annotated[
+        bool, Option("Show what would be done (rows, frames, tokens, output) and stop.", OUTPUT)
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOptions:
+    """The ranks and nodes, and how their deaths are taken."""
+
+    worker_num: Annotated[
+        int | None,
+        Option(
+            "Ranks in all.",
+            LAUNCHING,
+            metavar="N",
+            low=1,
+            usual="Ascend devices found, 1 on CPU",
+        ),
+    ] = None
+    local_worker_num: Annotated[
+        int | None, Option("Ranks on this node.", LAUNCHING, metavar="N", low=1, usual="all")
+    ] = None
+    master_addr: Annotated[str, Option("Address of the first node.", LAUNCHING)] = "127.0.0.1"
+    master_port: Annotated[
+        int | None,
+        Option(
+            "Port of msrun's scheduler.",
+            LAUNCHING,
+            metavar="PORT",
+            low=1024,
+            high=65535,
+            usual="a free one",
+        ),
+    ] = None
+    node_rank: Annotated[int, Option("Number of this node.", LAUNCHING, low=0)] = 0
+    log_dir: Annotated[
+        Path | None,
+        Option(
+            "Logs of msrun and the ranks.",
+            LAUNCHING,
+            metavar="FOLDER",
+            usual="msrun_log in the run directory",
+        ),
+    ] = None
+    retries: Annotated[
+        int,
+        Option("Launches in a row without any result before the run fails.", LAUNCHING, low=0),
+    ] = 3
+    stall_timeout: Annotated[
+        float,
+        Option(
+            "Seconds after which a rank that reports nothing is killed and started again.",
+            LAUNCHING,
+            low=1.0,
+        ),
+    ] = 600.0

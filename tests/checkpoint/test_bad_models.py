@@ -17,6 +17,7 @@ from vidcap_cli.caption import Request, caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
 from vidcap_cli.inspect import inspect
+from vidcap_cli.options import RunOptions
 
 QWEN, LLAVA = tiny.TinyQwen2VL(seed=1), tiny_llava.TinyLlava(seed=1)
 PLLAVA = tiny_llava.TinyPllava(seed=1, lora="plain")
@@ -120,9 +121,9 @@ def test_what_a_run_refuses_is_refused_beforehand(tmp_path, fault):
     damage(folder)
     table.write_text("path\na.mp4\n")
     before = set(tmp_path.iterdir())
-    run = Request(table, str(folder), CaptionConfig(family, ""))
+    run = Request(table, CaptionConfig(family, str(folder)))
     said = set()
-    for request in (run, replace(run, dry_run=True)):
+    for request in (run, replace(run, run=RunOptions(dry_run=True))):
         with pytest.raises(ModelError, match=words) as error:
             caption(request)
         said.add(str(error.value))

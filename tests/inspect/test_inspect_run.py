@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,18 @@ def test_another_place_is_part_of_the_command(run, tmp_path):
     run.path.rename(tmp_path / "elsewhere.next")
     remedy = inspect(tmp_path / "elsewhere.next").problems[-1].remedy or ""
     assert remedy.endswith(f"--run-dir {tmp_path / 'elsewhere'}")
+
+
+def test_how_the_work_was_done_is_part_of_the_command(run):
+    config = replace(CONFIG, slots=8, memory_limit=12_000_000_000, fps=1.0)
+    folder = run.attempt(3)
+    folder.claims.mkdir(parents=True)
+    Attempt(config, rows=2, chunk=1, ranks=3, bases=()).write(folder)
+    command = shlex.split(inspect(run.path).problems[-1].remedy or "")
+    assert command[3:] == [
+        *("--model", "/models/q w", "--question", "What moves?", "--bs", "8", "--fps", "2.0"),
+        *("--memory-limit", "12000000000", "--worker-num", "3"),
+    ]
 
 
 def test_a_run_is_continued_by_the_command_that_inspect_prints(tmp_path, monkeypatch):

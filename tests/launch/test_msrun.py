@@ -14,7 +14,8 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
 from vidcap_cli.launch import msrun as launch
 from vidcap_cli.launch.leader import Job, leading
-from vidcap_cli.launch.msrun import LaunchFailedError
+from vidcap_cli.launch.msrun import Cluster, LaunchFailedError
+from vidcap_cli.options import LaunchOptions
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.records import read_exits
 
@@ -34,7 +35,9 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     (tmp_path / "meta.csv").write_text("path\na.mp4\n")
     monkeypatch.setattr(launch, "adopt_orphans", lambda: None)  # this process has other children
     config = CaptionConfig("qwen2vl", "/models/some")
-    return Job(tmp_path / "meta.csv", tmp_path / "run", config, retries=1)
+    return Job(
+        tmp_path / "meta.csv", tmp_path / "run", config, Cluster(launch=LaunchOptions(retries=1))
+    )
 
 
 @pytest.mark.parametrize("what", ["not there", "not executable"])

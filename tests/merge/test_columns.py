@@ -1,5 +1,7 @@
 """Captions get columns of their own, never one of META's unless it is asked for."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +13,7 @@ from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.inspect import inspect
 from vidcap_cli.merge.columns import CaptionColumns, caption_column
 from vidcap_cli.merge.merge import merge
+from vidcap_cli.options import RunOptions, TableOptions
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import make_plan
@@ -172,12 +175,13 @@ def test_a_caption_command_refuses_before_anything_else(tmp_path, header, settin
     """Before the model is looked for, and nothing is written."""
     meta = tmp_path / "meta.csv"
     meta.write_text(f"{header}\na.mp4,x\n")
-    request = Request(meta, "/no/model", CONFIG, dry_run=dry, **settings)
+    config, run = replace(CONFIG, model="/no/model"), RunOptions(dry_run=dry)
+    request = Request(meta, config, TableOptions(**settings), run)
     with pytest.raises(TableError, match=remedy):
         caption(request)
     assert [path.name for path in tmp_path.iterdir()] == ["meta.csv"]
     with pytest.raises(Exception, match="/no/model"):
-        caption(Request(meta, "/no/model", CONFIG, overwrite_column=True, **settings))
+        caption(Request(meta, config, TableOptions(overwrite_column=True, **settings)))
 
 
 def test_inspect_finds_the_captions(tmp_path, meta):

@@ -213,6 +213,15 @@ def test_every_difference_is_listed(tmp_path, run):
     assert "--fresh" in message
 
 
+def test_another_command_is_a_change_told_by_options_that_exist(tmp_path, run):
+    meta = table(tmp_path)
+    plan = make_plan(meta, run, CaptionConfig("llava", "/models/llava", "1", num_frames=1))
+    with pytest.raises(RunChangedError) as caught:
+        check_unchanged(plan, meta, replace(CONFIG, model_fingerprint="2"))
+    told = [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:-1]]
+    assert told == ["the command", "the files of the model", "--model"]
+
+
 def test_the_same_table_elsewhere_is_a_change(tmp_path, run):
     plan = make_plan(table(tmp_path), run, CONFIG)
     (tmp_path / "b").mkdir()

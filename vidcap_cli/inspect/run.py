@@ -4,19 +4,16 @@ Reads what the run left in files and nothing else, so it works while the run goe
 died, and on another machine that sees the folder.
 """
 
-import shlex
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vidcap_cli.caption import default_output, default_run_dir
-from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import DamagedPartError
-from vidcap_cli.families import FAMILIES
+from vidcap_cli.inspect.command import continue_command
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.rundir.events import EventReader
 from vidcap_cli.rundir.ledger import RunParts
@@ -29,8 +26,6 @@ from vidcap_cli.view.tally import RankState, RunState
 from vidcap_cli.view.words import count, duration, figure, one_line
 
 _LISTED = 8
-# What a caption command is told by its name and by META, or finds out by itself.
-_NOT_OPTIONS = ("family", "model", "model_fingerprint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,30 +124,6 @@ def _failure(parts: RunParts, file: Path, row: int) -> tuple[str, str, str]:
     place = int(np.flatnonzero(table["row_id"].to_numpy() == row)[-1])
     found = table.slice(place, 1).to_pylist()[0]
     return found["path"] or "", found["status"], found["error"] or ""
-
-
-def continue_command(run: RunDir, plan: Plan) -> str:
-    """The command that continues the run, with the options that were not the default."""
-    options, family = plan.options, str(plan.options.get("family", ""))
-    words = ["vidcap", family, plan.meta, "--model", str(options.get("model", ""))]
-    defaults = {field.name: field.default for field in fields(CaptionConfig)}
-    if family in FAMILIES:
-        defaults |= FAMILIES[family].defaults
-    altered = {
-        name: value
-        for name, value in options.items()
-        if name not in _NOT_OPTIONS and value != defaults.get(name)
-    }
-    for name, value in {**altered, **plan.table_options}.items():
-        words.append("--" + name.replace("_", "-"))
-        if value is not True:
-            words.append(str(value))
-    # A run that starts over lies beside the one it will replace.
-    place = RunDir(run.path.absolute()).settled.path
-    output = Path(plan.table_options.get("output") or default_output(Path(plan.meta), family, None))
-    if place != default_run_dir(output):
-        words += ["--run-dir", str(place)]
-    return shlex.join(words)
 
 
 def _plan_facts(plan: Plan) -> tuple[Fact, ...]:

@@ -51,7 +51,7 @@ def _launch(
 ) -> None:
     logs = run.launch_logs(attempt.number, log_dir)
     rows = Attempt.read(attempt).rows
-    title = f"vidcap node {cluster.node_rank}"
+    title = f"vidcap node {cluster.launch.node_rank}"
     with make_view(title=title, total=rows) as view:
         try:
             supervise(run, attempt, cluster, logs=logs, view=view, interrupts=stop)

@@ -45,18 +45,15 @@ _DEATHS_TO_GIVE_UP = 2
 class Job:
     """What a command is asked to do. Nothing here alters captions but ``config``.
 
-    ``retries`` bounds the launches in a row that bring no result; ``limit`` takes only the first
-    rows of the table. ``table_options`` are noted in the plan.
+    ``limit`` takes only the first rows of the table. ``table_options`` are noted in the plan.
     """
 
     meta: Path
     run_dir: Path
     config: CaptionConfig
     cluster: Cluster = field(default_factory=Cluster)
-    retries: int = 3
     fresh: bool = False
     limit: int | None = None
-    log_dir: Path | None = None
     table_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -160,7 +157,7 @@ class Leader:
                 if not left:
                     break
                 fruitless = 0 if left < before else fruitless + 1
-                if fruitless > self._job.retries:
+                if fruitless > self._job.cluster.launch.retries:
                     raise RunError(
                         f"{fruitless} launches in a row brought no caption; the last words of "
                         f"the ranks are in {self._logs(folder)}"
@@ -309,7 +306,7 @@ class Leader:
         ]
 
     def _logs(self, folder: AttemptDir) -> Path:
-        return self.run.launch_logs(folder.number, self._job.log_dir)
+        return self.run.launch_logs(folder.number, self._job.cluster.launch.log_dir)
 
 
 def read_paths(run: RunDir, rows: list[int]) -> dict[int, str]:

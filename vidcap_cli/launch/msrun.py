@@ -14,12 +14,13 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from vidcap_cli.errors import RunError
+from vidcap_cli.options import LaunchOptions
 from vidcap_cli.processes import adopt_orphans
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 
@@ -29,23 +30,16 @@ _PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBS
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """How many ranks there are (``worker_num``), how many of them here, and which node this is.
-
-    ``master_addr`` and ``master_port`` name the scheduler; port None is any free one. A rank that
-    reports nothing for ``stall_timeout`` seconds is given up.
-    """
+    """How many ranks there are (``worker_num``), how many of them here, and the rest as asked."""
 
     worker_num: int = 1
     local_worker_num: int = 1
-    master_addr: str = "127.0.0.1"
-    master_port: int | None = None
-    node_rank: int = 0
-    stall_timeout: float = 600.0
+    launch: LaunchOptions = field(default_factory=LaunchOptions)
 
     @property
     def local_ranks(self) -> range:
         """The numbers that msrun gives the ranks of this node."""
-        first = self.node_rank * self.local_worker_num
+        first = self.launch.node_rank * self.local_worker_num
         return range(first, first + self.local_worker_num)
 
 
@@ -175,13 +169,13 @@ class Ranks:
 
 
 def _command(run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> list[str]:
-    port = cluster.master_port or _free_port()
+    port = cluster.launch.master_port or _free_port()
     options = {
         "worker_num": cluster.worker_num,
         "local_worker_num": cluster.local_worker_num,
-        "master_addr": cluster.master_addr,
+        "master_addr": cluster.launch.master_addr,
         "master_port": port,
-        "node_rank": cluster.node_rank,
+        "node_rank": cluster.launch.node_rank,
         "log_dir": logs,
         "join": False,
     }

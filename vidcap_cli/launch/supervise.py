@@ -120,7 +120,7 @@ class _Watch:
         self._ranks = ranks
         self._view = view
         self._local = cluster.local_ranks
-        self._patience = cluster.stall_timeout
+        self._patience = cluster.launch.stall_timeout
         self._heard = dict.fromkeys(self._local, time.monotonic())
         self._loading: set[int] = set()
         self._deadline = float("inf")

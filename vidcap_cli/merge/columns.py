@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from vidcap_cli.errors import TableError, UsageError
+from vidcap_cli.options import TEXT
 from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.tables import PATH, Table, quoted
 
-TEXT = "text"
 STATUS = "caption_status"
 _BESIDE = ("status", "error", "flags")
 _REST = tuple(name for name in SCHEMA.names if name not in ("row_id", PATH, TEXT, *_BESIDE))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidcap_cli.merge.sources import Source, read_source, result_schema
+from vidcap_cli.options import Prefer
 from vidcap_cli.statuses import Status
 from vidcap_cli.tables import PATH, Table, paths, regroup
 
-Prefer = Literal["newest", "oldest", "first", "longest"]
 Ints = npt.NDArray[np.int64]
 
 _LOOKUP_ROWS = 1 << 20  # META rows matched at once: each time the result paths are hashed anew

@@ -30,11 +30,10 @@ import pyarrow.compute as pc
 
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import RunChangedError, TableError, UsageError
-from vidcap_cli.merge.columns import TEXT, CaptionColumns
+from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.matching import (
     Ints,
     Matches,
-    Prefer,
     Results,
     choose,
     conflicts,
@@ -43,6 +42,7 @@ from vidcap_cli.merge.matching import (
     read_results,
 )
 from vidcap_cli.merge.sources import Source, find_sources
+from vidcap_cli.options import TEXT, Prefer
 from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir, attempt_of
 from vidcap_cli.rundir.plan import TABLE, fingerprint_of

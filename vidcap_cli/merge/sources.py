@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidcap_cli.errors import DamagedPartError, TableError, UsageError
-from vidcap_cli.merge.columns import STATUS, TEXT, caption_column
+from vidcap_cli.merge.columns import STATUS, caption_column
+from vidcap_cli.options import TEXT
 from vidcap_cli.rundir.ledger import RunParts
 from vidcap_cli.rundir.parts import SCHEMA, read_part
 from vidcap_cli.rundir.paths import RunDir, attempt_of, part_files

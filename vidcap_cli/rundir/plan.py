@@ -180,10 +180,9 @@ def check_unchanged(plan: Plan, meta: Path, config: CaptionConfig) -> None:
     now = config.caption_options()
     for name in dict.fromkeys([*plan.options, *now]):
         # Through JSON, as the plan's options went: a tuple and a list are the same option.
-        new = json.loads(json.dumps(now.get(name)))
-        if plan.options.get(name) != new:
-            option = "--" + name.replace("_", "-")
-            differences.append(f"{option}: {plan.options.get(name)!r} -> {new!r}")
+        new, called = json.loads(json.dumps(now.get(name))), config.called(name)
+        if called and plan.options.get(name) != new:
+            differences.append(f"{called}: {plan.options.get(name)!r} -> {new!r}")
     if differences:
         raise RunChangedError(
             "the unfinished run was made with something else:\n  "

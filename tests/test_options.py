@@ -1,0 +1,140 @@
+"""Options are declared once: what a declaration gives the command line, and words back from it."""
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vidcap_cli import caption
+from vidcap_cli.cli import app
+from vidcap_cli.config import ALTERS_CAPTIONS, CaptionConfig, options_of
+from vidcap_cli.families import FAMILIES
+from vidcap_cli.options import (
+    LaunchOptions,
+    RunOptions,
+    TableOptions,
+    declared,
+    given,
+    spelled,
+)
+
+# Another value than the default for every option that ranks are told.
+OTHER = {
+    "model": "/models/some",
+    "question": "What moves?",
+    "max_new_tokens": 7,
+    "slots": 3,
+    "num_frames": 9,
+    "pooling_shape": "2-6-6",
+    "fps": 1.5,
+    "height": 56,
+    "width": 84,
+    "resize": "exact",
+    "system_prompt": "Look.",
+    "lora_alpha": 32.0,
+    "reader": "decord",
+    "decoders": 5,
+    "decode_timeout": 9.5,
+    "decode_memory": 2_000_000_000,
+    "flush_seconds": 3.0,
+    "engine": "mindnlp",
+    "dtype": "float16",
+    "memory_limit": 12_000_000_000,
+    "on_oom": "empty",
+    "device_target": "CPU",
+}
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The request that a command line makes."""
+    requests: list[caption.Request] = []
+    monkeypatch.setattr(caption, "caption", lambda request: requests.append(request) or 0)
+
+    def run(*words: str) -> caption.Request:
+        done = CliRunner().invoke(app, list(words))
+        assert done.exit_code == 0, done.output
+        return requests.pop()
+
+    return run
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_a_configuration_is_read_from_the_words_that_spell_it(parsed, family):
+    options = options_of(family)
+    assert OTHER.keys() == declared(CaptionConfig).keys()
+    config = replace(
+        parsed(family.command, "m.csv").config,
+        **{name: value for name, value in OTHER.items() if name in options},
+    )
+    words = spelled(given(options.values(), asdict(config)))
+    assert parsed(family.command, "m.csv", *words).config == config
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_defaults_need_no_words(parsed, family):
+    request = parsed(family.command, "m.csv")
+    assert given(options_of(family).values(), asdict(request.config)) == {}
+    assert (request.table, request.run, request.launch) == (
+        TableOptions(),
+        RunOptions(),
+        LaunchOptions(),
+    )
+
+
+def test_options_go_to_those_who_own_them(parsed):
+    request = parsed(
+        *("qwen2vl", "m.csv", "-o", "out.csv", "--format", "csv", "--all-columns"),
+        *("--limit", "3", "--fresh", "--worker-num", "4", "--log-dir", "logs", "--retries", "0"),
+    )
+    assert request.table == TableOptions(Path("out.csv"), "csv", all_columns=True)
+    assert request.run == RunOptions(limit=3, fresh=True)
+    assert request.launch == LaunchOptions(worker_num=4, log_dir=Path("logs"), retries=0)
+    assert request.config.part_format == "csv"
+
+
+def test_words_of_flags_and_paths():
+    asked = given(
+        declared(TableOptions).values(),
+        asdict(TableOptions(Path("/a b.csv"), "csv", overwrite_column=True)),
+    )
+    assert asked == {"output": "/a b.csv", "format": "csv", "overwrite_column": True}
+    assert spelled(asked) == [
+        *("--output", "/a b.csv", "--format", "csv", "--overwrite-column"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "remedy"),
+    [
+        ("--memory-limit", "lots", "write a number and a unit, such as 12G or 800M."),
+        ("--decode-memory", "lots", "write a number and a unit, such as 12G or 800M."),
+        ("--decode-memory", "1M", "a decoder needs 256.0 MB or more."),
+    ],
+)
+def test_sizes_that_are_none(option, value, remedy):
+    done = CliRunner().invoke(app, ["qwen2vl", "m.csv", option, value], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert f"'{option}': {remedy}" in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_reader_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    done = CliRunner().invoke(app, ["llava", "m.csv", "--reader", "decord"])
+    assert done.exit_code == 2
+    assert "decord is not installed: pip install decord2." in done.output
+
+
+def test_what_alters_captions():
+    known = {field.name for field in fields(CaptionConfig)}
+    assert set(ALTERS_CAPTIONS) <= known
+    assert {"family", "model", "model_fingerprint", "fps", "reader", "dtype"} <= set(
+        ALTERS_CAPTIONS
+    )
+    assert not {"slots", "engine", "decoders", "memory_limit"} & set(ALTERS_CAPTIONS)
+    config = CaptionConfig("qwen2vl", "nano")
+    assert config.called("family") == "the command"
+    assert config.called("max_new_tokens") == "--max-new-tokens"
+    assert config.called("num_frames") is None
+    assert replace(config, family="llava").called("num_frames") == "--num-frames"
