@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from vidcap_cli import tables
 from vidcap_cli.atomic import committing
 from vidcap_cli.errors import TableError
-from vidcap_cli.tables import open_meta, open_table, paths, regroup, writing
+from vidcap_cli.table_writer import output_form, writing
+from vidcap_cli.tables import open_meta, open_table, paths, regroup
 
 TRICKY = [
     ["id", "path", "note"],
@@ -384,11 +385,11 @@ def test_nothing_appears_before_the_block_ends(tmp_path):
 
 
 def test_output_form():
-    assert tables.output_form(Path("a.CSV")) == "csv"
-    assert tables.output_form(Path("a.parquet"), "csv") == "csv"
+    assert output_form(Path("a.CSV")) == "csv"
+    assert output_form(Path("a.parquet"), "csv") == "csv"
     for name, form in [("a.jsonl", None), ("a", None), ("a.csv", "xlsx")]:
         with pytest.raises(TableError, match=r"a[.a-z]*: vidcap writes .*--format"):
-            tables.output_form(Path(name), form)
+            output_form(Path(name), form)
 
 
 def test_large_csv_is_written_as_read(tmp_path):

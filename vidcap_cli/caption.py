@@ -32,7 +32,8 @@ from vidcap_cli.options import LaunchOptions, RunOptions, TableOptions, declared
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
-from vidcap_cli.tables import open_meta, output_form
+from vidcap_cli.table_writer import output_form
+from vidcap_cli.tables import open_meta
 from vidcap_cli.view.live import make_view
 from vidcap_cli.view.summary import Outcome, captions_table, summary
 from vidcap_cli.view.words import lines

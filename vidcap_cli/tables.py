@@ -1,16 +1,15 @@
-r"""Tables: CSV, TSV, Parquet and JSON Lines in; CSV, TSV and Parquet out; always batch by batch.
+"""Tables as they are read: CSV, TSV, Parquet and JSON Lines, always batch by batch.
 
 What is read is what was written: CSV and TSV values are the exact strings ("001" stays "001", an
-empty field stays empty), Parquet and JSON Lines keep their types. Blank lines are no rows. A
-table is written with minimal quoting and "\n" line ends, and appears under its name only when
-it is whole and on the disk. Every fault of a table is a ``TableError`` that names the file, the
-place (a line counted from 1, or a data row counted from 1 without the header) and the remedy.
+empty field stays empty), Parquet and JSON Lines keep their types. Blank lines are no rows. Every
+fault of a table is a ``TableError`` that names the file, the place (a line counted from 1, or a
+data row counted from 1 without the header) and the remedy. ``table_writer`` is the other way.
 """
 
 import codecs
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +21,6 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from vidcap_cli.atomic import committing
 from vidcap_cli.errors import TableError
 
 # Interrupts are answered in one place. While it reads a CSV file, pyarrow would put handlers and a
@@ -30,13 +28,12 @@ from vidcap_cli.errors import TableError
 pa.enable_signal_handlers(False)
 
 READABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl"}
-WRITABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 PATH = "path"
 
 ROWS = 65_536
 _JSON_ROWS = 8_192
 _BLOCK = 4 << 20  # bytes of CSV parsed at once; a single row must fit in
-_DELIMITERS = {"csv": ",", "tsv": "\t"}
+DELIMITERS = {"csv": ",", "tsv": "\t"}
 _LOOKS_LIKE_PATH = (
     "path",
     "video_path",
@@ -68,7 +65,7 @@ class Table:
         elif self.form == "jsonl":
             batches = _json_batches(self.path, self.schema)
         else:
-            batches = _csv_batches(self.path, self.schema, _DELIMITERS[self.form])
+            batches = _csv_batches(self.path, self.schema, DELIMITERS[self.form])
         for batch in batches:
             yield batch.select(names)
 
@@ -90,7 +87,7 @@ def open_table(path: Path) -> Table:
         elif form == "jsonl":
             schema = _json_schema(path)
         else:
-            header = _csv_header(path, _DELIMITERS[form])
+            header = _csv_header(path, DELIMITERS[form])
             schema = pa.schema([(name, pa.string()) for name in header])
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
@@ -107,7 +104,7 @@ def open_meta(path: Path) -> Table:
     if PATH not in names:
         raise TableError(f"{path}: no column is called `path`. {_path_hint(names)}")
     kind = table.schema.field(PATH).type
-    if not _is_text(kind) and kind != pa.null():
+    if not is_text(kind) and kind != pa.null():
         raise TableError(f"{path}: the column `path` holds {kind}, not text; convert it")
     return table
 
@@ -152,112 +149,21 @@ def regroup(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(pending)
 
 
-def output_form(path: Path, form: str | None = None) -> str:
-    """The format to write ``path`` in: ``form``, or else what the suffix says."""
-    found = form or WRITABLE.get(path.suffix.lower())
-    if found is None or found not in WRITABLE.values():
-        raise TableError(
-            f"{path}: vidcap writes {', '.join(WRITABLE)}, not {form or path.suffix!r}; "
-            "choose one of them or name the format with --format"
-        )
-    return found
-
-
-@contextmanager
-def writing(path: Path, schema: pa.Schema, form: str) -> Iterator[Callable[[pa.Table], None]]:
-    """Hand out a function that appends a table to ``path``, which appears when the block ends."""
-    with committing(path) as temporary:
-        if form == "parquet":
-            try:
-                with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-                    yield writer.write_table
-            except pa.ArrowNotImplementedError as error:  # an empty struct, for one
-                raise TableError(
-                    f"{path}: Parquet has no such type ({error}); write CSV"
-                ) from error
-        else:
-            delimiter = _DELIMITERS[form]
-            with temporary.open("wb") as file:
-                header = [pa.chunked_array([[name]], pa.large_string()) for name in schema.names]
-                file.write(_csv_lines(header, delimiter))
-
-                def append(table: pa.Table) -> None:
-                    if table.num_rows:
-                        file.write(_csv_lines([_text(c) for c in table.columns], delimiter))
-
-                yield append
-
-
-def _csv_lines(columns: Sequence[pa.ChunkedArray], delimiter: str) -> bytes:
-    """The rows of large_string columns as CSV, quoted where a reader needs it."""
-    special = f'["\r\n{delimiter}]'
-    fields = []
-    for column in columns:
-        needs = pc.match_substring_regex(column, special)
-        if len(columns) == 1:
-            # Without quotes a row with a single empty field would be a blank line.
-            needs = pc.or_(needs, pc.equal(column, ""))
-        if pc.any(needs).as_py():
-            inner = pc.replace_substring(column, '"', '""')
-            fields.append(pc.if_else(needs, _join(['"', inner, '"'], ""), column))
-        else:
-            fields.append(column)
-    lines = _join([_join(fields, delimiter), ""], "\n").combine_chunks()
-    # The values of a string array lie one after the other: that buffer is the text of the file.
-    return bytes(lines.buffers()[2])
-
-
-def _join(fields: Sequence[pa.ChunkedArray | str], separator: str) -> pa.ChunkedArray:
-    # The kernel does not mix the widths of string types, and a bare str is a narrow one.
-    wide = [pa.scalar(f, pa.large_string()) if isinstance(f, str) else f for f in fields]
-    return pc.binary_join_element_wise(*wide, pa.scalar(separator, pa.large_string()))
-
-
-def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column as the strings a CSV file holds; null is the empty string."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return _text(column.cast(kind.value_type))
-    if _is_text(kind) and not _is_binary(kind):
-        text = column.cast(pa.large_string())
-    elif pa.types.is_floating(kind):
-        # Arrow writes 30.0 as "30"; a reader that infers types should find a float again.
-        digits = column.cast(pa.large_string())
-        text = pc.replace_substring_regex(digits, r"^(-?\d+)$", r"\1.0")
-    elif pa.types.is_nested(kind) or _is_binary(kind):
-        text = pa.chunked_array([[_spell(v) for v in column.to_pylist()]], pa.large_string())
-    else:
-        try:
-            text = column.cast(pa.large_string())
-        except pa.ArrowNotImplementedError:
-            text = pa.chunked_array([[_spell(v) for v in column.to_pylist()]], pa.large_string())
-    return pc.fill_null(text, "")
-
-
-def _spell(value: Any) -> str | None:
-    """A value without a CSV form of its own: JSON for lists and structs, else its text."""
-    if value is None:
-        return None
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
+def is_binary(kind: pa.DataType) -> bool:
+    """Whether values of ``kind`` are bytes."""
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values of ``kind`` can be read as strings."""
     if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
+        return is_text(kind.value_type)
     # Some writers of Parquet leave strings unmarked: they come as binary.
     return bool(
         pa.types.is_string(kind)
         or pa.types.is_large_string(kind)
         or pa.types.is_string_view(kind)
-        or _is_binary(kind)
+        or is_binary(kind)
     )
 
 

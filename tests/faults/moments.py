@@ -116,7 +116,7 @@ def role_of(process: psutil.Process) -> str | None:
             return "scheduler" if scheduler else "rank"
     except psutil.Error:
         return None
-    if any("video.pool" in word for word in words):
+    if any("video.decoder" in word for word in words):
         return "decoder"
     return "parent" if "vidcap_cli" in words else None
 

@@ -47,15 +47,14 @@ from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir, attempt_of
 from vidcap_cli.rundir.plan import TABLE, fingerprint_of
 from vidcap_cli.statuses import Status
+from vidcap_cli.table_writer import output_form, writing
 from vidcap_cli.tables import (
     PATH,
     ROWS,
     Table,
     open_meta,
     open_table,
-    output_form,
     regroup,
-    writing,
 )
 
 EXAMPLES = 3

@@ -19,11 +19,9 @@ Linux only.
 """
 
 import contextlib
-import faulthandler
 import mmap
 import os
 import pickle
-import resource
 import signal
 import socket
 import subprocess
@@ -32,7 +30,6 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -43,16 +40,11 @@ from typing import Self
 import numpy as np
 
 from vidcap_cli.errors import RunError
-from vidcap_cli.processes import die_with
 from vidcap_cli.statuses import Status
-from vidcap_cli.video import Clip, Rule, VideoError, read_frames
-from vidcap_cli.view.words import size
+from vidcap_cli.video import Clip, Rule, read_frames
+from vidcap_cli.video.decoder import MESSAGE_BYTES, PROGRAM, TAKEN_UP, Read
 
-Read = Callable[[str, Rule], Clip]
-
-_MESSAGE_BYTES = 1 << 17  # more than any message: a path, or what surrounds a clip's frames
 _LONGEST_PATH = 1 << 16  # bytes; the kernel's own limit is 4096
-_LONGEST_ERROR = 1000  # characters
 _STARTS = 3  # decoders in a row that leave by themselves before they are ready: no chance
 # Seconds before a decoder that was killed while starting is followed by another.
 _FIRST_PAUSE = 0.1
@@ -62,8 +54,6 @@ _EXIT_SECONDS = 5.0  # for a process whose socket is closed to be gone, too
 # 3840x2160 in 10 bits was measured to take 0.6 GB.
 _SHARE = 0.5
 _LEAST_SHARE = 1_000_000_000
-_PROGRAM = "from vidcap_cli.video.pool import serve; serve()"
-_TAKEN_UP = b"begun"
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +274,7 @@ class _Decoder:
         with theirs, contextlib.ExitStack() as undo:
             undo.callback(self.socket.close)
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, *words],
+                [sys.executable, "-c", PROGRAM, *words],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # a library that prints must not write into the rank's output
@@ -328,7 +318,7 @@ class _Decoder:
         A process that ends before it has its row leaves the row in place: it cannot be at fault.
         """
         try:
-            message, files, _, _ = socket.recv_fds(self.socket, _MESSAGE_BYTES, 1)
+            message, files, _, _ = socket.recv_fds(self.socket, MESSAGE_BYTES, 1)
         except ConnectionResetError:
             message, files = b"", []
         row = self.row
@@ -338,7 +328,7 @@ class _Decoder:
                 return None
             self.row, self.began = None, False
             return row.failed(Status.DECODE_ERROR, self._obituary(), self.seconds)
-        if row is None or message == _TAKEN_UP:
+        if row is None or message == TAKEN_UP:
             self.was_ready, self.began = True, row is not None
             return None
         self.row, self.began = None, False
@@ -394,58 +384,3 @@ class _Decoder:
 def _signal_name(number: int) -> str:
     known = {known.value: known.name for known in signal.Signals}
     return known.get(number, f"signal {number}")
-
-
-def serve() -> None:
-    """Run a decoder process.
-
-    ``argv`` holds its socket, the pid it must not outlive and the bytes it may take.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The kernel goes by the thread that started us: the pool's own, which lives as long as it.
-    die_with(int(sys.argv[2]))
-    # Where /proc is read-only the kernel chooses its victims by size alone.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    faulthandler.enable()
-    memory = int(sys.argv[3])
-    # What is private to the process and writable; not the code of libraries, nor finished clips.
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    soft = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-    with socket.socket(fileno=int(sys.argv[1])) as ours:
-        rule, read = pickle.loads(ours.recv(_MESSAGE_BYTES))  # noqa: S301 - from our own process
-        ours.send(b"ready")
-        while path := ours.recv(_MESSAGE_BYTES):
-            ours.send(_TAKEN_UP)
-            _answer(ours, *_run(read, os.fsdecode(path), rule))
-
-
-def _run(read: Read, path: str, rule: Rule) -> tuple[Status, str | None, Clip | None]:
-    """Status, error and clip of one video."""
-    try:
-        return Status.OK, None, read(path, rule)
-    except VideoError as error:
-        return error.status, error.message[:_LONGEST_ERROR], None
-    except MemoryError:
-        limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
-        words = f"its frames need more memory than a decoder may take ({size(limit)})"
-        return Status.DECODE_ERROR, f"{words}: give more with --decode-memory", None
-    except Exception as error:  # noqa: BLE001 - a bug costs one row; the log has its traceback
-        traceback.print_exc()
-        return Status.DECODE_ERROR, f"{type(error).__name__}: {error}"[:_LONGEST_ERROR], None
-
-
-def _answer(ours: socket.socket, status: Status, error: str | None, clip: Clip | None) -> None:
-    if clip is None:
-        ours.send(pickle.dumps((status, error, None, None)))
-        return
-    frames = np.ascontiguousarray(clip.frames)
-    bare = replace(clip, frames=frames[:0])
-    memory = os.memfd_create("clip")
-    try:
-        with open(memory, "wb", closefd=False) as file:
-            file.write(frames.data)
-        socket.send_fds(ours, [pickle.dumps((status, error, bare, frames.shape))], [memory])
-    finally:
-        os.close(memory)

@@ -35,7 +35,7 @@ def role() -> str | None:
         return "msrun"
     if "vidcap_cli" in words:
         return "parent"
-    return "decoder" if any("video.pool" in word for word in words) else None
+    return "decoder" if any("video.decoder" in word for word in words) else None
 
 
 def begin() -> None:

@@ -1,0 +1,114 @@
+r"""Tables as they are written: CSV, TSV and Parquet, batch by batch.
+
+With minimal quoting and "\n" line ends; every value is read again as it was. A table appears under
+its name only when it is whole and on the disk.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vidcap_cli.atomic import committing
+from vidcap_cli.errors import TableError
+from vidcap_cli.tables import DELIMITERS, is_binary, is_text
+
+WRITABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+
+
+def output_form(path: Path, form: str | None = None) -> str:
+    """The format to write ``path`` in: ``form``, or else what the suffix says."""
+    found = form or WRITABLE.get(path.suffix.lower())
+    if found is None or found not in WRITABLE.values():
+        raise TableError(
+            f"{path}: vidcap writes {', '.join(WRITABLE)}, not {form or path.suffix!r}; "
+            "choose one of them or name the format with --format"
+        )
+    return found
+
+
+@contextmanager
+def writing(path: Path, schema: pa.Schema, form: str) -> Iterator[Callable[[pa.Table], None]]:
+    """Hand out a function that appends a table to ``path``, which appears when the block ends."""
+    with committing(path) as temporary:
+        if form == "parquet":
+            try:
+                with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                    yield writer.write_table
+            except pa.ArrowNotImplementedError as error:  # an empty struct, for one
+                raise TableError(
+                    f"{path}: Parquet has no such type ({error}); write CSV"
+                ) from error
+        else:
+            delimiter = DELIMITERS[form]
+            with temporary.open("wb") as file:
+                header = [pa.chunked_array([[name]], pa.large_string()) for name in schema.names]
+                file.write(_csv_lines(header, delimiter))
+
+                def append(table: pa.Table) -> None:
+                    if table.num_rows:
+                        file.write(_csv_lines([_text(c) for c in table.columns], delimiter))
+
+                yield append
+
+
+def _csv_lines(columns: Sequence[pa.ChunkedArray], delimiter: str) -> bytes:
+    """The rows of large_string columns as CSV, quoted where a reader needs it."""
+    special = f'["\r\n{delimiter}]'
+    fields = []
+    for column in columns:
+        needs = pc.match_substring_regex(column, special)
+        if len(columns) == 1:
+            # Without quotes a row with a single empty field would be a blank line.
+            needs = pc.or_(needs, pc.equal(column, ""))
+        if pc.any(needs).as_py():
+            inner = pc.replace_substring(column, '"', '""')
+            fields.append(pc.if_else(needs, _join(['"', inner, '"'], ""), column))
+        else:
+            fields.append(column)
+    lines = _join([_join(fields, delimiter), ""], "\n").combine_chunks()
+    # The values of a string array lie one after the other: that buffer is the text of the file.
+    return bytes(lines.buffers()[2])
+
+
+def _join(fields: Sequence[pa.ChunkedArray | str], separator: str) -> pa.ChunkedArray:
+    # The kernel does not mix the widths of string types, and a bare str is a narrow one.
+    wide = [pa.scalar(f, pa.large_string()) if isinstance(f, str) else f for f in fields]
+    return pc.binary_join_element_wise(*wide, pa.scalar(separator, pa.large_string()))
+
+
+def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column as the strings a CSV file holds; null is the empty string."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _text(column.cast(kind.value_type))
+    if is_text(kind) and not is_binary(kind):
+        text = column.cast(pa.large_string())
+    elif pa.types.is_floating(kind):
+        # Arrow writes 30.0 as "30"; a reader that infers types should find a float again.
+        digits = column.cast(pa.large_string())
+        text = pc.replace_substring_regex(digits, r"^(-?\d+)$", r"\1.0")
+    elif pa.types.is_nested(kind) or is_binary(kind):
+        text = pa.chunked_array([[_spell(v) for v in column.to_pylist()]], pa.large_string())
+    else:
+        try:
+            text = column.cast(pa.large_string())
+        except pa.ArrowNotImplementedError:
+            text = pa.chunked_array([[_spell(v) for v in column.to_pylist()]], pa.large_string())
+    return pc.fill_null(text, "")
+
+
+def _spell(value: Any) -> str | None:
+    """A value without a CSV form of its own: JSON for lists and structs, else its text."""
+    if value is None:
+        return None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)

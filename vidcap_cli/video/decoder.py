@@ -1,0 +1,88 @@
+"""A decoder process: reads the videos that its pool names, one after the other, and sends clips.
+
+It is killed by whoever is in need: by its pool for time, by the kernel for memory, or by its own
+limit on that; what this costs is told in ``pool``. Its socket carries a path one way; that the row
+is taken up and its result come the other, frames apart in anonymous memory (memfd).
+"""
+
+import contextlib
+import faulthandler
+import os
+import pickle
+import resource
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vidcap_cli.processes import die_with
+from vidcap_cli.statuses import Status
+from vidcap_cli.video import Clip, Rule, VideoError
+from vidcap_cli.view.words import size
+
+Read = Callable[[str, Rule], Clip]
+
+PROGRAM = "from vidcap_cli.video.decoder import serve; serve()"
+MESSAGE_BYTES = 1 << 17  # more than any message: a path, or what surrounds a clip's frames
+TAKEN_UP = b"begun"
+_LONGEST_ERROR = 1000  # characters
+
+
+def serve() -> None:
+    """Run a decoder process.
+
+    ``argv`` holds its socket, the pid it must not outlive and the bytes it may take.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The kernel goes by the thread that started us: the pool's own, which lives as long as it.
+    die_with(int(sys.argv[2]))
+    # Where /proc is read-only the kernel chooses its victims by size alone.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    faulthandler.enable()
+    memory = int(sys.argv[3])
+    # What is private to the process and writable; not the code of libraries, nor finished clips.
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    soft = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    with socket.socket(fileno=int(sys.argv[1])) as ours:
+        rule, read = pickle.loads(ours.recv(MESSAGE_BYTES))  # noqa: S301 - from our own process
+        ours.send(b"ready")
+        while path := ours.recv(MESSAGE_BYTES):
+            ours.send(TAKEN_UP)
+            _answer(ours, *_run(read, os.fsdecode(path), rule))
+
+
+def _run(read: Read, path: str, rule: Rule) -> tuple[Status, str | None, Clip | None]:
+    """Status, error and clip of one video."""
+    try:
+        return Status.OK, None, read(path, rule)
+    except VideoError as error:
+        return error.status, error.message[:_LONGEST_ERROR], None
+    except MemoryError:
+        limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        words = f"its frames need more memory than a decoder may take ({size(limit)})"
+        return Status.DECODE_ERROR, f"{words}: give more with --decode-memory", None
+    except Exception as error:  # noqa: BLE001 - a bug costs one row; the log has its traceback
+        traceback.print_exc()
+        return Status.DECODE_ERROR, f"{type(error).__name__}: {error}"[:_LONGEST_ERROR], None
+
+
+def _answer(ours: socket.socket, status: Status, error: str | None, clip: Clip | None) -> None:
+    if clip is None:
+        ours.send(pickle.dumps((status, error, None, None)))
+        return
+    frames = np.ascontiguousarray(clip.frames)
+    bare = replace(clip, frames=frames[:0])
+    memory = os.memfd_create("clip")
+    try:
+        with open(memory, "wb", closefd=False) as file:
+            file.write(frames.data)
+        socket.send_fds(ours, [pickle.dumps((status, error, bare, frames.shape))], [memory])
+    finally:
+        os.close(memory)
