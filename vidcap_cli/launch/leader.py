@@ -168,13 +168,7 @@ class Leader:
     def settle(self, *, failed: int) -> RunDir:
         """Note that the merged table exists and, after a fresh start, replace the old run."""
         Finished(planned=self.plan.rows, rows=self.rows, failed=failed).write(self.run)
-        places = Places.of(self._job.run_dir)
-        if self.run.path != places.settled.path:
-            places.replaced()  # nothing may have come in the way meanwhile
-            places.settled.path.rename(places.replaced_run.path)
-            self.run.path.rename(places.settled.path)
-            discard(places.replaced_run)
-        return places.settled
+        return Places.of(self._job.run_dir).settle(self.run)
 
     def _left(self) -> int:
         """How many rows have no result yet, as far as this command is concerned."""

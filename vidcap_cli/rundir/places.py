@@ -75,6 +75,15 @@ class Places:
             with leadership(self.settled):
                 discard(self.replaced_run)
 
+    def settle(self, run: RunDir) -> RunDir:
+        """Put ``run``, which has finished, in the place of the one that it replaces, if any."""
+        if run.path != self.settled.path:
+            self.replaced()  # nothing may have come in the way meanwhile
+            self.settled.path.rename(self.replaced_run.path)
+            run.path.rename(self.settled.path)
+            discard(self.replaced_run)
+        return self.settled
+
     def _half_replaced(self) -> bool:
         cut_off = not self.settled.path.exists() and self.coming.finished.is_file()
         return cut_off and self.successor(self.coming, self.replaced_run)
