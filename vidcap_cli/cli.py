@@ -4,7 +4,6 @@ Neither ``--help`` nor a TAB press may import MindSpore, pandas or pyarrow.
 """
 
 import inspect as signatures
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
@@ -171,6 +170,8 @@ def _add_family(family: Family) -> None:
         run: dict[str, Any],
         launch: dict[str, Any],
     ) -> None:
+        import shlex
+
         from vidcap_cli.caption import Request, caption
 
         wanted = TableOptions(**table)

@@ -5,7 +5,6 @@ run refuses to continue with others. The rest only decide how the work is done a
 one attempt to the next.
 """
 
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
@@ -173,11 +172,15 @@ class CaptionConfig:
 
     def to_json(self) -> str:
         """The configuration as JSON, fields in order."""
+        import json  # noqa: PLC0415 - not for TAB and --help, which import this module too
+
         return json.dumps(asdict(self), ensure_ascii=False, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "CaptionConfig":
         """The inverse of ``to_json``; keys that this version does not know are ignored."""
+        import json  # noqa: PLC0415
+
         known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in json.loads(text).items() if key in known})
 
