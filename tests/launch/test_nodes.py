@@ -8,14 +8,17 @@ import pytest
 
 from tests.faults.scene import Scene, _draw_table
 from tests.helpers.commands import Command, committed, events, rows_of, write_nano_table
+from tests.launch.runs import caption_rows
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
 from vidcap_cli.launch import follower as join_module
+from vidcap_cli.launch import leader as leader_module
 from vidcap_cli.launch.leader import Job, leading
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.places import Places
+from vidcap_cli.rundir.records import RankExit
 
 ROWS = 10
 
@@ -96,3 +99,18 @@ def test_a_node_serves_a_run_that_replaces_the_one_of_its_place(job):
         assert places.to_join() == [RunDir(Path(f"{job.run_dir}.next")), RunDir(job.run_dir)]
         places.settled.path.rename(places.replaced_run.path)  # between the two renames
         assert places.to_join() == [leader.run]
+
+
+def test_only_nodes_whose_ranks_are_there_are_waited_for(job, monkeypatch):
+    monkeypatch.setattr(leader_module, "_OTHER_NODES_SECONDS", 0)
+    with leading(replace(job, cluster=Cluster(worker_num=3, local_worker_num=1))) as leader:
+        folder = leader._prepare(1, 1)
+        assert leader._over(folder)  # nobody came
+        folder.events(1).touch()
+        assert not leader._over(folder)
+        RankExit(1, -9).write(folder)
+        assert leader._over(folder)
+        folder.events(2).touch()
+        assert not leader._over(folder)
+        caption_rows(leader.run, 0)
+        assert leader._over(folder)

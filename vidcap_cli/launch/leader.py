@@ -245,14 +245,13 @@ class Leader:
     def _over(self, folder: AttemptDir) -> bool:
         """Whether the other nodes have nothing left to do in this launch.
 
-        Either all their ranks have ended, or nothing is left: a node that never came is not
-        waited for.
+        A rank says that it is there before it claims a row: those that have not said so by the time
+        that the ranks here have ended are not waited for, so a node may never come or come late.
         """
-        elsewhere = self._job.cluster.worker_num - self._job.cluster.local_worker_num
-        if not elsewhere or self._interrupts.count:
-            return True
-        ended = sum(1 for _ in folder.exits())
-        if ended >= elsewhere:
+        cluster = self._job.cluster
+        elsewhere = set(range(cluster.worker_num)) - set(cluster.local_ranks)
+        there = (rank for rank in elsewhere if folder.events(rank).exists())
+        if self._interrupts.count or all(folder.exit(rank).exists() for rank in there):
             return True
         time.sleep(_OTHER_NODES_SECONDS)
         return self._left() == 0
