@@ -33,8 +33,8 @@ class Family:
     there; ``tower_keys``, prefixes of the tower in any file; ``lora``, whether it may be unmerged.
 
     Its parts: ``processor(config)``; ``frame_rule()`` where it needs no checkpoint;
-    ``tower_config.read(config, width)``; ``tower(config, layout, dtype)``; ``reference_class`` of
-    transformers and ``reference(folder, config, dtype)``, which loads it.
+    ``tower_config.read(config, width)``; ``tower(config, layout, kernels, dtype)``;
+    ``reference_class`` of transformers and ``reference(folder, config, dtype)``, which loads it.
     """
 
     command: str

@@ -27,7 +27,8 @@ from vidcap_cli.checkpoint import weights as checkpoint
 from vidcap_cli.engine import load_engine
 from vidcap_cli.models.decoder import Decoder, Prefilled
 from vidcap_cli.models.decoder_config import DecoderConfig
-from vidcap_cli.models.device import select_device
+from vidcap_cli.models.device import current_device, select_device
+from vidcap_cli.models.kernels import Kernels, kernels_for
 
 LANGUAGE = r".*language_model\.(?:model\.)?|(?=lm_head\.)"
 
@@ -45,10 +46,15 @@ def read_part(job: Job, prefix: str) -> Callable[[str], np.ndarray]:
     return lambda name: named[name].read()
 
 
+def make_kernels() -> Kernels:
+    """Those of the product."""
+    return kernels_for(current_device())
+
+
 def make_decoder(job: Job, slots: int) -> Decoder:
     """The language model of the job's folder."""
     sizes = DecoderConfig.read(settings(job))
-    return Decoder(sizes, read_part(job, LANGUAGE), slots=slots, number=ms.float32)
+    return Decoder(sizes, read_part(job, LANGUAGE), make_kernels(), slots=slots, dtype=ms.float32)
 
 
 def make_prefill(decoder: Decoder, length: int) -> Callable[[], Prefilled]:
@@ -56,12 +62,12 @@ def make_prefill(decoder: Decoder, length: int) -> Callable[[], Prefilled]:
     rng = np.random.default_rng(2)
     hidden = rng.normal(0, 0.02, (length, decoder.config.hidden)).astype(np.float32)
     embedded, positions = ms.Tensor(hidden), np.arange(length)
-    if decoder.config.sections:
+    if decoder.config.mrope_section:
         positions = np.tile(positions, (3, 1))
 
     def prefill() -> Prefilled:
         prefilled = decoder.prefill(embedded, np.arange(length), positions)
-        prefilled.following.best.asnumpy()
+        prefilled.next_token.argmax.asnumpy()
         return prefilled
 
     return prefill
@@ -76,7 +82,7 @@ def make_step(job: Job, slots: int) -> Callable[[], None]:
     ids = np.full(slots, 5, np.int64)
 
     def step() -> None:
-        ids[:] = decoder.step(ids).best.asnumpy()
+        ids[:] = decoder.step(ids).argmax.asnumpy()
 
     return step
 
@@ -90,14 +96,17 @@ def make_vision(job: Job) -> Callable[[dict[str, Any]], Any]:
 
         read = read_part(job, r".*visual\.")
         return Qwen2VLVision(
-            Qwen2VLVisionConfig.read(whole, DecoderConfig.read(whole).hidden), read, ms.float32
+            Qwen2VLVisionConfig.read(whole, DecoderConfig.read(whole).hidden),
+            read,
+            make_kernels(),
+            ms.float32,
         )
     from vidcap_cli.models.clip import ClipVision
     from vidcap_cli.models.vision_config import ClipConfig
 
     read = read_part(job, r".*(?=(?:vision_tower|multi_modal_projector)\.)")
     sizes = ClipConfig.read(whole, whole["text_config"]["hidden_size"])
-    return ClipVision(sizes, read, ms.float32, None)
+    return ClipVision(sizes, read, make_kernels(), ms.float32, None)
 
 
 def see(tower: Callable[[dict[str, Any]], Any], image: dict[str, Any]) -> None:

@@ -94,7 +94,7 @@ def test_a_prompt_that_fails_fails_alone(engine, prompts, alone):
 
 
 def test_a_step_that_fails_is_repeated_for_each_row_alone(engine, prompts, alone, monkeypatch):
-    step, kept = engine._decoder.step, engine._decoder._filled
+    step, kept = engine._decoder.step, engine._decoder.kv_cache.lengths
 
     def failing(tokens: np.ndarray) -> object:
         if (kept > 0).sum() > 1:
@@ -113,14 +113,14 @@ def test_memory_that_ends_in_the_device_is_told_apart(engine, prompts, monkeypat
     found = answers(engine, prompts)
     assert sorted(answer.row_id for answer in found) == [*range(len(prompts))]
     assert {type(answer.error) for answer in found} == {OutOfMemoryError}
-    assert not engine._decoder._filled.any()
+    assert not engine._decoder.kv_cache.lengths.any()
 
 
 def test_stopping_drops_what_is_in_the_making(engine, prompts, alone):
     steps = []
     found = answers(engine, prompts, lambda: len(steps) > 4 or steps.append(1))
     assert len(found) < len(prompts)
-    assert not engine._decoder._filled.any()
+    assert not engine._decoder.kv_cache.lengths.any()
     assert ids(answers(engine, prompts[:1])) == {0: alone[0]}
 
 

@@ -40,12 +40,12 @@ def test_ids_and_logits_are_those_of_transformers_5(tmp_path, name):
     positions = where if family == "llava" else np.tile(where, (3, 1))
     prefilled = decoder.prefill(decoder.embed(prompt), where, positions)
     decoder.insert(0, prefilled, len(golden["ids"]))
-    following, ids = prefilled.following, []
+    next_token, ids = prefilled.next_token, []
     for largest in golden["largest"]:
-        logits = following.logits.asnumpy()[0]
+        logits = next_token.logits.asnumpy()[0]
         np.testing.assert_allclose(np.sort(logits)[:-3:-1], largest, rtol=1e-4)
         ids.append(int(logits.argmax()))
-        following = decoder.step(np.array(ids[-1:]))
+        next_token = decoder.step(np.array(ids[-1:]))
     assert ids == golden["ids"]
 
 

@@ -7,45 +7,44 @@ import pytest
 
 ms = pytest.importorskip("mindspore")
 
-import vidcap_cli.models.decoder as module
 from vidcap_cli.errors import ModelError
-from vidcap_cli.models.decoder import FEWEST_ROWS, SHORTEST, Decoder
+from vidcap_cli.models.decoder import FEWEST_TOKENS, Decoder
 from vidcap_cli.models.decoder_config import DecoderConfig
-from vidcap_cli.models.decoder_graphs import Graphs
+from vidcap_cli.models.decoder_graphs import DecoderGraphs
 from vidcap_cli.models.device import select_device
+from vidcap_cli.models.kernels import CpuKernels, Kernels
+from vidcap_cli.models.kv_cache import SHORTEST
 
 CONFIG = DecoderConfig(
-    hidden=32, mlp=48, layers=2, heads=4, kv_heads=2, head=8, vocab=90,
-    theta=10_000.0, eps=1e-6, sections=None, tied=False, biased=True,
+    hidden=32, mlp=48, layers=2, heads=4, kv_heads=2, head_dim=8, vocab=90,
+    rope_theta=10_000.0, rms_norm_eps=1e-6, mrope_section=None, tied=False, qkv_bias=True,
 )  # fmt: skip
-LONG = 2 * FEWEST_ROWS + 133
+LONG = 2 * FEWEST_TOKENS + 133
 
 
-@pytest.fixture(scope="module", params=["cache written by rows", "cache written as a whole"])
-def way(request) -> str:
+@pytest.fixture(scope="module", params=[CpuKernels, Kernels])
+def flavour(request) -> type[Kernels]:
     return request.param
 
 
-def make_decoder(way: str, number) -> Decoder:
+def make_decoder(flavour: type[Kernels], dtype) -> Decoder:
     select_device("CPU", compiled=True)
     rng = np.random.default_rng(7)
     weights = {
         name: rng.normal(0, 0.3, shape).astype(np.float32)
         for name, shape in CONFIG.shapes().items()
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "writes_by_rows", lambda: way.endswith("rows"))
-        return Decoder(CONFIG, weights.__getitem__, slots=3, number=number)
+    return Decoder(CONFIG, weights.__getitem__, flavour(), slots=3, dtype=dtype)
 
 
 @pytest.fixture(scope="module")
-def decoder(way) -> Decoder:
-    return make_decoder(way, ms.float32)
+def decoder(flavour) -> Decoder:
+    return make_decoder(flavour, ms.float32)
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(decoder, monkeypatch) -> None:
-    monkeypatch.setattr(decoder, "scores", 1)
+    monkeypatch.setattr(decoder, "score_bytes", 1)
 
 
 def tokens(seed: int, count: int) -> np.ndarray:
@@ -62,7 +61,7 @@ def close(logits: np.ndarray, expected: np.ndarray) -> None:
 
 def test_a_prompt_in_blocks_equals_its_tokens_one_by_one(decoder):
     ids = tokens(1, LONG)
-    whole = prefilled(decoder, ids).following.logits.asnumpy()[0]
+    whole = prefilled(decoder, ids).next_token.logits.asnumpy()[0]
     decoder.insert(1, prefilled(decoder, ids[: LONG - 40]), 60)
     for token in ids[LONG - 40 :]:
         logits = decoder.step(np.array([0, token, 0])).logits.asnumpy()[1]
@@ -70,14 +69,14 @@ def test_a_prompt_in_blocks_equals_its_tokens_one_by_one(decoder):
     close(logits, whole)
 
 
-def test_in_16_bits_a_token_sees_itself(way):
+def test_in_16_bits_a_token_sees_itself(flavour):
     # In float16 kernels read converted copies of the caches, which could be made too early.
-    decoder = make_decoder(way, ms.float16)
+    decoder = make_decoder(flavour, ms.float16)
     ids = tokens(11, 60)
     decoder.insert(0, prefilled(decoder, ids[:50]), 10)
     for count in range(50, 60):
         logits = decoder.step(np.array([ids[count], 0, 0])).logits.asnumpy()[0]
-        whole = prefilled(decoder, ids[: count + 1]).following.logits.asnumpy()[0]
+        whole = prefilled(decoder, ids[: count + 1]).next_token.logits.asnumpy()[0]
         np.testing.assert_allclose(logits, whole, atol=0.01 * np.abs(whole).max())
 
 
@@ -113,7 +112,7 @@ def test_what_is_in_the_slots_moves_to_a_longer_cache_and_back(decoder):
             decoder.free(2)
             decoder.insert(1, prefilled(decoder, short), 10)
         logits.append(decoder.step(np.array([token, 0, 0])).logits.asnumpy()[0])
-        lengths.append(decoder.length)
+        lengths.append(decoder.kv_cache.length)
     decoder.free(0)
     decoder.free(1)
     assert lengths == [SHORTEST] * 2 + [1024] * 2 + [SHORTEST] * 2
@@ -126,30 +125,32 @@ def test_a_prompt_that_fills_its_cache_to_the_last_token(decoder):
     decoder.insert(0, prefilled(decoder, ids[:-3]), 3)
     for token in ids[-3:]:
         logits = decoder.step(np.array([token, 0, 0])).logits.asnumpy()[0]
-    assert decoder.length == SHORTEST
+    assert decoder.kv_cache.length == SHORTEST
     decoder.free(0)
-    close(logits, prefilled(decoder, ids).following.logits.asnumpy()[0])
+    close(logits, prefilled(decoder, ids).next_token.logits.asnumpy()[0])
 
 
 def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
     ids = tokens(10, LONG)
-    in_blocks = prefilled(decoder, ids).following.logits.asnumpy()[0]
-    monkeypatch.setattr(decoder, "scores", 10**9)
-    close(prefilled(decoder, ids).following.logits.asnumpy()[0], in_blocks)
+    in_blocks = prefilled(decoder, ids).next_token.logits.asnumpy()[0]
+    monkeypatch.setattr(decoder, "score_bytes", 10**9)
+    close(prefilled(decoder, ids).next_token.logits.asnumpy()[0], in_blocks)
     assert decoder._block_rows(LONG) == 2048
-    monkeypatch.setattr(decoder, "scores", 4 * 4 * CONFIG.kv_heads * 600 * LONG)
+    monkeypatch.setattr(decoder, "score_bytes", 4 * 4 * CONFIG.kv_heads * 600 * LONG)
     assert decoder._block_rows(LONG) == 512
 
 
 @pytest.mark.parametrize("length", [257, 700])
 def test_parts_of_the_queries_equal_all_of_them(decoder, monkeypatch, length):
     ids = tokens(11, length)
-    monkeypatch.setattr(decoder, "scores", 10**9)
+    monkeypatch.setattr(decoder, "score_bytes", 10**9)
     in_parts = prefilled(decoder, ids)
-    monkeypatch.setattr(module, "_PART", 4096)
-    monkeypatch.setattr(decoder, "_graphs", Graphs(CONFIG, by_rows=True))
+    monkeypatch.setattr(decoder._kernels, "causal_part", 4096, raising=False)
+    monkeypatch.setattr(decoder, "_masks_of", (0, False))
+    monkeypatch.setattr(decoder, "_graphs", DecoderGraphs(CONFIG, decoder._kernels))
     at_once = prefilled(decoder, ids)
-    close(in_parts.following.logits.asnumpy(), at_once.following.logits.asnumpy())
+    monkeypatch.setattr(decoder, "_masks_of", (0, False))
+    close(in_parts.next_token.logits.asnumpy(), at_once.next_token.logits.asnumpy())
     for ours, theirs in zip(in_parts.keys, at_once.keys, strict=True):
         close(ours.asnumpy()[:, :length], theirs.asnumpy()[:, :length])
 
@@ -174,4 +175,9 @@ def test_what_the_decoder_does_not_know_is_refused(change, message):
 def test_sizes_that_llava_files_leave_out_are_those_of_llama_7b():
     config = DecoderConfig.read({"model_type": "llava", "text_config": {"vocab_size": 32064}})
     assert (config.hidden, config.mlp, config.layers, config.heads) == (4096, 11008, 32, 32)
-    assert (config.kv_heads, config.head, config.vocab, config.theta) == (32, 128, 32064, 1e4)
+    assert (config.kv_heads, config.head_dim, config.vocab, config.rope_theta) == (
+        32,
+        128,
+        32064,
+        1e4,
+    )

@@ -18,7 +18,8 @@ from vidcap_cli.engine import generate_all
 from vidcap_cli.engine.generate import GraphEngine
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models.device import select_device
-from vidcap_cli.models.model import load_model, mrope_positions
+from vidcap_cli.models.model import load_model
+from vidcap_cli.models.rope import mrope_positions
 from vidcap_cli.processors import load_captioner
 
 QWEN = tiny.TinyQwen2VL(seed=3)
@@ -80,7 +81,7 @@ def test_a_head_that_is_tied_may_be_stored_all_the_same(tmp_path):
         decoder, ids = load(folder, "qwen2vl").decoder, np.arange(9)
         return decoder.prefill(
             decoder.embed(ids), ids, np.tile(ids, (3, 1))
-        ).following.logits.asnumpy()
+        ).next_token.logits.asnumpy()
 
     before = logits()
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"]

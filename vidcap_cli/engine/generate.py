@@ -24,8 +24,8 @@ from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request, feed_of
 from vidcap_cli.engine.memory import room
-from vidcap_cli.models.decoder import Following
-from vidcap_cli.models.device import as_out_of_memory, number_type, select_device
+from vidcap_cli.models.decoder import NextToken
+from vidcap_cli.models.device import as_out_of_memory, dtype_for, select_device
 from vidcap_cli.models.model import load_model
 from vidcap_cli.processors import Prompt, Size
 from vidcap_cli.statuses import Doing
@@ -52,14 +52,14 @@ class GraphEngine:
     def __init__(self, config: CaptionConfig, say: Callable[[Doing], None]) -> None:
         folder = Path(config.model)
         device = select_device(config.device_target, compiled=True)
-        number = number_type(config.dtype, stored_type(folder), device)
+        dtype = dtype_for(config.dtype, stored_type(folder), device)
         generation = read_generation(folder)
         self.slots = config.slots
-        self.model = load_model(config, getattr(ms, number))
+        self.model = load_model(config, getattr(ms, dtype))
         self._decoder = self.model.decoder
         self._room = room(config.memory_limit, device)
         if self._room is not None:
-            self._decoder.scores = min(self._decoder.scores, self._room // 4)
+            self._decoder.score_bytes = min(self._decoder.score_bytes, self._room // 4)
         self._say = say
         self._compiled: set[object] = set()
         self._eos = generation.eos
@@ -99,7 +99,7 @@ class GraphEngine:
         Takes the first slot: no caption may be in the making.
         """
         prefilled = self.model.prefill(prompt)
-        rows = [prefilled.following.logits.asnumpy()[0]]
+        rows = [prefilled.next_token.logits.asnumpy()[0]]
         self._decoder.insert(0, prefilled, len(ids))
         tokens = np.zeros(self.slots, np.int64)
         for token in ids:
@@ -118,7 +118,7 @@ class GraphEngine:
                 prefilled = self.model.prefill(prompt)
             self._seen[slot] = False
             self._seen[slot, prompt.ids] = True
-            token = int(self._choose(prefilled.following, self._seen[slot : slot + 1])[0])
+            token = int(self._choose(prefilled.next_token, self._seen[slot : slot + 1])[0])
             self._decoder.insert(slot, prefilled, self._most)
         except Exception as error:  # noqa: BLE001 - the status of the row
             self._decoder.free(slot)
@@ -133,7 +133,7 @@ class GraphEngine:
         tokens = np.zeros(self.slots, np.int64)
         for slot, caption in running.items():
             tokens[slot] = caption.ids[-1]
-        with self._compiling({("step", self._decoder.length)}):
+        with self._compiling({("step", self._decoder.kv_cache.length)}):
             chosen = self._choose(self._decoder.step(tokens), self._seen)
         share = (time.monotonic() - began) / len(running)
         for slot, caption in list(running.items()):
@@ -151,12 +151,12 @@ class GraphEngine:
         self._decoder.free(slot)
         yield running.pop(slot).finished(reason)
 
-    def _choose(self, following: Following, seen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def _choose(self, next_token: NextToken, seen: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The next tokens ``[n]`` of n sequences that hold the tokens ``seen`` ``[n, vocab]``."""
-        best = following.best
+        ids = next_token.argmax
         if self._penalty != 1.0:
-            best = _best_penalised(following.logits, Tensor(seen), self._penalty)
-        chosen: NDArray[np.int64] = best.asnumpy()
+            ids = _argmax_penalised(next_token.logits, Tensor(seen), self._penalty)
+        chosen: NDArray[np.int64] = ids.asnumpy()
         return chosen
 
     @contextmanager
@@ -174,7 +174,7 @@ class GraphEngine:
 
 
 @ms.jit
-def _best_penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def _argmax_penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Tokens seen before count for less (Keskar et al. 2019, as transformers applies it)."""
     less = ops.where(logits < 0, logits * penalty, logits / penalty)
     return ops.argmax(ops.where(seen, less, logits), -1)

@@ -32,7 +32,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request
 from vidcap_cli.errors import ModelError
 from vidcap_cli.families import family_of, part
-from vidcap_cli.models.device import as_out_of_memory, number_type, select_device
+from vidcap_cli.models.device import as_out_of_memory, dtype_for, select_device
 from vidcap_cli.processors import Prompt, Size
 from vidcap_cli.statuses import Doing
 
@@ -43,13 +43,13 @@ class ReferenceEngine:
     def __init__(self, config: CaptionConfig, say: Callable[[Doing], None]) -> None:
         folder = Path(config.model)
         device = select_device(config.device_target, compiled=False)
-        number = number_type(config.dtype, stored_type(folder), device)
+        dtype = dtype_for(config.dtype, stored_type(folder), device)
         self.slots = config.slots
         self._say = say
         self._max_new_tokens = config.max_new_tokens
         self._generation = read_generation(folder)
         load = part(family_of(config.family).reference)
-        self._model: Any = load(folder, config, getattr(torch, number))
+        self._model: Any = load(folder, config, getattr(torch, dtype))
         if device == "Ascend":
             self._model.to("npu")
 
@@ -138,8 +138,8 @@ class _Stop(transformers.StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.stopped, dtype=torch.bool)
 
 
-def load_published(folder: Path, config: CaptionConfig, number: Any) -> Any:
-    """The model in ``folder`` as transformers has it, in type ``number``.
+def load_published(folder: Path, config: CaptionConfig, dtype: Any) -> Any:
+    """The model in ``folder`` as transformers has it, in ``dtype``.
 
     Strictly: a key that is missing or left over is an error, not a guess.
     """
@@ -151,7 +151,7 @@ def load_published(folder: Path, config: CaptionConfig, number: Any) -> Any:
     model, report = kind.from_pretrained(
         folder,
         config=settings,
-        dtype=number,
+        dtype=dtype,
         attn_implementation="eager",
         use_safetensors=True,
         local_files_only=True,

@@ -196,7 +196,7 @@ def _cache_numbers(config: Mapping[str, Any]) -> int:
     if command_of(dict(config)) is None:
         return 0
     try:
-        return DecoderConfig.read(config).cache_numbers
+        return DecoderConfig.read(config).kv_per_token
     except ModelError:
         return 0
 

@@ -10,7 +10,7 @@ from vidcap_cli.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """Sizes of a language model. ``sections`` are M-RoPE's shares of half a head, or None.
+    """Sizes of a language model. ``mrope_section`` has the shares of half a head, or is None.
 
     ``tied``: the embeddings are the head, too; ``tied_by_itself``: the language model's own
     settings say so, not only those of the model around it.
@@ -21,13 +21,13 @@ class DecoderConfig:
     layers: int
     heads: int
     kv_heads: int
-    head: int
+    head_dim: int
     vocab: int
-    theta: float
-    eps: float
-    sections: tuple[int, ...] | None
+    rope_theta: float
+    rms_norm_eps: float
+    mrope_section: tuple[int, ...] | None
     tied: bool
-    biased: bool
+    qkv_bias: bool
     tied_by_itself: bool = False
 
     @classmethod
@@ -49,9 +49,9 @@ class DecoderConfig:
                 f"config.json: num_attention_heads {heads} fits neither hidden_size {hidden} nor "
                 f"num_key_value_heads {kv_heads}."
             )
-        head = int(given.get("head_dim") or hidden // heads)
-        if head % 2:
-            raise ModelError(f"config.json: a head of {head} numbers has no pairs to rotate.")
+        head_dim = int(given.get("head_dim") or hidden // heads)
+        if head_dim % 2:
+            raise ModelError(f"config.json: a head of {head_dim} numbers has no pairs to rotate.")
         rope = rope_of(text)
         # transformers 4 asks the language model's settings, 5 those of the model around it.
         by_itself = text.get("tie_word_embeddings") is True
@@ -61,25 +61,25 @@ class DecoderConfig:
             layers=int(given["num_hidden_layers"]),
             heads=heads,
             kv_heads=int(kv_heads),
-            head=head,
+            head_dim=head_dim,
             vocab=int(given["vocab_size"]),
-            theta=rope.theta or float(usual["rope_theta"]),
-            eps=float(given["rms_norm_eps"]),
-            sections=rope.sections,
+            rope_theta=rope.theta or float(usual["rope_theta"]),
+            rms_norm_eps=float(given["rms_norm_eps"]),
+            mrope_section=rope.sections,
             tied=by_itself or config.get("tie_word_embeddings") is True,
-            biased=qwen,
+            qkv_bias=qwen,
             tied_by_itself=by_itself,
         )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every weight, as in the files."""
-        wide, narrow = self.heads * self.head, self.kv_heads * self.head
+        wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (self.vocab, self.hidden)}
         for index in range(self.layers):
             layer = f"layers.{index}"
             for name, rows in (("q", wide), ("k", narrow), ("v", narrow)):
                 shapes[f"{layer}.self_attn.{name}_proj.weight"] = (rows, self.hidden)
-                if self.biased:
+                if self.qkv_bias:
                     shapes[f"{layer}.self_attn.{name}_proj.bias"] = (rows,)
             shapes[f"{layer}.self_attn.o_proj.weight"] = (self.hidden, wide)
             shapes[f"{layer}.mlp.gate_proj.weight"] = (self.mlp, self.hidden)
@@ -93,9 +93,9 @@ class DecoderConfig:
         return shapes
 
     @property
-    def cache_numbers(self) -> int:
-        """Keys and values that one token leaves in all layers."""
-        return 2 * self.layers * self.kv_heads * self.head
+    def kv_per_token(self) -> int:
+        """How many numbers the keys and values of a token are, in all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
 
 
 _LLAMA = {

@@ -1,4 +1,4 @@
-"""Everything that depends on the device: choosing it, its number types, its error texts."""
+"""Everything that depends on the device: choosing it, its dtypes, its error texts."""
 
 import os
 from collections.abc import Iterator
@@ -37,13 +37,9 @@ def select_device(target: str, *, compiled: bool) -> str:
     return target
 
 
-def writes_by_rows() -> bool:
-    """Whether caches are kept as rows, written by row, and read through a view.
-
-    ScatterNdUpdate copies the whole cache on CPU, and ScatterUpdate, which does not, writes rows.
-    That a graph sees through a view what it has written to the rows was only tried on CPU.
-    """
-    return str(ms.get_context("device_target")) == "CPU"
+def current_device() -> str:
+    """The device that was selected."""
+    return str(ms.get_context("device_target"))
 
 
 @contextmanager
@@ -89,8 +85,8 @@ def memory_used(device: str) -> int:
     return int(ms.runtime.memory_allocated())
 
 
-def number_type(requested: str, stored: str, device: str) -> str:
-    """The type to compute in: as asked, or the checkpoint's own, but float32 on CPU.
+def dtype_for(requested: str, stored: str, device: str) -> str:
+    """The dtype to compute in: as asked, or the checkpoint's own, but float32 on CPU.
 
     MindSpore multiplies no bfloat16 matrices on CPU, and float16 ones several times slower. Raises
     RunError where the device does not compute in what was asked for.

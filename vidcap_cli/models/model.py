@@ -19,7 +19,10 @@ from vidcap_cli.errors import ModelError
 from vidcap_cli.families import family_of, part
 from vidcap_cli.models.clip import ClipVision
 from vidcap_cli.models.decoder import Decoder, Prefilled
+from vidcap_cli.models.device import current_device
+from vidcap_cli.models.kernels import Kernels, kernels_for
 from vidcap_cli.models.qwen2vl_vision import Qwen2VLVision
+from vidcap_cli.models.rope import mrope_positions
 from vidcap_cli.models.vision_config import ClipConfig, Qwen2VLVisionConfig
 from vidcap_cli.processors import Prompt, Size
 from vidcap_cli.processors.pllava import pooled_shape
@@ -46,11 +49,11 @@ class Model:
         features, used = self.vision(prompt.vision)
         if len(used) != here.sum():
             raise ModelError(f"{here.sum()} places in the prompt for {len(used)} features")
-        rows = ops.concat((*features, self.decoder.embed(prompt.ids[~here])), 0)
-        where = np.empty(len(here), np.int64)
-        where[here] = used
-        where[~here] = np.arange(rows.shape[0] - (~here).sum(), rows.shape[0])
-        return self.decoder.prefill(rows, where, self._positions(here, prompt))
+        embeds = ops.concat((*features, self.decoder.embed(prompt.ids[~here])), 0)
+        index = np.empty(len(here), np.int64)
+        index[here] = used
+        index[~here] = np.arange(embeds.shape[0] - (~here).sum(), embeds.shape[0])
+        return self.decoder.prefill(embeds, index, self._positions(here, prompt))
 
     def shapes(self, prompt: Prompt) -> set[object]:
         """What graphs a prompt runs through."""
@@ -66,49 +69,39 @@ class Model:
         return mrope_positions(here, prompt.vision["video_grid_thw"][0], self.merge)
 
 
-def load_model(config: CaptionConfig, number: Any) -> Model:
-    """The model in ``config.model``, its weights in type ``number``, tensor by tensor.
+def load_model(config: CaptionConfig, dtype: Any) -> Model:
+    """The model in ``config.model``, its weights in ``dtype``, tensor by tensor.
 
     Raises ModelError with a list when a weight is missing, left over or of the wrong shape.
     """
     folder = Path(config.model)
     layout = Layout.read(folder, config.family, config.lora_alpha)
-    decoder = Decoder(layout.text, layout.text_weight, slots=config.slots, number=number)
+    kernels = kernels_for(current_device())
+    decoder = Decoder(layout.text, layout.text_weight, kernels, slots=config.slots, dtype=dtype)
     token = placeholder(read_json(folder / "config.json"))
-    vision, merge = part(family_of(config.family).tower)(config, layout, number)
+    vision, merge = part(family_of(config.family).tower)(config, layout, kernels, dtype)
     return Model(vision, decoder, token, merge)
 
 
-def clip_tower(_config: CaptionConfig, layout: Layout, number: Any) -> tuple[Vision, int]:
+def clip_tower(
+    _config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any
+) -> tuple[Vision, int]:
     """The tower of LLaVA, and no merging of patches."""
     assert isinstance(layout.tower, ClipConfig)
-    return ClipVision(layout.tower, layout.tower_weight, number, None), 0
+    return ClipVision(layout.tower, layout.tower_weight, kernels, dtype, None), 0
 
 
-def pooled_clip_tower(config: CaptionConfig, layout: Layout, number: Any) -> tuple[Vision, int]:
+def pooled_clip_tower(
+    config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any
+) -> tuple[Vision, int]:
     """The tower of PLLaVA, which pools the features of frames."""
     assert isinstance(layout.tower, ClipConfig)
-    return ClipVision(layout.tower, layout.tower_weight, number, pooled_shape(config)), 0
+    return ClipVision(layout.tower, layout.tower_weight, kernels, dtype, pooled_shape(config)), 0
 
 
-def qwen2vl_tower(_config: CaptionConfig, layout: Layout, number: Any) -> tuple[Vision, int]:
+def qwen2vl_tower(
+    _config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any
+) -> tuple[Vision, int]:
     """The tower of Qwen2-VL, and how many patches a side become one token."""
     assert isinstance(layout.tower, Qwen2VLVisionConfig)
-    return Qwen2VLVision(layout.tower, layout.tower_weight, number), layout.tower.merge
-
-
-def mrope_positions(
-    here: NDArray[np.bool_], grid: NDArray[np.int64], merge: int
-) -> NDArray[np.int64]:
-    """Positions ``[3, n]`` in time, height and width of a prompt with one video at ``here``.
-
-    The tokens of the video count from where the text stopped, each axis for itself; the text
-    goes on behind the largest of them (Wang et al. 2024, Qwen2-VL, section 2.1).
-    """
-    first, tokens = int(np.argmax(here)), int(here.sum())
-    axes = np.indices((grid[0], grid[1] // merge, grid[2] // merge)).reshape(3, -1)
-    video = axes + first
-    before, after = np.arange(first), np.arange(len(here) - first - tokens) + video.max() + 1
-    parts = [np.tile(before, (3, 1)), video, np.tile(after, (3, 1))]
-    positions: NDArray[np.int64] = np.concatenate(parts, 1).astype(np.int64)
-    return positions
+    return Qwen2VLVision(layout.tower, layout.tower_weight, kernels, dtype), layout.tower.merge

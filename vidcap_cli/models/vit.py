@@ -1,0 +1,124 @@
+"""What the vision towers share: the transformer block, and how much goes through one at a time.
+
+Source: Dosovitskiy et al. 2021, as in transformers 4.57 ``modeling_clip.py`` and
+``modeling_qwen2_vl.py``.
+"""
+
+from mindspore import Tensor, nn, ops
+
+from vidcap_cli.models.kernels import Kernels
+from vidcap_cli.models.weights import Weights
+
+# Tensors of a block by their places.
+NORM1, NORM1_BIAS, NORM2, NORM2_BIAS, QKV, QKV_BIAS, OUT, OUT_BIAS = range(8)
+FC1, FC1_BIAS, FC2, FC2_BIAS = range(8, 12)
+BLOCK = 12
+MLP = 4  # of an MLP alone: two weights with their biases
+
+_QUERIES = 2048  # rows of scores at a time: they need memory, rows times keys
+# Scores at a time, if a single head has no more: those that a cache holds take a quarter less time
+# (measured, CPU).
+_SCORES = 1 << 23
+
+Tensors = tuple[Tensor, ...]
+
+
+class ViTBlock(nn.Cell):  # type: ignore[misc]
+    """Norm, attention, residual, norm, MLP, residual, over B sequences of n patches; W wide."""
+
+    def __init__(self, kernels: Kernels, *, width: int, heads: int, eps: float) -> None:
+        super().__init__(auto_prefix=False)
+        self.kernels = kernels
+        self.width, self.head_dim, self.eps = width, width // heads, eps
+        self.scale = self.head_dim**-0.5
+
+    def construct(
+        self, x: Tensor, batch: int, block: Tensors,
+        rope: Tensors = (), mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """``[B * n, W]``; ``rope`` are the tables of queries and keys, ``mask``
+        ``[heads * B, 1, n]`` is added to the scores of patches that must not be seen.
+        """
+        normed = self.kernels.layer_norm(x, block[NORM1], block[NORM1_BIAS], self.eps)
+        x = x + self.attend(normed, batch, block, rope, mask)
+        normed = self.kernels.layer_norm(x, block[NORM2], block[NORM2_BIAS], self.eps)
+        inner = self.kernels.linear(normed, block[FC1], block[FC1_BIAS])
+        inner = inner * ops.sigmoid(inner * 1.702)  # QuickGELU
+        return x + self.kernels.linear(inner, block[FC2], block[FC2_BIAS])
+
+    def attend(
+        self, x: Tensor, batch: int, block: Tensors, rope: Tensors, mask: Tensor | None
+    ) -> Tensor:
+        """Self-attention within each sequence."""
+        qkv = self.kernels.linear(x, block[QKV], block[QKV_BIAS])
+        if len(rope) > 0:
+            qk, v = ops.split(qkv, (2 * self.width, self.width), -1)
+            qk = self.kernels.apply_rope(qk, rope[0], rope[1], self.head_dim)
+            q, k = ops.split(qk, self.width, -1)
+        else:
+            q, k, v = ops.split(qkv, self.width, -1)
+        q = self.kernels.split_heads(q, self.head_dim, batch)
+        k = self.kernels.split_heads(k, self.head_dim, batch)
+        v = self.kernels.split_heads(v, self.head_dim, batch)
+        attended = self.kernels.merge_heads(self.in_parts(q, k, v, mask), batch)
+        return self.kernels.linear(attended, block[OUT], block[OUT_BIAS])
+
+    def in_parts(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of ``[heads * B, n, D]``, some heads and some queries at a time."""
+        kernels, most = self.kernels, _heads_at_once(q.shape[0], q.shape[1])
+        qs, ks, vs = kernels.split(q, most, 0), kernels.split(k, most, 0), kernels.split(v, most, 0)
+        masks = () if mask is None else kernels.split(mask, most, 0)
+        parts = []
+        for index in range(len(qs)):
+            hides = None if mask is None else masks[index]
+            some = [
+                kernels.attention(rows, ks[index], vs[index], self.scale, mask=hides)
+                for rows in kernels.split(qs[index], _QUERIES, 1)
+            ]
+            parts.append(kernels.concat(some, 1))
+        return kernels.concat(parts, 0)
+
+
+def gelu_mlp(kernels: Kernels, x: Tensor, mlp: Tensors) -> Tensor:
+    """``W_2 gelu(W_1 x + b_1) + b_2``: what leads to the language model."""
+    inner = ops.gelu(kernels.linear(x, mlp[0], mlp[1]), approximate="none")
+    return kernels.linear(inner, mlp[2], mlp[3])
+
+
+def read_block(
+    weights: Weights,
+    *,
+    norms: tuple[str, str],
+    qkv: tuple[str, ...],
+    out: str,
+    mlp: tuple[str, str],
+) -> Tensors:
+    """The tensors of a block at their places."""
+    dense = (*weights.pair(*qkv), *weights.pair(out))
+    return (*_pairs(weights, norms), *dense, *_pairs(weights, mlp))
+
+
+def _pairs(weights: Weights, names: tuple[str, str]) -> Tensors:
+    return (*weights.pair(names[0]), *weights.pair(names[1]))
+
+
+def group_sizes(total: int, most: int, least: int = 1) -> list[int]:
+    """``total`` cut into groups of ``most`` and, of what is left, of ``least``, the last of them
+    perhaps not full: two graphs at most, whatever ``total`` is.
+    """
+    large, rest = divmod(total, most)
+    small = -(-rest // least)
+    return [most] * large + ([least] * small if small * least < most else [most])
+
+
+def block_bytes(patches: int, sequence: int, width: int, mlp: int, heads: int) -> int:
+    """What a block takes at most over ``patches`` in sequences of ``sequence``."""
+    heads *= patches // sequence
+    queries = min(sequence, _QUERIES)
+    # Two parts may be on their way at a time, each as scores, as softmax, and once more.
+    scores = 3 * min(heads, 2 * _heads_at_once(heads, sequence)) * queries * sequence
+    return 4 * (scores + patches * (14 * width + 3 * mlp))
+
+
+def _heads_at_once(heads: int, sequence: int) -> int:
+    return min(heads, max(1, _SCORES // (min(sequence, _QUERIES) * sequence)))

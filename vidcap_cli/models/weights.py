@@ -1,0 +1,49 @@
+"""Weights on their way to the device, and layers on their way into graphs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+from numpy.typing import NDArray
+
+Read = Callable[[str], NDArray[np.float32]]
+
+# Layers that share a graph: to start one takes some milliseconds on few cores, to compile it grows.
+_LAYERS = 6
+
+
+def to_tensor(array: NDArray[Any], dtype: Any) -> Tensor:
+    """``array`` on the device."""
+    return Tensor(np.ascontiguousarray(array, np.float32)).astype(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Tensors by the names of the files, shaped as there: ``[out, in]``."""
+
+    read: Read
+    dtype: Any
+
+    def tensor(self, *names: str) -> Tensor:
+        """The tensors of these names, one after the other."""
+        return to_tensor(np.concatenate([self.read(name) for name in names]), self.dtype)
+
+    def pair(self, *names: str, biased: bool = True) -> tuple[Tensor, Tensor]:
+        """Weight and bias; zeros for a bias that the files do not hold."""
+        weight = self.tensor(*(f"{name}.weight" for name in names))
+        if biased:
+            return weight, self.tensor(*(f"{name}.bias" for name in names))
+        return weight, to_tensor(np.zeros(weight.shape[0]), self.dtype)
+
+
+def in_graphs(layers: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """The tensors of all layers, those of layers that share a graph in one list, at least one.
+
+    Layers are spread evenly: lists are of two lengths at most, and so are graphs.
+    """
+    count = max(1, -(-len(layers) // _LAYERS))
+    ends = [len(layers) * index // count for index in range(count + 1)]
+    return [list(chain.from_iterable(layers[a:b])) for a, b in pairwise(ends)]
