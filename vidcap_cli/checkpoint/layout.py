@@ -7,6 +7,7 @@ the other refuses. Only headers are read: a folder of 37 shards takes a fraction
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,17 @@ from vidcap_cli.checkpoint.weights import Tensor, Weights
 from vidcap_cli.errors import ModelError
 from vidcap_cli.families import Family, family_of, part
 from vidcap_cli.models.decoder_config import DecoderConfig
-from vidcap_cli.models.vision_config import ClipConfig, Qwen2VLVisionConfig
-
-Tower = ClipConfig | Qwen2VLVisionConfig
 
 _HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 _LANGUAGE = "model.language_model."
 _SAMPLE = 1 << 16  # numbers at either end by which a stored head is compared with the embeddings
+
+
+class Tower(Protocol):
+    """Sizes of a vision tower, whichever family's."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every weight, as in the files."""
 
 
 @dataclass(frozen=True, slots=True)
