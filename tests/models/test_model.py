@@ -109,6 +109,17 @@ def test_llava_with_tied_embeddings_captions_as_with_the_head_stored(tmp_path):
     assert ids(tied=True) == stored
 
 
+def test_a_token_beyond_the_embeddings_is_refused(tmp_path):
+    folder, _ = written(tmp_path, "qwen2vl")
+    model = load(folder, "qwen2vl")
+    prompt = load_captioner(CaptionConfig("qwen2vl", str(folder))).prompt(noise(1, 2, 56, 56))
+    assert model.prefill(prompt).length == len(prompt.ids)
+    vocab = model.decoder.config.vocab
+    prompt.ids[-1] = vocab
+    with pytest.raises(ModelError, match=f"gives token {vocab}, but the model ends at {vocab - 1}"):
+        model.prefill(prompt)
+
+
 def test_lora_that_is_not_merged_is_refused_where_its_scale_is_unknown(tmp_path):
     folder, weights = written(tmp_path, "qwen2vl")
     weights["model.layers.0.self_attn.q_proj.lora_A.weight"] = np.zeros((2, 48), np.float32)

@@ -49,6 +49,12 @@ class Model:
         features, used = self.vision(prompt.vision)
         if len(used) != here.sum():
             raise ModelError(f"{here.sum()} places in the prompt for {len(used)} features")
+        last = prompt.ids[~here].max()
+        if last >= self.decoder.config.vocab:  # a kernel would take any number for its embedding
+            raise ModelError(
+                f"the tokenizer gives token {last}, but the model ends at "
+                f"{self.decoder.config.vocab - 1}: download both again, from one place."
+            )
         embeds = ops.concat((*features, self.decoder.embed(prompt.ids[~here])), 0)
         index = np.empty(len(here), np.int64)
         index[here] = used
