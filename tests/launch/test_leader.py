@@ -160,6 +160,15 @@ def test_what_commits_cut_off_left_is_removed_and_what_is_written_now_stays(job)
     assert left == {".mine.tmp"}
 
 
+def test_what_dead_ranks_left_does_not_outlive_the_run(job):
+    with leading(job) as leader:
+        caption_rows(leader.run, 0, 1, 2)
+        half = leader.run.parts / f".part-0001-0001-00000.parquet.{'0' * 32}.tmp"
+        half.write_text("half")
+        leader.settle(failed=0)
+    assert not half.exists()
+
+
 def test_two_commands_cannot_lead_the_same_run(job):
     with (
         leading(job),

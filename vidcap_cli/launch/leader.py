@@ -76,10 +76,7 @@ def leading(job: Job) -> Iterator["Leader"]:
             replaces = places.replaced()
         found = acquire(run, replaces=replaces)
         locks.enter_context(leadership(run))
-        sweep(run.path)
-        sweep(run.parts)
-        for attempt in run.attempts_folder.glob("[0-9]*"):
-            sweep(attempt)
+        _sweep(run)
         if job.fresh and run.path == places.coming.path:
             empty(run)
         plan = _plan_of(job, run, found)
@@ -167,6 +164,7 @@ class Leader:
 
     def settle(self, *, failed: int) -> RunDir:
         """Note that the merged table exists and, after a fresh start, replace the old run."""
+        _sweep(self.run)  # of what ranks left that died in this command
         Finished(planned=self.plan.rows, rows=self.rows, failed=failed).write(self.run)
         return Places.of(self._job.run_dir).settle(self.run)
 
@@ -300,6 +298,12 @@ class Leader:
 
     def _logs(self, folder: AttemptDir) -> Path:
         return self.run.launch_logs(folder.number, self._job.cluster.launch.log_dir)
+
+
+def _sweep(run: RunDir) -> None:
+    """Remove what commits that were cut off left in a run directory."""
+    for folder in (run.path, run.parts, *run.attempts_folder.glob("[0-9]*")):
+        sweep(folder)
 
 
 def read_paths(run: RunDir, rows: list[int]) -> dict[int, str]:
