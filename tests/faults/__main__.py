@@ -1,6 +1,7 @@
 """The command of the campaign."""
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -21,6 +22,8 @@ def main() -> int:
     parser.add_argument("--model", choices=[scene.FAKE, scene.NANO], default=scene.FAKE)
     parser.add_argument("--place", type=Path, help="where runs that went wrong are kept")
     options = parser.parse_args()
+    # Behind an `&` of a script it is ignored, and would be by every command that is started.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     place = options.place or Path(tempfile.mkdtemp(prefix="vidcap-faults-"))
     seed, count = options.seed, options.count
     print(f"seed {seed}, in {place}", flush=True)
