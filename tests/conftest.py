@@ -14,5 +14,5 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Real videos by name, healthy and broken; see tests/clips.py."""
+    """Real videos by name, healthy and broken; see tests/helpers/clips.py."""
     return make_clips(tmp_path_factory.mktemp("clips"))

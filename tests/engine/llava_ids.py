@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.goldens.llava_cases import (

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.goldens.cases import QWEN2VL, frames_of, noise

@@ -24,7 +24,6 @@ from vidcap_cli.view.words import count, size
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 _VISION = tuple(key for family in FAMILIES.values() for key in family.tower_keys)
-_INDEX = "model.safetensors.index.json"
 # file -> what is lost without it
 _OPTIONAL = {
     "generation_config.json": "end tokens are taken from config.json",
