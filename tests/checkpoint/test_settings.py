@@ -180,14 +180,20 @@ def test_an_adapter_alone_names_its_base_model(tmp_path):
         check_model(tmp_path, "qwen2vl")
 
 
-@pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer_config.json", "tokenizer.json"])
 def test_too_many_added_tokens_are_refused(tmp_path, file):
     folder = folder_of(tmp_path, "llava")
+    names = {400 + i: f"<t{i}>" for i in range(100_000)}
     if file == "added_tokens.json":
-        tokens: dict[str, object] = {f"<t{i}>": 400 + i for i in range(100_000)}
+        tokens: dict[str, object] = {text: number for number, text in names.items()}
+    elif file == "tokenizer_config.json":
+        tokens = {
+            "added_tokens_decoder": {str(number): {"content": names[number]} for number in names}
+        }
     else:
-        decoder = {str(400 + i): {"content": f"<t{i}>"} for i in range(100_000)}
-        tokens = {"added_tokens_decoder": decoder}
+        tokens = json.loads((folder / file).read_text())
+        one = tokens["added_tokens"][0]
+        tokens["added_tokens"] = [one | {"id": id_, "content": text} for id_, text in names.items()]
     tiny.write_json(folder / file, tokens)
     assert "more than 10,000 added tokens" in refused(folder, "llava")
 

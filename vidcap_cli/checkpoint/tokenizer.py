@@ -8,7 +8,8 @@ from tokenizers import AddedToken, Tokenizer, processors
 from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.errors import ModelError
 
-_MOST_ADDED = 10_000
+_MOST_ADDED = 10_000  # one by one in the library: a hundred thousand take seconds
+_ONCE_A_TOKEN = b'"single_word"'  # in tokenizer.json, where an added token must have this key
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -19,6 +20,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """
     file, settings = folder / "tokenizer.json", _tokenizer_settings(folder)
     if file.is_file():
+        _check_count(folder, file.read_bytes().count(_ONCE_A_TOKEN))
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the Rust library raises plain Exception
@@ -56,8 +58,7 @@ def _added_tokens(folder: Path, settings: dict[str, Any]) -> list[AddedToken]:
     damaged = ModelError(f"the added tokens of {folder} are damaged; download it again.")
     if not isinstance(decoder, dict):
         raise damaged
-    if len(plain) + len(decoder) > _MOST_ADDED:
-        raise ModelError(f"{folder} has more than {_MOST_ADDED:,} added tokens: it is damaged.")
+    _check_count(folder, len(plain) + len(decoder))
     try:
         found = {int(number): AddedToken(text, special=True) for text, number in plain.items()}
         for number, token in decoder.items():
@@ -66,6 +67,11 @@ def _added_tokens(folder: Path, settings: dict[str, Any]) -> list[AddedToken]:
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged from error
     return [token for _, token in sorted(found.items(), key=lambda entry: entry[0])]
+
+
+def _check_count(folder: Path, added: int) -> None:
+    if added > _MOST_ADDED:
+        raise ModelError(f"{folder} has more than {_MOST_ADDED:,} added tokens: it is damaged.")
 
 
 def _beginning(tokenizer: Tokenizer, settings: dict[str, Any]) -> Any:
