@@ -11,7 +11,7 @@ from tests.helpers.commands import rows_of, vidcap
 
 # 36,000 tokens of the first clip at this size: its patches alone take more than the limit.
 LARGE = ("--resize", "exact", "--height", "700", "--width", "1260", "--fps", "8")
-LIMIT = "1.6G"
+LIMIT = "1.3G"
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """Captions the checkpoints of ``engine_cases`` with the compiled engine; prints JSON.
 
 ``python graph_ids.py FAMILY CASE...``. A program of its own, as the others here are. Each prompt
-alone, with its logits where the goldens have theirs; those of ``MANY`` in eight slots as well.
+alone, with its logits where the goldens have theirs; those of ``MANY``, whose engine has eight
+slots, all together as well.
 """
 
 import json
@@ -73,12 +74,12 @@ def captions(case: Case, goldens: list[dict[str, Any]]) -> list[dict[str, object
         folder = Path(place)
         (write_qwen2vl if case.family == "qwen2vl" else write_llava)(folder, case.spec)
         prompts = [prompt_of(folder, case, asked) for asked in case.asked]
-        engine = load_engine(config_of(folder, case, case.asked[0], 1))
+        many = case is MANY[case.family]
+        engine = load_engine(config_of(folder, case, case.asked[0], SLOTS if many else 1))
         alone = [asdict(generate_all(engine, [prompt])[0]) for prompt in prompts]
         along = [logits(engine, *pair) for pair in zip(prompts, goldens, strict=True)]
         together: list[Any] = [None] * len(prompts)
-        if case is MANY[case.family]:
-            engine = load_engine(config_of(folder, case, case.asked[0], SLOTS))
+        if many:
             together = [asdict(row) for row in generate_all(engine, prompts)]
     return [
         {"prompt_tokens": len(prompt.ids), "alone": one, "logits": rows, "together": both}

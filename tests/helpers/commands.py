@@ -79,17 +79,21 @@ def vidcap(*arguments: object, cwd: Path, timeout: float = 300) -> tuple[int, st
     return Command(list(map(str, arguments)), cwd).finish(timeout)
 
 
-def write_nano_table(folder: Path, count: int, seed: int) -> Path:
-    """A table of ``count`` fresh nano clips with awkward extra columns."""
+def write_nano_table(folder: Path, count: int, seed: int, clips: int | None = None) -> Path:
+    """A table of ``count`` rows with awkward extra columns and fresh nano clips, one a row or
+    ``clips`` in turn.
+    """
+    clips = count if clips is None else clips
     folder.mkdir(parents=True, exist_ok=True)
     rng = default_rng(seed)
+    for clip in range(clips):
+        world.write(world.sample(rng), folder / f"{clip:03d}.mp4")
     with (folder / "meta.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["id", "path", "note"])
         for index in range(count):
-            clip = world.sample(rng)
-            world.write(clip, folder / f"{index:03d}.mp4")
-            table.writerow([f"{index:04d}", f"{index:03d}.mp4", f'ünï "q", {index}\nline'])
+            path = f"{index % clips:03d}.mp4"
+            table.writerow([f"{index:04d}", path, f'ünï "q", {index}\nline'])
     return folder / "meta.csv"
 
 

@@ -51,6 +51,7 @@ def finished(clips, tmp_path_factory) -> dict[str, object]:
     arguments = [
         *("qwen2vl", "meta.csv", "--model", "nano", "--worker-num", "2", "--bs", "4"),
         *("--max-new-tokens", "24", "--decode-timeout", "12", "--all-columns"),
+        *("--resize", "exact", "--height", "112", "--width", "140"),  # few graphs to compile
     ]
     command = Command(arguments, folder)
     killer = threading.Thread(target=kill_reader_of, args=(command, folder / "abort.mpg"))
