@@ -50,6 +50,7 @@ def test_it_is_shown_smaller_and_says_so(folder):
     assert (short["caption_height"], short["caption_width"]) == ("700", "1260")
 
 
+@pytest.mark.slow
 def test_or_gets_no_caption(folder):
     arguments = ("--memory-limit", LIMIT, "--on-oom", "empty")
     code, err, (long, short) = caption(folder, "empty.csv", *arguments)

@@ -126,7 +126,7 @@ def test_the_user_stops_the_run(folder, undisturbed, number):
     reported = {event["row"] for event in events(folder / RUN) if event["kind"] == "done"}
     assert reported == {row for row, _ in committed(folder / RUN)}
     assert not (folder / OUTPUT).exists()
-    code, _, err = vidcap(*caption(3), cwd=folder)
+    code, _, err = vidcap(*caption(1), cwd=folder)
     assert code == 0, err
     assert_equal_and_nothing_twice(folder, undisturbed)
 

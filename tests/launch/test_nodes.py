@@ -25,7 +25,7 @@ ROWS = 10
 
 def node(folder: Path, rank: int) -> Command:
     arguments = [
-        *("qwen2vl", "meta.csv", "--model", "nano", "--worker-num", "2"),
+        *("llava", "meta.csv", "--model", "nano", "--worker-num", "2"),
         *("--local-worker-num", "1", "--node-rank", str(rank), "--flush-seconds", "0.2"),
     ]
     return Command(arguments, folder)
@@ -38,9 +38,9 @@ def test_two_nodes_caption_one_table(tmp_path):
     assert (first, second) == (0, 0), (err0, err1)
     for command in nodes:
         command.assert_gone()
-    rows = rows_of(tmp_path / "meta_caption_qwen2vl.csv")
+    rows = rows_of(tmp_path / "meta_caption_llava.csv")
     assert [row["caption_status"] for row in rows] == ["ok"] * ROWS
-    run = tmp_path / "meta_caption_qwen2vl.vidcap"
+    run = tmp_path / "meta_caption_llava.vidcap"
     assert sorted(row for row, _ in committed(run)) == list(range(ROWS))
     assert {event["rank"] for event in events(run) if event["kind"] == "started"} == {0, 1}
     assert list((run / "attempts").iterdir()) == [run / "attempts" / "0001"]
