@@ -5,6 +5,7 @@ and ``merge`` write the table, and says how it went. Captions of a single video 
 to stdout and leave nothing behind unless an output is named.
 """
 
+import os
 import shutil
 import tempfile
 import time
@@ -15,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from vidcap_cli.ascend import VISIBLE, device_nodes, visible_devices
 from vidcap_cli.checkpoint.files import fingerprint
 from vidcap_cli.checkpoint.folder import check_model
 from vidcap_cli.checkpoint.generation import sampling_keys
@@ -285,24 +287,38 @@ def _print_captions(table: Path, column: str) -> None:
 
 
 def _cluster(request: Request) -> Cluster:
-    workers = request.launch.worker_num or device_count(request.config.device_target)
-    local = request.launch.local_worker_num or workers
+    target, launch = request.config.device_target, request.launch
+    found = device_count(target)
+    workers = launch.worker_num or found
+    local = launch.local_worker_num or workers
     if local > workers:
         raise UsageError(f"--local-worker-num {local} is more than --worker-num {workers}.")
-    return Cluster(workers, local, request.launch)
+    if local > found and devices(target):
+        raise UsageError(
+            f"{local} ranks were asked for on this machine, which has {found} Ascend devices "
+            f"({_whence()}), one for each; lower --worker-num, or give --local-worker-num where "
+            "other nodes take part."
+        )
+    return Cluster(workers, local, launch)
 
 
 def device_count(target: str) -> int:
-    """Ascend devices of this machine, or 1 for the CPU."""
+    """Ascend devices that ranks here may use, or 1 for the CPU."""
     found = devices(target)
     if target == "Ascend" and not found:
-        raise UsageError("no Ascend device was found (/dev/davinci0); try --device-target CPU.")
+        raise UsageError(f"no Ascend device was found ({_whence()}); try --device-target CPU.")
     return found or 1
 
 
 def devices(target: str) -> int:
-    """Ascend devices that ``target`` allows to be used."""
-    return 0 if target == "CPU" else len(list(Path("/dev").glob("davinci[0-9]*")))
+    """Ascend devices that ``target`` and the environment allow to be used."""
+    return 0 if target == "CPU" else len(visible_devices())
+
+
+def _whence() -> str:
+    """What says which devices there are."""
+    named = os.environ.get(VISIBLE)
+    return f"{VISIBLE}={named}" if named and device_nodes() else "/dev/davinci0"
 
 
 def notice(text: str) -> None:

@@ -116,12 +116,22 @@ def test_devices_without_drivers_and_drivers_without_devices(monkeypatch: pytest
     monkeypatch.delenv("ASCEND_HOME_PATH", raising=False)
     monkeypatch.delenv("ASCEND_TOOLKIT_HOME", raising=False)
     problems: list[doctor.Problem] = []
-    doctor._devices([Path("/dev/davinci0")], problems)
+    doctor._devices([Path("/dev/davinci0")], [0], problems)
     assert "CANN" in problems[0].text
     monkeypatch.setattr("shutil.which", lambda _: "/usr/local/bin/npu-smi")
     problems = []
-    doctor._devices([], problems)
+    doctor._devices([], [], problems)
     assert "no device is visible" in problems[0].text
+    assert not problems[0].serious
+
+
+def test_devices_that_the_environment_hides(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ASCEND_HOME_PATH", "/usr/local/Ascend")
+    problems: list[doctor.Problem] = []
+    nodes = [Path("/dev/davinci0"), Path("/dev/davinci1")]
+    facts = {fact.label: fact.value for fact in doctor._devices(nodes, [1], problems)}
+    assert facts["visible to ranks"] == [1]
+    assert "leaves 1 of 2 devices" in problems[0].text
     assert not problems[0].serious
 
 

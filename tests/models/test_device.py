@@ -6,6 +6,10 @@ import sys
 
 import pytest
 
+pytest.importorskip("mindspore")
+
+from vidcap_cli.models.device import as_out_of_memory
+
 _PROGRAM = """
 import os
 from vidcap_cli.models.device import select_device
@@ -39,3 +43,43 @@ def test_a_rank_alone_and_ranks_in_excess_run_anywhere() -> None:
     cores = sorted(os.sched_getaffinity(0))[:2]
     assert _kept(0, 1, cores) == cores
     assert _kept(1, 3, cores) == cores
+
+
+# What MindSpore 2.7.0 says with a device of 2 GB, its own backend on a CANN that is not real.
+_EAGER = """Allocate memory failed
+
+----------------------------------------------------
+- C++ Call Stack: (For framework developers)
+----------------------------------------------------
+mindspore/ccsrc/runtime/device/device_address_utils.cc:1301 MallocForOutputs
+"""
+_GRAPH = """
+----------------------------------------------------
+- Memory not enough:
+----------------------------------------------------
+Device(id:0) memory isn't enough and alloc failed, kernel name: Tile-op0, alloc size: 655360000B.
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError(_EAGER), "Allocate memory failed"),
+        (RuntimeError(_GRAPH), "Device(id:0) memory isn't enough and alloc failed, kernel name"),
+        (RuntimeError("Out of Memory!!! Request size: 3"), "Out of Memory!!! Request size: 3"),
+        (RuntimeError("Malloc device memory failed, size[7], ret[207001]"), "Malloc device memory"),
+        (RuntimeError("EL0004: Failed to allocate memory."), "EL0004: Failed to allocate"),
+        (RuntimeError("std::bad_alloc"), "std::bad_alloc"),
+        (MemoryError(), "no memory"),
+    ],
+)
+def test_short_memory_is_recognised_in_all_its_forms(error, words):
+    assert str(as_out_of_memory(error)).startswith(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["not enough values to unpack (expected 2, got 1)", "The memory format is not supported", ""],
+)
+def test_other_errors_are_not_taken_for_short_memory(words):
+    assert as_out_of_memory(ValueError(words)) is None

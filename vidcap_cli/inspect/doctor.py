@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 
 from vidcap_cli import __version__
+from vidcap_cli.ascend import VISIBLE, device_nodes, visible_devices
 from vidcap_cli.engine import INSTALL_MINDNLP, has_mindnlp
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.view.words import size
@@ -64,11 +65,11 @@ say(step="mindnlp", seconds=time.monotonic() - began)
 def machine_report(limit: float = _START_SECONDS) -> Report:
     """The report on this machine; ``limit`` is seconds for MindSpore and mindnlp to start."""
     problems: list[Problem] = []
-    devices = sorted(Path("/dev").glob("davinci[0-9]*"))
+    devices = visible_devices()
     sections = (
         Section("packages", _packages(problems)),
         Section("machine", _machine(problems)),
-        Section("devices", _devices(devices, problems)),
+        Section("devices", _devices(device_nodes(), devices, problems)),
         Section("engines", _engines("Ascend" if devices else "CPU", limit, problems)),
         Section("videos", _videos(problems)),
         Section("models", _models()),
@@ -147,17 +148,17 @@ def _memory() -> tuple[int, int]:
     return total, max(0, free)
 
 
-def _devices(devices: list[Path], problems: list[Problem]) -> tuple[Fact, ...]:
+def _devices(nodes: list[Path], visible: list[int], problems: list[Problem]) -> tuple[Fact, ...]:
     smi = shutil.which("npu-smi")
     cann = os.environ.get("ASCEND_HOME_PATH") or os.environ.get("ASCEND_TOOLKIT_HOME")
-    if devices and not cann:
+    if nodes and not cann:
         problems.append(
             Problem(
                 "there are Ascend devices, but the environment names no CANN",
                 "source /usr/local/Ascend/ascend-toolkit/set_env.sh",
             )
         )
-    if smi and not devices:
+    if smi and not nodes:
         problems.append(
             Problem(
                 "npu-smi is installed, but no device is visible (/dev/davinci0)",
@@ -165,9 +166,18 @@ def _devices(devices: list[Path], problems: list[Problem]) -> tuple[Fact, ...]:
                 serious=False,
             )
         )
-    found = ", ".join(device.name for device in devices)
+    if len(visible) < len(nodes):
+        problems.append(
+            Problem(
+                f"{VISIBLE} leaves {len(visible)} of {len(nodes)} devices to vidcap",
+                f"unset {VISIBLE} to use all",
+                serious=False,
+            )
+        )
+    found = ", ".join(node.name for node in nodes)
     return (
-        Fact("Ascend", found or "none found, the CPU stands in", [d.name for d in devices]),
+        Fact("Ascend", found or "none found, the CPU stands in", [node.name for node in nodes]),
+        Fact("visible to ranks", ", ".join(map(str, visible)) or "none", visible),
         Fact("npu-smi", smi or "not found", smi or ""),
         Fact("CANN", cann or "not named by ASCEND_HOME_PATH", cann or ""),
     )

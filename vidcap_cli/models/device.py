@@ -1,18 +1,22 @@
 """Everything that depends on the device: choosing it, its dtypes, its error texts."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import mindspore as ms
 import psutil
 
+from vidcap_cli.ascend import visible_devices
 from vidcap_cli.errors import OutOfMemoryError, RunError
 
-# Substrings of what MindSpore says when an allocation fails. Those of Ascend come from its
-# documentation; they were not provoked on a device.
-_MEMORY_WORDS = ("out of memory", "Memory not enough", "memory isn't enough", "bad_alloc")
+# What MindSpore says when memory is short, on CPU and on Ascend, in graphs and between them; and
+# CANN's own codes for it.
+_NO_MEMORY = re.compile(
+    r"out of memory|memory.* (not|isn.t) enough|bad_alloc|(m|re)?alloc\w* .*fail|EL0004|207001",
+    re.IGNORECASE,
+)
 
 
 def select_device(target: str, *, compiled: bool) -> str:
@@ -22,7 +26,7 @@ def select_device(target: str, *, compiled: bool) -> str:
     compiled, but for single operators between graphs.
     """
     if target == "auto":
-        target = "Ascend" if ascend_present() else "CPU"
+        target = "Ascend" if visible_devices() else "CPU"
     if target == "Ascend":
         ms.set_device(target, int(os.environ.get("DEVICE_ID", "0")))
     else:
@@ -73,11 +77,6 @@ def _keep_to_own_cores() -> None:
         os.sched_setaffinity(0, cores[first : first + share])
 
 
-def ascend_present() -> bool:
-    """Whether this machine has an Ascend device."""
-    return any(Path("/dev").glob("davinci[0-9]*"))
-
-
 def memory_used(device: str) -> int:
     """Bytes that this process takes of the device's memory; on CPU, of the machine's."""
     if device == "CPU":
@@ -100,6 +99,10 @@ def dtype_for(requested: str, stored: str, device: str) -> str:
 
 def as_out_of_memory(error: Exception) -> OutOfMemoryError | None:
     """``error`` as OutOfMemoryError when it is the device's way of saying so."""
-    if isinstance(error, MemoryError) or any(word in str(error) for word in _MEMORY_WORDS):
-        return OutOfMemoryError(str(error).strip().splitlines()[0] if str(error) else "no memory")
-    return None
+    found = _NO_MEMORY.search(str(error))
+    if found is None and not isinstance(error, MemoryError):
+        return None
+    # MindSpore puts headings and ruled lines around what happened, each with a dash first.
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in said if _NO_MEMORY.search(line) and not line.startswith("-")]
+    return OutOfMemoryError((telling or said or ["no memory"])[0])
