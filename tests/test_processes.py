@@ -129,6 +129,24 @@ def test_ctrl_c_within_an_import_is_quiet(tmp_path, module):
     assert done.stderr in ("", "vidcap: interrupted\n")
 
 
+def test_ctrl_c_that_c_code_prints_and_replaces_is_quiet():
+    """As numpy's ``import_array`` does with what stops the import of its core."""
+    program = (
+        "import os, signal, sys\n"
+        "from vidcap_cli import __main__ as command, cli\n"
+        "def app():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        "        sys.excepthook(*sys.exc_info())\n"
+        "    raise ImportError('numpy._core.multiarray failed to import')\n"
+        "cli.app = app\n"
+        "command.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"vidcap: interrupted\n")
+
+
 STARTER = """
 import os, subprocess, sys, time
 os.environ["VIDCAP_PARENT"] = str(os.getpid())

@@ -16,7 +16,7 @@ if os.environ.get("PYTHONPATH") and "" in os.environ["PYTHONPATH"].split(os.path
     sys.path[:] = [entry for entry in sys.path if entry not in ("", os.getcwd())]  # noqa: PTH109 - pathlib takes a while
 
 import signal
-from types import FrameType
+from types import FrameType, TracebackType
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
@@ -54,7 +54,7 @@ def main() -> None:
 
     try:
         if _MINE:
-            sys.unraisablehook = _again
+            sys.unraisablehook, sys.excepthook = _again, _unprinted
             signal.signal(signal.SIGINT, _interrupt)
         try:
             app()
@@ -118,6 +118,16 @@ def _again(lost: "UnraisableHookArgs") -> None:
         os.kill(os.getpid(), signal.SIGINT)
     else:
         sys.__unraisablehook__(lost)
+
+
+def _unprinted(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Print no interrupt that C code hands over: where an import of numpy's fails, numpy prints
+    why and raises ImportError instead.
+    """
+    if _debugging() or kind is not KeyboardInterrupt:
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _answer(error: BaseException) -> int | None:
