@@ -28,7 +28,7 @@ def visible_devices() -> list[int]:
         return list(there)
     visible = []
     for text in named.split(","):
-        digits = re.match("[0-9]*", text)[0]  # type: ignore[index]  # it always matches
+        digits = re.sub("[^0-9].*", "", text)
         if not digits or int(digits) not in there:
             break
         visible.append(int(digits))
