@@ -2,6 +2,7 @@
 
 ``python tests/benchmarks/engine.py [SECTION...]`` with decode, prefill, vision, caption, llava8b,
 nano, memory; all of them by default (about an hour and a half on 2 cores; 16 GB of memory).
+``--before TREE`` adds the section before: this code against an earlier checkout of it.
 
 Peers: ``torch`` is transformers on PyTorch's CPU build with a thread for every core, in an
 environment of its own that is made once in the cache folder (``--torch-python`` names another);
@@ -148,6 +149,7 @@ class Bench:
     toy: bool
     rounds: int
     torch: Path
+    before: Path | None = None
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     shapes: dict[str, dict[str, list[int]]] = field(default_factory=dict)
@@ -167,14 +169,17 @@ class Bench:
     def ask(self, peer: str, job: Job, label: str) -> Result:
         """One process of a peer's program; nothing but a note when it fails."""
         python = self.torch if peer == "torch" else Path(sys.executable)
+        repository, program = REPOSITORY, peer
+        if peer == "before" and self.before:
+            repository, program = self.before, "ours"
         began = time.monotonic()
         done = subprocess.run(
             [
                 str(python),
-                str(HERE / f"peer_{peer}.py"),
+                str(repository / "tests" / "benchmarks" / f"peer_{program}.py"),
                 json.dumps(job),
             ],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "PYTHONPATH": str(repository), "HF_HUB_OFFLINE": "1"},
             cwd=self.place,  # where MindSpore leaves its reports of failures
             capture_output=True,
             text=True,
@@ -458,6 +463,25 @@ def memory(bench: Bench) -> None:
     )
 
 
+def before(bench: Bench) -> None:
+    sizes = bench.sizes
+    base = {
+        "section": "parts", "folder": str(bench.folder("qwen2vl")), "count": sizes.steps,
+        "cached": sizes.cached,
+    }  # fmt: skip
+    for kind, key, values in (
+        ("step", "slots", [1, 8, 16]),
+        ("prefill", "prefill", [sizes.prefill, 2 * sizes.prefill]),
+        ("vision", "vision", [list(sizes.grid)]),
+    ):
+        for value in values:
+            job = {**base, key: [value]}
+            found = bench.turns({"now": ("ours", job), "before": ("before", job)})
+            what = f"{kind} {value}"
+            now, earlier = found.seconds("now", what), found.seconds("before", what)
+            bench.rows.append(Row("before", what, now, "before", earlier))
+
+
 SECTIONS = {
     "decode": decode,
     "prefill": prefill,
@@ -536,8 +560,11 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--rounds", type=int, help="processes of each measurement (default 2)")
     parser.add_argument("--torch-python", type=Path, help="an interpreter with PyTorch")
+    parser.add_argument("--before", type=Path, metavar="TREE", help="an earlier checkout")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     options = parser.parse_args()
+    if options.before:
+        SECTIONS["before"] = before
     unknown = sorted(set(options.sections) - SECTIONS.keys())
     if unknown:
         parser.error(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
@@ -549,6 +576,7 @@ def main() -> None:
             options.toy,
             options.rounds or (1 if options.toy else 2),
             torch,
+            options.before and options.before.absolute(),
         )
         bench.notes.append(f"every peer reads clips with PyAV, on {os.cpu_count()} cores")
         for name in options.sections or SECTIONS:
