@@ -7,39 +7,35 @@ import pytest
 
 ms = pytest.importorskip("mindspore")
 
+from tests.helpers.device import DEVICE
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models.decoder import FEWEST_TOKENS, Decoder
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.models.decoder_graphs import DecoderGraphs
 from vidcap_cli.models.device import select_device
-from vidcap_cli.models.kernels import CpuKernels, Kernels
+from vidcap_cli.models.kernels import cpu, kernels_for
 from vidcap_cli.models.kv_cache import SHORTEST
 
 CONFIG = DecoderConfig(
-    hidden=32, mlp=48, layers=2, heads=4, kv_heads=2, head_dim=8, vocab=90,
+    hidden=32, mlp=48, layers=2, heads=4, kv_heads=2, head_dim=16, vocab=90,
     rope_theta=10_000.0, rms_norm_eps=1e-6, mrope_section=None, tied=False, qkv_bias=True,
 )  # fmt: skip
 LONG = 2 * FEWEST_TOKENS + 133
 
 
-@pytest.fixture(scope="module", params=[CpuKernels, Kernels])
-def flavour(request) -> type[Kernels]:
-    return request.param
-
-
-def make_decoder(flavour: type[Kernels], dtype) -> Decoder:
-    select_device("CPU", compiled=True)
+def make_decoder(dtype) -> Decoder:
+    select_device(DEVICE, compiled=True)
     rng = np.random.default_rng(7)
     weights = {
         name: rng.normal(0, 0.3, shape).astype(np.float32)
         for name, shape in CONFIG.shapes().items()
     }
-    return Decoder(CONFIG, weights.__getitem__, flavour(), slots=3, dtype=dtype)
+    return Decoder(CONFIG, weights.__getitem__, kernels_for(DEVICE), slots=3, dtype=dtype)
 
 
 @pytest.fixture(scope="module")
-def decoder(flavour) -> Decoder:
-    return make_decoder(flavour, ms.float32)
+def decoder() -> Decoder:
+    return make_decoder(ms.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -69,9 +65,9 @@ def test_a_prompt_in_blocks_equals_its_tokens_one_by_one(decoder):
     close(logits, whole)
 
 
-def test_in_16_bits_a_token_sees_itself(flavour):
-    # In float16 kernels read converted copies of the caches, which could be made too early.
-    decoder = make_decoder(flavour, ms.float16)
+def test_in_16_bits_a_token_sees_itself():
+    # In float16 kernels may read converted copies of the caches, which could be made too early.
+    decoder = make_decoder(ms.float16)
     ids = tokens(11, 60)
     decoder.insert(0, prefilled(decoder, ids[:50]), 10)
     for count in range(50, 60):
@@ -136,18 +132,21 @@ def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
     monkeypatch.setattr(decoder, "score_bytes", 10**9)
     close(prefilled(decoder, ids).next_token.logits.asnumpy()[0], in_blocks)
     assert decoder._block_rows(LONG) == 2048
-    monkeypatch.setattr(decoder, "score_bytes", 4 * 4 * CONFIG.kv_heads * 600 * LONG)
+    monkeypatch.setattr(decoder, "score_bytes", decoder._score_bytes(600, LONG))
     assert decoder._block_rows(LONG) == 512
 
 
+@pytest.mark.skipif(DEVICE != "CPU", reason="attention is in parts on CPU alone")
 @pytest.mark.parametrize("length", [257, 700])
 def test_parts_of_the_queries_equal_all_of_them(decoder, monkeypatch, length):
     ids = tokens(11, length)
     monkeypatch.setattr(decoder, "score_bytes", 10**9)
     in_parts = prefilled(decoder, ids)
-    monkeypatch.setattr(decoder._kernels, "causal_part", 4096, raising=False)
+    monkeypatch.setattr(cpu, "_CAUSAL_PART", 4096)
     monkeypatch.setattr(decoder, "_masks_of", (0, False))
-    monkeypatch.setattr(decoder, "_graphs", DecoderGraphs(CONFIG, decoder._kernels))
+    monkeypatch.setattr(
+        decoder, "_graphs", DecoderGraphs(CONFIG, decoder.kernels, decoder._attention)
+    )
     at_once = prefilled(decoder, ids)
     monkeypatch.setattr(decoder, "_masks_of", (0, False))
     close(in_parts.next_token.logits.asnumpy(), at_once.next_token.logits.asnumpy())

@@ -1,4 +1,4 @@
-"""Both flavours of every kernel compute what numpy computes, compiled and operator by operator."""
+"""Every kernel computes what numpy computes, compiled and operator by operator."""
 
 import numpy as np
 import pytest
@@ -7,15 +7,30 @@ ms = pytest.importorskip("mindspore")
 
 from mindspore import Tensor, nn
 
+from tests.helpers.device import DEVICE
 from vidcap_cli.models import rope
+from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.models.device import eagerly, select_device
-from vidcap_cli.models.kernels import MASKED, CpuKernels, Kernels, kernels_for
+from vidcap_cli.models.kernels import GroupedQueryAttention, Kernels, kernels_for
+from vidcap_cli.models.kernels.ascend import AscendKernels
+from vidcap_cli.models.kernels.cpu import CpuKernels
+
+HEADS, KV_HEADS, HEAD_DIM = 6, 2, 16
 
 
-@pytest.fixture(scope="module", params=[CpuKernels, Kernels])
-def kernels(request) -> Kernels:
-    select_device("CPU", compiled=True)
-    return request.param()
+@pytest.fixture(scope="module")
+def kernels() -> Kernels:
+    select_device(DEVICE, compiled=True)
+    return kernels_for(DEVICE)
+
+
+@pytest.fixture(scope="module")
+def attention(kernels) -> GroupedQueryAttention:
+    config = DecoderConfig(
+        hidden=8, mlp=8, layers=1, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, vocab=8,
+        rope_theta=1e4, rms_norm_eps=1e-6, mrope_section=None, tied=False, qkv_bias=True,
+    )  # fmt: skip
+    return kernels.grouped_query_attention(config, ms.float32)
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -53,15 +68,6 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return exp / exp.sum(-1, keepdims=True)
 
 
-def attended(q, k, v, scale, mask=0.0) -> np.ndarray:
-    return softmax(q @ k.swapaxes(1, 2) * scale + mask) @ v
-
-
-def test_each_device_has_its_flavour():
-    assert type(kernels_for("CPU")) is CpuKernels
-    assert type(kernels_for("Ascend")) is Kernels
-
-
 @pytest.mark.parametrize("rows", [1, 4, 5, 128, 129])
 def test_linear(kernels, rows):
     # Of more than 2^20 numbers: from there on a few rows go second on CPU.
@@ -86,6 +92,19 @@ def test_norms(kernels):
     close(both(layer_norm, x, weight, bias), expected * weight + bias)
 
 
+def test_a_sum_and_its_norm(kernels):
+    x, delta, weight = normal(5, 12), normal(5, 12, seed=1), normal(12)
+
+    def add_rms_norm(x, delta, weight) -> Tensor:
+        total, normed = kernels.add_rms_norm(x, delta, weight, 1e-2)
+        return kernels.concat((total, normed), 0)
+
+    total = x + delta
+    scale = 1 / np.sqrt((total**2).mean(-1, keepdims=True) + 1e-2)
+    expected = np.concatenate([total, total * scale * weight])
+    close(both(add_rms_norm, x, delta, weight), expected)
+
+
 def test_norms_of_16_bits_are_computed_in_32(kernels):
     # The squares leave float16 at 256; rows of 300 become ones all the same.
     x, ones, zeros = (Tensor(np.full(shape, value, np.float16))
@@ -99,7 +118,12 @@ def test_swiglu_mlp(kernels):
     x, gate, up, down = normal(3, 8), normal(16, 8), normal(16, 8, seed=1), normal(8, 16)
     inner = x @ gate.T
     expected = (inner / (1 + np.exp(-inner)) * (x @ up.T)) @ down.T
-    close(both(kernels.swiglu_mlp, x, gate, up, down), expected)
+    gates = [gate, up] if kernels.gate_tensors == 2 else [np.concatenate([gate, up])]
+
+    def swiglu_mlp(x, down, *gates) -> Tensor:
+        return kernels.swiglu_mlp(x, gates, down)
+
+    close(both(swiglu_mlp, x, down, *gates), expected)
 
 
 def test_rope_turns_each_pair_by_its_angle(kernels):
@@ -119,84 +143,94 @@ def test_rope_turns_each_pair_by_its_angle(kernels):
     close(found, np.stack([turned.real, turned.imag], 2).reshape(x.shape))
 
 
-def test_attention(kernels):
-    q, k, v = normal(4, 6, 8), normal(4, 9, 8), normal(4, 9, 5)
-
-    def attention(q, k, v) -> Tensor:
-        return kernels.attention(q, k, v, 0.3)
-
-    close(both(attention, q, k, v), attended(q, k, v, 0.3))
-
-
-@pytest.mark.parametrize("queries", [6, 130])
-@pytest.mark.parametrize("shape", [(1, 1), (4, 1), (4, None)])
-def test_attention_does_not_see_what_a_mask_hides(kernels, queries, shape):
-    q, k, v = normal(4, queries, 8), normal(4, 9, 8), normal(4, 9, 8, seed=1)
-    hidden = np.random.default_rng(3).random((shape[0], shape[1] or queries, 9)) < 0.5
-    hidden[..., 0] = False
-    mask = np.where(hidden, np.float32(-3e4), np.float32(0))
-
-    def attention(q, k, v, mask) -> Tensor:
-        return kernels.attention(q, k, v, 0.3, mask=mask)
-
-    close(both(attention, q, k, v, mask), attended(q, k, v, 0.3, mask))
+def attended(q, k, v, hidden: np.ndarray | bool = False) -> np.ndarray:
+    """Attention of rows ``[n, heads * D]``, head by head; ``hidden`` ``[n, m]`` is not seen."""
+    dim = HEAD_DIM if q.shape[1] == HEADS * HEAD_DIM else 32
+    group = q.shape[1] // k.shape[1]
+    out = []
+    for head in range(q.shape[1] // dim):
+        mine = slice(head * dim, (head + 1) * dim)
+        theirs = slice(head // group * dim, (head // group + 1) * dim)
+        scores = q[:, mine] @ k[:, theirs].T / np.sqrt(dim)
+        out.append(softmax(np.where(hidden, -np.inf, scores)) @ v[:, theirs])
+    return np.concatenate(out, 1)
 
 
-def test_attention_sees_all_of_the_past(kernels):
-    q, past, k, v = (
-        normal(2, 3, 8),
-        normal(2, 5, 8, seed=1),
-        normal(2, 3, 8, seed=2),
-        normal(2, 8, 8),
-    )
-    mask = kernels.causal_mask(3, 2).asnumpy()
+@pytest.mark.parametrize("patches", [24, 130, 150])
+def test_patches_see_their_own_sequence_without_its_padding(kernels, patches):
+    batch, padded, heads = 2, 24 if patches == 24 else 150, 2
+    q, k, v = (normal(batch * padded, heads * 32, seed=seed) for seed in range(3))
+    mask = kernels.patch_mask(patches, padded, batch, heads)
 
-    def attention(q, k, v, mask, past) -> Tensor:
-        return kernels.attention(q, k, v, 0.3, mask=mask, past=past)
+    def vit_attention(q, k, v, *masks) -> Tensor:
+        hides = masks[0] if len(masks) == 1 else None
+        return kernels.vit_attention(q, k, v, batch=batch, heads=heads, mask=hides)
 
-    found = both(attention, q, k, v, mask, past)
-    whole = np.concatenate([np.zeros((*mask.shape[:2], 5)), mask], 2)
-    close(found, attended(q, np.concatenate([past, k], 1), v, 0.3, whole))
+    masks = [] if mask is None else [mask.asnumpy()]
+    found = both(vit_attention, q, k, v, *masks).asnumpy().reshape(batch, padded, -1)
+    for number in range(batch):
+        rows = slice(number * padded, (number + 1) * padded)
+        seen = slice(rows.start, rows.start + patches)
+        np.testing.assert_allclose(
+            found[number], attended(q[rows], k[seen], v[seen]), rtol=2e-5, atol=2e-5
+        )
 
 
 @pytest.mark.parametrize("rows", [5, 300])
-def test_causal_masks_hide_what_comes_later(kernels, rows):
-    heads, group = 2, 3
-    later = np.triu(np.full((rows, rows), MASKED), 1)
-    whole = np.broadcast_to(kernels.causal_mask(rows, heads).asnumpy(), (heads, rows, rows))
-    np.testing.assert_array_equal(whole, np.stack([later] * heads))
-    start = 0
-    for mask in kernels.causal_masks(rows, heads, group):
-        found = mask.asnumpy()
-        end = found.shape[2]
-        found = np.broadcast_to(found, (heads, *found.shape[1:])).reshape(heads, group, -1, end)
-        np.testing.assert_array_equal(found, np.broadcast_to(later[start:end, :end], found.shape))
-        start = end
-    assert start == rows
+def test_a_prompt_sees_what_came_before(attention, rows):
+    q, k, v = (
+        normal(rows, HEADS * HEAD_DIM),
+        *(normal(rows, KV_HEADS * HEAD_DIM, seed=s) for s in (1, 2)),
+    )
+    masks = attention.first_masks(rows)
+
+    def causal(q, k, v, *masks) -> Tensor:
+        return attention.causal(q, k, v, masks)[0]
+
+    def keys(q, k, v, *masks) -> Tensor:
+        return attention.causal(q, k, v, masks)[1]
+
+    later = np.triu(np.ones((rows, rows), bool), 1)
+    arrays = (q, k, v, *(mask.asnumpy() for mask in masks))
+    close(both(causal, *arrays), attended(q, k, v, later))
+    kept = both(keys, *arrays).asnumpy()
+    assert kept.shape == (attention.cache_rows, rows, attention.cache_width)
+    np.testing.assert_array_equal(kept.transpose(1, 0, 2).reshape(rows, -1), k)
 
 
-@pytest.mark.parametrize("heads", [1, 3])
-def test_heads_are_split_and_merged(kernels, heads):
-    x = normal(2 * 5, heads * 4)
+def test_a_later_block_sees_all_of_the_past(attention):
+    past, rows = 300, 20
+    q = normal(rows, HEADS * HEAD_DIM)
+    k, v = (normal(past + rows, KV_HEADS * HEAD_DIM, seed=seed) for seed in (1, 2))
+    with eagerly():
+        by_head = [attention.by_head(Tensor(x)) for x in (q, k[past:], k[:past], k, v)]
+        q_by_head, *others = by_head
+        names = ("k", "past", "keys", "values")
+        found = attention.later(
+            q_by_head, **dict(zip(names, others, strict=True)), masks=attention.later_masks(rows)
+        )
+        rows_found = attention.by_token(found)
+    hidden = np.arange(past + rows)[None] > np.arange(rows)[:, None] + past
+    close(rows_found, attended(q, k, v, hidden))
+    row = Tensor(np.array([7], np.int32))
+    np.testing.assert_array_equal(attention.token(q_by_head, row).asnumpy(), q[7:8])
 
-    def split_heads(x) -> Tensor:
-        return kernels.split_heads(x, 4, 2)
 
-    def merge_heads(x) -> Tensor:
-        return kernels.merge_heads(x, 2)
+def test_the_last_token_does_not_see_padding(attention):
+    length, padded = 37, 64
+    q = normal(1, HEADS * HEAD_DIM)
+    k, v = (normal(padded, KV_HEADS * HEAD_DIM, seed=seed) for seed in (1, 2))
+    padding = attention.padding_mask(length, padded).asnumpy()
 
-    split = both(split_heads, x)
-    expected = x.reshape(2, 5, heads, 4).transpose(2, 0, 1, 3).reshape(heads * 2, 5, 4)
-    np.testing.assert_array_equal(split.asnumpy(), expected)
-    merged = both(merge_heads, expected)
-    np.testing.assert_array_equal(merged.asnumpy(), x)
+    def last(q, k, v, padding) -> Tensor:
+        return attention.last(q, attention.by_head(k), attention.by_head(v), padding)
+
+    close(both(last, q, k, v, padding), attended(q, k[:length], v[:length]))
 
 
 def test_gather_and_argmax(kernels):
     table, index = normal(7, 3), np.array([6, 0, 6], np.int32)
     np.testing.assert_array_equal(both(kernels.gather, table, index).asnumpy(), table[index])
-    columns = kernels.gather(Tensor(table), Tensor(np.array([2], np.int32)), 1)
-    np.testing.assert_array_equal(columns.asnumpy(), table[:, 2:])
     np.testing.assert_array_equal(both(kernels.argmax, table).asnumpy(), table.argmax(-1))
 
 
@@ -208,33 +242,66 @@ def test_split_and_concat(kernels, size):
     np.testing.assert_array_equal(kernels.concat(pieces, 0).asnumpy(), x.asnumpy())
 
 
-class Writes(nn.Cell):
-    """Appends to a cache in a graph, as a decode step does."""
+class Step(nn.Cell):
+    """Appends a token of each slot to its keys and values in a graph, and looks at them."""
 
-    def __init__(self, kernels: Kernels) -> None:
+    def __init__(self, kernels: Kernels, attention: GroupedQueryAttention) -> None:
         super().__init__(auto_prefix=False)
-        self.kernels = kernels
+        self.kernels, self.attention = kernels, attention
 
     @ms.jit
-    def construct(self, index, new, *cache):
-        return self.kernels.update_cache(cache, index, new) + 0
+    def construct(self, q, k, v, index, last, *caches):
+        half = len(caches) // 2
+        mask = self.attention.step_mask(last, caches[0].shape[-2])
+        k, v = (x.reshape(-1, self.attention.cache_width) for x in (k, v))
+        keys = self.kernels.update_cache(caches[:half], index, k)
+        values = self.kernels.update_cache(caches[half:], index, v)
+        return self.attention.step(q, keys, values, mask)
 
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16])
-def test_caches_are_filled_and_appended_to(kernels, dtype):
-    heads, length, head_dim = 4, 6, 3
-    expected = np.zeros((heads, length, head_dim), np.float32)
-    cache = kernels.new_cache(f"test_{dtype}", expected.shape, dtype)
-    assert len(cache) == kernels.cache_tensors
-    prompt, writes = np.round(normal(2, 4, head_dim)), Writes(kernels)
+def test_slots_see_what_their_caches_hold(kernels, dtype):
+    config = DecoderConfig(
+        hidden=8, mlp=8, layers=1, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, vocab=8,
+        rope_theta=1e4, rms_norm_eps=1e-6, mrope_section=None, tied=False, qkv_bias=True,
+    )  # fmt: skip
+    attention = kernels.grouped_query_attention(config, dtype)
+    slots, length, prompt = 3, 32, 20
+    rows, width = attention.cache_rows, attention.cache_width
+    caches = [
+        kernels.new_cache(f"{kind}_{dtype}", (slots * rows, length, width), dtype) for kind in "kv"
+    ]
+    assert all(len(cache) == kernels.cache_tensors for cache in caches)
+    expected = np.zeros((2, slots, length, KV_HEADS * HEAD_DIM), np.float32)
+    filled = np.stack([normal(prompt, KV_HEADS * HEAD_DIM, seed=seed) for seed in (1, 2)])
+    expected[:, 1, :prompt] = filled
     with eagerly():
-        kernels.fill_cache([cache], 2, [Tensor(prompt).astype(dtype)])
-    expected[2:, :4] = prompt
-    lengths = np.array([0, 0, 4, 4])
-    for step in range(2):
-        new = np.round(10 * normal(heads, head_dim, seed=step))
-        index = kernels.cache_index(lengths, length)
-        found = writes(index, Tensor(new).astype(dtype), *cache)
-        expected[np.arange(heads), lengths] = new
-        np.testing.assert_array_equal(found.asnumpy(), expected)
+        by_head = [attention.by_head(Tensor(x).astype(dtype)) for x in filled]
+        kernels.fill_cache(caches, rows, by_head)
+    lengths, step = np.array([0, prompt, 0]), Step(kernels, attention)
+    for turn in range(3):
+        q = normal(slots, HEADS * HEAD_DIM, seed=10 + turn)
+        k, v = (normal(slots, KV_HEADS * HEAD_DIM, seed=seed + turn) for seed in (20, 30))
+        expected[:, np.arange(slots), lengths] = k, v
+        last = np.repeat(lengths, rows)
+        found = (
+            step(
+                *(Tensor(x).astype(dtype) for x in (q, k, v)),
+                kernels.cache_index(last, length),
+                Tensor(last.astype(np.int32).reshape(-1, 1, 1)),
+                *(tensor for cache in caches for tensor in cache),
+            )
+            .astype(ms.float32)
+            .asnumpy()
+        )
         lengths = lengths + 1
+        for slot in range(slots):
+            keys, values = expected[:, slot, : lengths[slot]]
+            close_to = attended(q[slot : slot + 1], keys, values)
+            tolerance = 2e-5 if dtype == ms.float32 else 1e-2
+            np.testing.assert_allclose(found[slot], close_to[0], rtol=tolerance, atol=tolerance)
+
+
+def test_each_device_has_its_flavour():
+    assert type(kernels_for("CPU")) is CpuKernels
+    assert type(kernels_for("Ascend")) is AscendKernels

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
 from vidcap_cli.checkpoint.files import stored_type
@@ -26,6 +26,7 @@ from vidcap_cli.engine import Answer, Feed, Generated, Request, feed_of
 from vidcap_cli.engine.memory import room
 from vidcap_cli.models.decoder import NextToken
 from vidcap_cli.models.device import as_out_of_memory, dtype_for, select_device
+from vidcap_cli.models.kernels import Kernels
 from vidcap_cli.models.model import load_model
 from vidcap_cli.processors import Prompt, Size
 from vidcap_cli.statuses import Doing
@@ -65,6 +66,7 @@ class GraphEngine:
         self._eos = generation.eos
         self._most = config.max_new_tokens
         self._penalty = generation.repetition_penalty
+        self._penalised = _Penalised(self._decoder.kernels)
         # Tokens that the repetition penalty counts: the prompt's and the caption's so far.
         self._seen = np.zeros((config.slots, self._decoder.config.vocab), np.bool_)
 
@@ -155,7 +157,7 @@ class GraphEngine:
         """The next tokens ``[n]`` of n sequences that hold the tokens ``seen`` ``[n, vocab]``."""
         ids = next_token.argmax
         if self._penalty != 1.0:
-            ids = _argmax_penalised(next_token.logits, Tensor(seen), self._penalty)
+            ids = self._penalised(next_token.logits, Tensor(seen), self._penalty)
         chosen: NDArray[np.int64] = ids.asnumpy()
         return chosen
 
@@ -173,8 +175,17 @@ class GraphEngine:
         return slots
 
 
-@ms.jit
-def _argmax_penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Tokens seen before count for less (Keskar et al. 2019, as transformers applies it)."""
-    less = ops.where(logits < 0, logits * penalty, logits / penalty)
-    return ops.argmax(ops.where(seen, less, logits), -1)
+class _Penalised(nn.Cell):  # type: ignore[misc]
+    """The best token where those seen before count for less (Keskar et al. 2019, as transformers
+    applies it).
+    """
+
+    def __init__(self, kernels: Kernels) -> None:
+        super().__init__(auto_prefix=False)
+        self.kernels = kernels
+
+    @ms.jit
+    def construct(self, logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+        """Of ``logits`` ``[n, vocab]``."""
+        less = ops.where(logits < 0, logits * penalty, logits / penalty)
+        return self.kernels.argmax(ops.where(seen, less, logits))

@@ -167,7 +167,7 @@ class _Graphs(nn.Cell):  # type: ignore[misc]
         x = x.reshape(frames, -1, self.width)
         if not self.with_class:
             # Taking a slice would take several times as long on CPU.
-            x = ops.split(x, (1, x.shape[1] - 1), 1)[1]
+            x = self.kernels.split(x, (1, x.shape[1] - 1), 1)[1]
         return gelu_mlp(self.kernels, x.reshape(-1, self.width), mlp)
 
     @ms.jit
@@ -179,6 +179,6 @@ class _Graphs(nn.Cell):  # type: ignore[misc]
             target, size = matrix.shape
             after = after // size
             matrices = ops.tile(matrix.reshape(1, target, size), (before, 1, 1))
-            x = self.kernels.bmm(matrices, x.reshape(before, size, after * out))
+            x = ops.bmm(matrices, x.reshape(before, size, after * out))
             before = before * target
         return x.reshape(-1, out)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.models.decoder_graphs import DecoderGraphs
-from vidcap_cli.models.kernels import MASKED, Kernels
+from vidcap_cli.models.kernels import Kernels
 from vidcap_cli.models.kv_cache import KVCache, cache_length
 from vidcap_cli.models.rope import rope
 from vidcap_cli.models.weights import Read, Weights, in_graphs
@@ -54,7 +54,7 @@ class NextToken(NamedTuple):
 
 @dataclass(slots=True)
 class Prefilled:
-    """A prompt whose keys and values are known, ``[kv_heads, padded, head_dim]`` of each layer.
+    """A prompt whose keys and values are known, by head, of each layer.
 
     The first ``length`` tokens count. ``rope_delta`` is added to the number of a token to give its
     position: with M-RoPE a video takes fewer positions than tokens.
@@ -71,8 +71,7 @@ class Prefilled:
 class _Prompt:
     """A padded prompt: where in ``embeds`` its tokens are, and their cosines and sines.
 
-    ``row`` ``[1]`` is its last token within the last of ``blocks``; ``padding`` ``[1, 1, n]`` is a
-    mask.
+    ``row`` ``[1]`` is its last token within the last of ``blocks``; ``padding`` is a mask.
     """
 
     embeds: Tensor
@@ -95,17 +94,22 @@ class Decoder:
     ) -> None:
         self.config = config
         self.score_bytes = SCORE_BYTES
-        self.kv_cache = KVCache(kernels, config, slots=slots, dtype=dtype)
-        self._kernels, self._dtype, self._slots = kernels, dtype, slots
+        self._attention = kernels.grouped_query_attention(config, dtype)
+        self.kv_cache = KVCache(
+            kernels, self._attention, layers=config.layers, slots=slots, dtype=dtype
+        )
+        self.kernels, self._dtype, self._slots = kernels, dtype, slots
         self._itemsize = 4 if dtype == ms.float32 else 2
-        weights = Weights(read, dtype)
+        weights, joined = Weights(read, dtype), kernels.gate_tensors == 1
         self.embedding = weights.tensor("embed_tokens.weight")
         self._lm_head = self.embedding if config.tied else weights.tensor("lm_head.weight")
         self._norm = weights.tensor("norm.weight")
-        self._layers = [_read_layer(weights, config, index) for index in range(config.layers)]
+        self._layers = [
+            _read_layer(weights, config, index, joined=joined) for index in range(config.layers)
+        ]
         self._together = in_graphs(self._layers)
         self._all = [self.embedding, self._norm, self._lm_head, *chain(*self._layers)]
-        self._graphs = DecoderGraphs(config, kernels)
+        self._graphs = DecoderGraphs(config, kernels, self._attention)
         self._masks_of = (0, False)  # tokens, first
         self._last_masks: list[Tensor] = []
 
@@ -161,7 +165,7 @@ class Decoder:
         cached = 2 * self._slots * cache_length(prompt + new_tokens)
         kept = (prompt + cached) * config.kv_per_token * size
         rows = self._block_rows(prompt)
-        scores = self._attention_bytes(rows, prompt)
+        scores = self._score_bytes(rows, prompt)
         turned = (config.heads + config.kv_heads) * config.head_dim
         # Blocks of two sizes: an allocator does not put all of one where the other was.
         inner = size * min(prompt, 2 * rows) * (4 * config.mlp + 6 * config.hidden + 4 * turned)
@@ -174,14 +178,13 @@ class Decoder:
         length, blocks = len(index), self._blocks(len(index))
         fill = sum(blocks) - length
         cos, sin = (np.pad(table, ((0, fill), (0, 0))) for table in self._rope(positions))
-        padding = np.where(np.arange(length + fill) >= length, MASKED, 0).astype(np.float32)
         return _Prompt(
             embeds,
             np.pad(index, (0, fill)),
             (cos, sin),
             blocks,
             Tensor(np.array([(length - 1) % blocks[0]], np.int32)),
-            Tensor(padding.reshape(1, 1, -1)),
+            self._attention.padding_mask(length, length + fill),
         )
 
     def _in_one(self, prompt: _Prompt) -> tuple[NextToken, list[Tensor]]:
@@ -231,50 +234,40 @@ class Decoder:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One layer over a block after the first; ``keys`` and ``values`` of what came before.
 
-        Padding comes last: causal masks hide it from all that counts. Of the heads that share keys
-        one goes at a time: their scores are what takes memory.
+        Padding comes last: causal masks hide it from all that counts.
         """
-        kernels, tokens = self._kernels, x.shape[0]
         q, k, v = self._graphs.project(x, *turn, *layer)
         all_keys, all_values = self._appended(keys, k), self._appended(values, v)
-        (mask,) = self._masks(tokens, first=False)
-        scale = self._graphs.scale
-        attended = [
-            kernels.attention(some, k, all_values, scale, mask=mask, past=keys)
-            for some in kernels.split(q, tokens, 1)
-        ]
-        x = self._graphs.finish(x, kernels.concat(attended, 1), *layer)
+        masks = self._masks(x.shape[0], first=False)
+        attended = self._attention.later(
+            q, k=k, past=keys, keys=all_keys, values=all_values, masks=tuple(masks)
+        )
+        x = self._graphs.finish(x, attended, *layer)
         return x, all_keys, all_values
 
     def _last_row(
         self, prompt: _Prompt, x: Tensor, q: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
         """The last layer for the last token of the last block ``x``, ``[1, hidden]``."""
-        config, kernels = self.config, self._kernels
-        q = kernels.gather(q.reshape(config.heads, -1, config.head_dim), prompt.row, 1)
-        q, scale = q.reshape(config.kv_heads, -1, config.head_dim), self._graphs.scale
-        attended = kernels.attention(q, keys, values, scale, mask=prompt.padding)
-        last: Tensor = self._graphs.finish(
-            kernels.gather(x, prompt.row), attended, *self._layers[-1]
-        )
+        q = self._attention.token(q, prompt.row)
+        attended = self._attention.last(q, keys, values, prompt.padding)
+        x = self.kernels.gather(x, prompt.row)
+        last: Tensor = self._graphs.finish_row(x, attended, *self._layers[-1])
         return last
 
     def _appended(self, before: Tensor | None, new: Tensor) -> Tensor:
-        """Keys or values ``[kv_heads, n, head_dim]`` after those of earlier blocks, if any."""
-        return new if before is None else self._kernels.concat((before, new), 1)
+        """Keys or values, by head, after those of earlier blocks, if any."""
+        return new if before is None else self.kernels.concat((before, new), 1)
 
     def _rows(self, table: Tensor, index: Index) -> Tensor:
-        return self._kernels.gather(table, Tensor(index.astype(np.int32)))
+        return self.kernels.gather(table, Tensor(index.astype(np.int32)))
 
     def _masks(self, tokens: int, *, first: bool) -> list[Tensor]:
         """The causal masks of a ``first`` block, or the one of a later; the last are kept."""
         if self._masks_of != (tokens, first):
-            self._masks_of, heads = (tokens, first), self.config.kv_heads
-            if first:
-                group = self._graphs.group
-                self._last_masks = self._kernels.causal_masks(tokens, heads, group)
-            else:
-                self._last_masks = [self._kernels.causal_mask(tokens, heads)]
+            self._masks_of = (tokens, first)
+            masks = self._attention.first_masks if first else self._attention.later_masks
+            self._last_masks = masks(tokens)
         return self._last_masks
 
     def _rope(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -284,7 +277,7 @@ class Decoder:
     def _rope_tables(self, tables: tuple[NDArray[Any], NDArray[Any]]) -> Rope:
         """For the queries and the keys, which have their positions at once."""
         heads = self.config.heads + self.config.kv_heads
-        return self._kernels.rope_tables(*tables, heads, self._dtype)
+        return self.kernels.rope_tables(*tables, heads, self._dtype)
 
     def _blocks(self, length: int) -> list[int]:
         """Tokens of each block of a prompt; the last is padded."""
@@ -295,32 +288,26 @@ class Decoder:
     def _block_rows(self, length: int) -> int:
         """Tokens of a prompt of ``length`` to prefill together, a power of two."""
         rows = MOST_TOKENS if length <= MOST_TOKENS else BLOCK_TOKENS
-        while rows > FEWEST_TOKENS and self._attention_bytes(rows, length) > self.score_bytes:
+        while rows > FEWEST_TOKENS and self._score_bytes(rows, length) > self.score_bytes:
             rows //= 2
         return rows
 
-    def _attention_bytes(self, rows: int, length: int) -> int:
-        """What attention in blocks of ``rows`` takes of a prompt of ``length``: scores, those of
-        earlier tokens joined to them, their softmax, and at most as much for the mask, in float32.
-
-        A first block has all heads at once, each query with the tokens before it; a later one a
-        head for each of keys and values.
-        """
-        rows = min(rows, length)
-        first = self.config.heads * rows * rows // 2
-        return 4 * 4 * max(first, self.config.kv_heads * rows * length)
+    def _score_bytes(self, rows: int, length: int) -> int:
+        return self._attention.score_bytes(min(rows, length), length)
 
 
-def _read_layer(weights: Weights, config: DecoderConfig, index: int) -> list[Tensor]:
-    """The tensors of a layer at their places in ``decoder_graphs``."""
+def _read_layer(
+    weights: Weights, config: DecoderConfig, index: int, *, joined: bool
+) -> list[Tensor]:
+    """The tensors of a layer at their places in ``decoder_graphs``; gate and up ``joined``."""
     layer = f"layers.{index}"
     qkv = (f"{layer}.self_attn.{name}_proj" for name in "qkv")
+    gate, up = (f"{layer}.mlp.{name}_proj.weight" for name in ("gate", "up"))
     return [
         weights.tensor(f"{layer}.input_layernorm.weight"),
         weights.tensor(f"{layer}.post_attention_layernorm.weight"),
         *weights.pair(*qkv, biased=config.qkv_bias),
         weights.tensor(f"{layer}.self_attn.o_proj.weight"),
-        weights.tensor(f"{layer}.mlp.gate_proj.weight"),
-        weights.tensor(f"{layer}.mlp.up_proj.weight"),
         weights.tensor(f"{layer}.mlp.down_proj.weight"),
+        *([weights.tensor(gate, up)] if joined else [weights.tensor(gate), weights.tensor(up)]),
     ]

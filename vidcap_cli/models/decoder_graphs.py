@@ -5,15 +5,14 @@ Sources: transformers 4.57 ``modeling_llama.py``, ``modeling_qwen2_vl.py``.
 """
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from vidcap_cli.models.decoder_config import DecoderConfig
-from vidcap_cli.models.kernels import MASKED, Kernels
+from vidcap_cli.models.kernels import GroupedQueryAttention, Kernels
 
 # Tensors reach a graph one by one; these are their places. (A NamedTuple would compile the graph
 # anew at every call.)
-INPUT_NORM, POST_ATTENTION_NORM, QKV, QKV_BIAS, O_PROJ, GATE, UP, DOWN = range(8)
-LAYER = 8
+INPUT_NORM, POST_ATTENTION_NORM, QKV, QKV_BIAS, O_PROJ, DOWN, GATE = range(7)
 ROW, PADDING, FINAL_NORM, LM_HEAD = range(4)  # of ``last_layer``
 EMBEDDING, STEP_NORM, STEP_LM_HEAD, STEP_LAYERS = range(4)  # of ``step``
 
@@ -23,16 +22,17 @@ Tensors = tuple[Tensor, ...]
 class DecoderGraphs(nn.Cell):  # type: ignore[misc]
     """What is compiled. Shapes: T tokens of one prompt, or S slots; H hidden, D ``head_dim``.
 
-    Grouped-query attention (Ainslie et al. 2023): ``group`` heads of queries, kept together as
-    ``[kv_heads, group * T, D]``, share the keys and values ``[kv_heads, T, D]``.
+    Between layers go the residual stream ``x`` and a ``delta`` that is still to be added to it,
+    None at first: a norm comes next, and a device may do both at once.
     """
 
-    def __init__(self, config: DecoderConfig, kernels: Kernels) -> None:
+    def __init__(
+        self, config: DecoderConfig, kernels: Kernels, attention: GroupedQueryAttention
+    ) -> None:
         super().__init__(auto_prefix=False)
-        self.kernels = kernels
-        self.kv_heads, self.head_dim = config.kv_heads, config.head_dim
-        self.group = config.heads // config.kv_heads
-        self.scale = config.head_dim**-0.5
+        self.kernels, self.attention = kernels, attention
+        self.head_dim = config.head_dim
+        self.layer = GATE + kernels.gate_tensors
         self.eps, self.layers = config.rms_norm_eps, config.layers
         self.q_width = config.heads * config.head_dim
         self.kv_width = config.kv_heads * config.head_dim
@@ -41,13 +41,13 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
     def first_block(
         self, x: Tensor, cos: Tensor, sin: Tensor, parts: int, *tensors: Tensor
     ) -> Tensors:
-        """Some layers over the first block of a prompt ``[T, H]``, with the keys and values
-        ``[kv_heads, T, D]`` of each in turn.
+        """Some layers over the first block of a prompt ``[T, H]``, with the keys and values of
+        each in turn, by head.
 
         ``tensors`` are causal masks, one for each of ``parts``, and those of the layers.
         """
-        x, kept = self.decoder_layers(x, (cos, sin), tensors[:parts], tensors[parts:])
-        return (x, *kept)
+        x, delta, kept = self.decoder_layers(x, (cos, sin), tensors[:parts], tensors[parts:])
+        return (x + delta, *kept)
 
     @ms.jit
     def last_layer(
@@ -56,37 +56,44 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
         """The last layer over the only block of a prompt, after others that may come before it:
         logits and argmax after its last token, then as ``first_block``.
 
-        ``tensors`` are that token's ROW ``[1]``, the mask ``[1, 1, T]`` of PADDING, two weights,
-        and then as in ``first_block``.
+        ``tensors`` are that token's ROW ``[1]``, the mask of PADDING, two weights, and then as in
+        ``first_block``.
         """
         row, padding = tensors[ROW], tensors[PADDING]
         norm, lm_head = tensors[FINAL_NORM], tensors[LM_HEAD]
-        masks, layers = tensors[4 : 4 + parts], tensors[4 + parts : -LAYER]
-        x, kept = self.decoder_layers(x, (cos, sin), masks, layers)
-        layer = tensors[-LAYER:]
-        q, k, v = self.qkv(x, (cos, sin), layer)
-        keys, values = self.by_head(k), self.by_head(v)
-        q = self.kernels.gather(q, row).reshape(self.kv_heads, self.group, self.head_dim)
-        attended = self.kernels.attention(q, keys, values, self.scale, mask=padding)
-        x = self.kernels.gather(x, row)
-        x = self.after_attention(x, attended.reshape(1, self.q_width), layer)
-        return (*self.next_token(x, norm, lm_head), *kept, keys, values)
+        masks, layers = tensors[4 : 4 + parts], tensors[4 + parts : -self.layer]
+        x, delta, kept = self.decoder_layers(x, (cos, sin), masks, layers)
+        layer = tensors[-self.layer :]
+        x, q, k, v = self.qkv(x, delta, (cos, sin), layer)
+        keys, values = self.attention.by_head(k), self.attention.by_head(v)
+        q = self.kernels.gather(q, row)
+        attended = self.attention.last(q, keys, values, padding)
+        x, delta = self.after_attention(self.kernels.gather(x, row), attended, layer)
+        return (*self.next_token(x, delta, norm, lm_head), *kept, keys, values)
 
     @ms.jit
     def project(self, x: Tensor, cos: Tensor, sin: Tensor, *layer: Tensor) -> Tensors:
-        """Of a block ``[T, H]``: queries, keys and values, head by head."""
-        q, k, v = self.qkv(x, (cos, sin), layer)
-        return self.by_head(q), self.by_head(k), self.by_head(v)
+        """Of a block ``[T, H]``: queries, keys and values, by head."""
+        _, q, k, v = self.qkv(x, None, (cos, sin), layer)
+        by_head = self.attention.by_head
+        return by_head(q), by_head(k), by_head(v)
 
     @ms.jit
     def finish(self, x: Tensor, attended: Tensor, *layer: Tensor) -> Tensor:
-        """The rest of a layer for a block, from ``attended`` ``[kv_heads, group * T, D]``."""
-        return self.after_attention(x, self.by_token(attended), layer)
+        """The rest of a layer for a block, from what it has ``attended`` to, by head."""
+        x, delta = self.after_attention(x, self.attention.by_token(attended), layer)
+        return x + delta
+
+    @ms.jit
+    def finish_row(self, x: Tensor, attended: Tensor, *layer: Tensor) -> Tensor:
+        """The same for rows of tokens."""
+        x, delta = self.after_attention(x, attended, layer)
+        return x + delta
 
     @ms.jit
     def head(self, x: Tensor, norm: Tensor, lm_head: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of each row of ``x``, and their argmax."""
-        return self.next_token(x, norm, lm_head)
+        return self.next_token(x, None, norm, lm_head)
 
     @ms.jit
     def step(
@@ -95,86 +102,68 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
         """One token for each slot: logits and argmax of what follows ``ids`` ``[S]``.
 
         ``index`` says where in the caches its keys and values go, ``last``
-        ``[S * kv_heads, 1, 1]``, which is the last token to look at. ``tensors`` are three
-        weights, those of the layers, and the caches ``[S * kv_heads, length, D]``.
+        ``[S * cache_rows, 1, 1]``, which is the last token to look at. ``tensors`` are three
+        weights, those of the layers, and the caches ``[S * cache_rows, length, cache_width]``.
         """
-        slots, size = ids.shape[0], self.kernels.cache_tensors
-        start = STEP_LAYERS + LAYER * self.layers
-        length = tensors[start].shape[1]
-        later = ops.arange(length).reshape(1, 1, length) > last
-        mask = later.astype(ms.float32) * MASKED
-        x = self.kernels.gather(tensors[EMBEDDING], ids)
+        size, width = self.kernels.cache_tensors, self.attention.cache_width
+        start = STEP_LAYERS + self.layer * self.layers
+        mask = self.attention.step_mask(last, tensors[start].shape[-2])
+        x, delta = self.kernels.gather(tensors[EMBEDDING], ids), None
         for number in range(self.layers):
-            begin = STEP_LAYERS + LAYER * number
-            layer, place = tensors[begin : begin + LAYER], start + 2 * size * number
-            q, k, v = self.qkv(x, (cos, sin), layer)
-            k, v = k.reshape(-1, self.head_dim), v.reshape(-1, self.head_dim)
+            begin = STEP_LAYERS + self.layer * number
+            layer, place = tensors[begin : begin + self.layer], start + 2 * size * number
+            x, q, k, v = self.qkv(x, delta, (cos, sin), layer)
+            k, v = k.reshape(-1, width), v.reshape(-1, width)
             keys = self.kernels.update_cache(tensors[place : place + size], index, k)
             values = self.kernels.update_cache(tensors[place + size : place + 2 * size], index, v)
-            q = q.reshape(-1, self.group, self.head_dim)
-            attended = self.kernels.attention(q, keys, values, self.scale, mask=mask)
-            x = self.after_attention(x, attended.reshape(slots, self.q_width), layer)
-        return self.next_token(x, tensors[STEP_NORM], tensors[STEP_LM_HEAD])
+            attended = self.attention.step(q, keys, values, mask)
+            x, delta = self.after_attention(x, attended, layer)
+        return self.next_token(x, delta, tensors[STEP_NORM], tensors[STEP_LM_HEAD])
 
     def decoder_layers(
         self, x: Tensor, rope: Tensors, masks: Tensors, layers: Tensors
-    ) -> tuple[Tensor, Tensors]:
+    ) -> tuple[Tensor, Tensor | None, Tensors]:
         """As ``first_block``, within a graph."""
         kept: Tensors = ()
-        for start in range(0, len(layers), LAYER):
-            x, keys, values = self.decoder_layer(x, rope, masks, layers[start : start + LAYER])
+        delta = None
+        for start in range(0, len(layers), self.layer):
+            layer = layers[start : start + self.layer]
+            x, q, k, v = self.qkv(x, delta, rope, layer)
+            attended, keys, values = self.attention.causal(q, k, v, masks)
+            x, delta = self.after_attention(x, attended, layer)
             kept = (*kept, keys, values)
-        return x, kept
+        return x, delta, kept
 
-    def decoder_layer(
-        self, x: Tensor, rope: Tensors, masks: Tensors, layer: Tensors
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """A layer over the first block of a prompt, with its keys and values."""
-        q, k, v = self.qkv(x, rope, layer)
-        keys, values = self.by_head(k), self.by_head(v)
-        parts = []
-        for index, part in enumerate(self.kernels.split(q, masks[0].shape[1] // self.group, 0)):
-            # The queries of a part see no key after the last of them.
-            end = masks[index].shape[2]
-            seen, theirs = keys, values
-            if end < x.shape[0]:
-                seen, theirs = self.by_head(k[:end]), self.by_head(v[:end])
-            heads = self.by_head(part)
-            attended = self.kernels.attention(heads, seen, theirs, self.scale, mask=masks[index])
-            parts.append(self.by_token(attended))
-        x = self.after_attention(x, self.kernels.concat(parts, 0), layer)
-        return x, keys, values
-
-    def qkv(self, x: Tensor, rope: Tensors, layer: Tensors) -> tuple[Tensor, Tensor, Tensor]:
-        """Norm and projections: queries ``[T, heads * D]``, keys and values ``[T, kv_heads * D]``.
-
-        Queries and keys have their rotary positions.
+    def qkv(
+        self, x: Tensor, delta: Tensor | None, rope: Tensors, layer: Tensors
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``x`` with ``delta``, and its projections: queries ``[T, heads * D]``, keys and values
+        ``[T, kv_heads * D]``. Queries and keys have their rotary positions.
         """
-        normed = self.kernels.rms_norm(x, layer[INPUT_NORM], self.eps)
+        x, normed = self.add_norm(x, delta, layer[INPUT_NORM])
         qkv = self.kernels.linear(normed, layer[QKV], layer[QKV_BIAS])
-        qk, v = ops.split(qkv, (self.q_width + self.kv_width, self.kv_width), -1)
+        qk, v = self.kernels.split(qkv, (self.q_width + self.kv_width, self.kv_width), -1)
         qk = self.kernels.apply_rope(qk, rope[0], rope[1], self.head_dim)
-        q, k = ops.split(qk, (self.q_width, self.kv_width), -1)
-        return q, k, v
+        q, k = self.kernels.split(qk, (self.q_width, self.kv_width), -1)
+        return x, q, k, v
 
-    def after_attention(self, x: Tensor, attended: Tensor, layer: Tensors) -> Tensor:
-        """Residual, norm, MLP, residual; ``attended`` is ``[T, heads * D]``."""
-        x = x + self.kernels.linear(attended, layer[O_PROJ])
-        normed = self.kernels.rms_norm(x, layer[POST_ATTENTION_NORM], self.eps)
-        return x + self.kernels.swiglu_mlp(normed, layer[GATE], layer[UP], layer[DOWN])
+    def after_attention(self, x: Tensor, attended: Tensor, layer: Tensors) -> tuple[Tensor, Tensor]:
+        """Residual, norm, MLP; ``attended`` is ``[T, heads * D]``."""
+        x, normed = self.add_norm(
+            x, self.kernels.linear(attended, layer[O_PROJ]), layer[POST_ATTENTION_NORM]
+        )
+        return x, self.kernels.swiglu_mlp(normed, layer[GATE:], layer[DOWN])
 
-    def next_token(self, x: Tensor, norm: Tensor, lm_head: Tensor) -> tuple[Tensor, Tensor]:
+    def add_norm(self, x: Tensor, delta: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``x`` with ``delta``, if any, and its norm."""
+        if delta is None:
+            return x, self.kernels.rms_norm(x, weight, self.eps)
+        return self.kernels.add_rms_norm(x, delta, weight, self.eps)
+
+    def next_token(
+        self, x: Tensor, delta: Tensor | None, norm: Tensor, lm_head: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """As ``head``, within a graph."""
-        normed = self.kernels.rms_norm(x, norm, self.eps)
+        _, normed = self.add_norm(x, delta, norm)
         logits = self.kernels.linear(normed, lm_head).astype(ms.float32)
         return logits, self.kernels.argmax(logits)
-
-    def by_head(self, x: Tensor) -> Tensor:
-        """``[T, heads * D]`` to ``[kv_heads, heads / kv_heads * T, D]``."""
-        heads = self.kernels.split_heads(x, self.head_dim)
-        return heads.reshape(self.kv_heads, -1, self.head_dim)
-
-    def by_token(self, attended: Tensor) -> Tensor:
-        """``[kv_heads, group * T, D]`` to ``[T, heads * D]``."""
-        heads = attended.reshape(self.kv_heads * self.group, -1, self.head_dim)
-        return self.kernels.merge_heads(heads)

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
-from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.models.device import eagerly
-from vidcap_cli.models.kernels import Cache, Kernels
+from vidcap_cli.models.kernels import Cache, GroupedQueryAttention, Kernels
 
 SHORTEST = 256  # tokens of the smallest cache
 
@@ -30,14 +29,22 @@ class KVCache:
     ``rope_deltas`` are added to the numbers of tokens to give their positions.
     """
 
-    def __init__(self, kernels: Kernels, config: DecoderConfig, *, slots: int, dtype: Any) -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        attention: GroupedQueryAttention,
+        *,
+        layers: int,
+        slots: int,
+        dtype: Any,
+    ) -> None:
         self.length = 0
         self.lengths = np.zeros(slots, np.int64)
         self.rope_deltas = np.zeros(slots, np.int64)
         self._reserved = np.zeros(slots, np.int64)
-        self._kernels, self._dtype = kernels, dtype
-        self._layers, self._heads, self._head_dim = config.layers, config.kv_heads, config.head_dim
-        # Keys and values of all layers in turn, ``[slots * kv_heads, length, head_dim]`` each.
+        self._kernels, self._dtype, self._layers = kernels, dtype, layers
+        # Keys and values of all layers in turn, ``[slots * rows, length, width]`` each.
+        self._rows, self._width = attention.cache_rows, attention.cache_width
         self._caches: dict[int, list[Cache]] = {}
 
     @property
@@ -51,15 +58,15 @@ class KVCache:
         return list(chain.from_iterable(self._caches[self.length]))
 
     def index(self) -> tuple[Tensor, Tensor]:
-        """Where the next tokens go, and the last token to look at ``[slots * kv_heads, 1, 1]``."""
-        last = np.repeat(self.lengths, self._heads)
+        """Where the next tokens go, and the last token to look at ``[slots * rows, 1, 1]``."""
+        last = np.repeat(self.lengths, self._rows)
         where = self._kernels.cache_index(last, self.length)
         return where, Tensor(last.astype(np.int32).reshape(-1, 1, 1))
 
     def insert(
         self, slot: int, tensors: Sequence[Tensor], *, length: int, reserve: int, rope_delta: int
     ) -> None:
-        """Fill a free slot with keys and values ``[kv_heads, n, head_dim]`` of all layers in turn.
+        """Fill a free slot with keys and values ``[rows, n, width]`` of all layers in turn.
 
         The first ``length`` tokens count; ``reserve`` is how many there will be at most.
         """
@@ -91,15 +98,20 @@ class KVCache:
             self._caches[length] = self._new(length)
         self.length = length
         for slot in map(int, np.flatnonzero(self.lengths)):
-            first, tokens = slot * self._heads, int(self.lengths[slot])
-            self._fill(slot, [it[0][first : first + self._heads, :tokens] for it in before])
+            first, tokens = slot * self._rows, int(self.lengths[slot])
+            self._fill(slot, [self._kept(it, first, tokens) for it in before])
+
+    def _kept(self, cache: Cache, first: int, tokens: int) -> Tensor:
+        """The first ``tokens`` of the rows of one slot ``[rows, tokens, width]``."""
+        part = cache[0].reshape(-1, cache[0].shape[-2], self._width)
+        return part[first : first + self._rows, :tokens]
 
     def _new(self, length: int) -> list[Cache]:
-        shape = (len(self.lengths) * self._heads, length, self._head_dim)
+        shape = (len(self.lengths) * self._rows, length, self._width)
         return [
             self._kernels.new_cache(f"cache_{length}_{index}", shape, self._dtype)
             for index in range(2 * self._layers)
         ]
 
     def _fill(self, slot: int, tensors: Sequence[Tensor]) -> None:
-        self._kernels.fill_cache(self._caches[self.length], slot * self._heads, tensors)
+        self._kernels.fill_cache(self._caches[self.length], slot * self._rows, tensors)

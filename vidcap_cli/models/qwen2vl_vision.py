@@ -38,7 +38,6 @@ _FEWEST, _MULTIPLE = 128, 64  # the patches of a pair are padded, at least, and 
 _NORM, _NORM_BIAS, _MERGER_MLP = range(3)
 _MERGER = 2 + MLP
 _EPS = 1e-6
-_MASKED = -3e4  # the score of a patch that must not be seen; float16 holds it, too
 
 
 class Qwen2VLVision:
@@ -79,7 +78,8 @@ class Qwen2VLVision:
             rows = to_tensor(
                 patches[start : start + group].reshape(group * padded, -1), self._dtype
             )
-            embedded.append(self._group(rows, turns[group], self._mask(size, group), group))
+            mask = self._kernels.patch_mask(size, padded, group, self.config.heads)
+            embedded.append(self._group(rows, turns[group], mask, group))
             start += group
         merged = self.config.merge**2
         used = np.arange(pairs)[:, None] * (padded // merged) + np.arange(size // merged)
@@ -103,7 +103,7 @@ class Qwen2VLVision:
         return working + 4 * sum(groups) * padded * (3 * numbers + config.out)
 
     def _group(
-        self, patches: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, pairs: int
+        self, patches: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, pairs: int
     ) -> Tensor:
         x = patches
         for index, part in enumerate(self._parts):
@@ -118,11 +118,6 @@ class Qwen2VLVision:
         fill = ((0, _padded(size) - size), (0, 0))
         cos, sin = (np.tile(np.pad(table, fill), (pairs, 1)) for table in tables)
         return self._kernels.rope_tables(cos, sin, 2 * config.heads, ms.float32)
-
-    def _mask(self, size: int, pairs: int) -> Tensor:
-        """What hides padding, ``[heads * pairs, 1, n]``."""
-        mask = np.where(np.arange(_padded(size)) >= size, _MASKED, 0)
-        return to_tensor(np.tile(mask, (self.config.heads * pairs, 1, 1)), ms.float32)
 
 
 def _read_block(weights: Weights, block: str) -> tuple[Tensor, ...]:
@@ -157,7 +152,7 @@ class _Graphs(nn.Cell):  # type: ignore[misc]
 
     @ms.jit
     def part(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, pairs: int,
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, pairs: int,
         *tensors: Tensor, first: bool, last: bool,
     ) -> Tensor:  # fmt: skip
         """Some layers over ``pairs`` pairs of frames ``[N, W]``.

@@ -7,6 +7,7 @@ Source: Dosovitskiy et al. 2021, as in transformers 4.57 ``modeling_clip.py`` an
 from mindspore import Tensor, nn, ops
 
 from vidcap_cli.models.kernels import Kernels
+from vidcap_cli.models.kernels.cpu import tower_scores
 from vidcap_cli.models.weights import Weights
 
 # Tensors of a block by their places.
@@ -14,11 +15,6 @@ NORM1, NORM1_BIAS, NORM2, NORM2_BIAS, QKV, QKV_BIAS, OUT, OUT_BIAS = range(8)
 FC1, FC1_BIAS, FC2, FC2_BIAS = range(8, 12)
 BLOCK = 12
 MLP = 4  # of an MLP alone: two weights with their biases
-
-_QUERIES = 2048  # rows of scores at a time: they need memory, rows times keys
-# Scores at a time, if a single head has no more: those that a cache holds take a quarter less time
-# (measured, CPU).
-_SCORES = 1 << 23
 
 Tensors = tuple[Tensor, ...]
 
@@ -29,15 +25,14 @@ class ViTBlock(nn.Cell):  # type: ignore[misc]
     def __init__(self, kernels: Kernels, *, width: int, heads: int, eps: float) -> None:
         super().__init__(auto_prefix=False)
         self.kernels = kernels
-        self.width, self.head_dim, self.eps = width, width // heads, eps
-        self.scale = self.head_dim**-0.5
+        self.width, self.heads, self.head_dim, self.eps = width, heads, width // heads, eps
 
     def construct(
         self, x: Tensor, batch: int, block: Tensors,
         rope: Tensors = (), mask: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """``[B * n, W]``; ``rope`` are the tables of queries and keys, ``mask``
-        ``[heads * B, 1, n]`` is added to the scores of patches that must not be seen.
+        """``[B * n, W]``; ``rope`` are the tables of queries and keys, ``mask`` hides patches that
+        must not be seen.
         """
         normed = self.kernels.layer_norm(x, block[NORM1], block[NORM1_BIAS], self.eps)
         x = x + self.attend(normed, batch, block, rope, mask)
@@ -52,31 +47,13 @@ class ViTBlock(nn.Cell):  # type: ignore[misc]
         """Self-attention within each sequence."""
         qkv = self.kernels.linear(x, block[QKV], block[QKV_BIAS])
         if len(rope) > 0:
-            qk, v = ops.split(qkv, (2 * self.width, self.width), -1)
+            qk, v = self.kernels.split(qkv, (2 * self.width, self.width), -1)
             qk = self.kernels.apply_rope(qk, rope[0], rope[1], self.head_dim)
-            q, k = ops.split(qk, self.width, -1)
+            q, k = self.kernels.split(qk, self.width, -1)
         else:
-            q, k, v = ops.split(qkv, self.width, -1)
-        q = self.kernels.split_heads(q, self.head_dim, batch)
-        k = self.kernels.split_heads(k, self.head_dim, batch)
-        v = self.kernels.split_heads(v, self.head_dim, batch)
-        attended = self.kernels.merge_heads(self.in_parts(q, k, v, mask), batch)
+            q, k, v = self.kernels.split(qkv, self.width, -1)
+        attended = self.kernels.vit_attention(q, k, v, batch=batch, heads=self.heads, mask=mask)
         return self.kernels.linear(attended, block[OUT], block[OUT_BIAS])
-
-    def in_parts(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention of ``[heads * B, n, D]``, some heads and some queries at a time."""
-        kernels, most = self.kernels, _heads_at_once(q.shape[0], q.shape[1])
-        qs, ks, vs = kernels.split(q, most, 0), kernels.split(k, most, 0), kernels.split(v, most, 0)
-        masks = () if mask is None else kernels.split(mask, most, 0)
-        parts = []
-        for index in range(len(qs)):
-            hides = None if mask is None else masks[index]
-            some = [
-                kernels.attention(rows, ks[index], vs[index], self.scale, mask=hides)
-                for rows in kernels.split(qs[index], _QUERIES, 1)
-            ]
-            parts.append(kernels.concat(some, 1))
-        return kernels.concat(parts, 0)
 
 
 def gelu_mlp(kernels: Kernels, x: Tensor, mlp: Tensors) -> Tensor:
@@ -113,12 +90,5 @@ def group_sizes(total: int, most: int, least: int = 1) -> list[int]:
 
 def block_bytes(patches: int, sequence: int, width: int, mlp: int, heads: int) -> int:
     """What a block takes at most over ``patches`` in sequences of ``sequence``."""
-    heads *= patches // sequence
-    queries = min(sequence, _QUERIES)
-    # Two parts may be on their way at a time, each as scores, as softmax, and once more.
-    scores = 3 * min(heads, 2 * _heads_at_once(heads, sequence)) * queries * sequence
+    scores = tower_scores(heads * (patches // sequence), sequence)
     return 4 * (scores + patches * (14 * width + 3 * mlp))
-
-
-def _heads_at_once(heads: int, sequence: int) -> int:
-    return min(heads, max(1, _SCORES // (min(sequence, _QUERIES) * sequence)))

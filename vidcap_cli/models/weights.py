@@ -5,19 +5,23 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor
+from mindspore.common import np_dtype
 from numpy.typing import NDArray
 
 Read = Callable[[str], NDArray[np.float32]]
+
+_NUMPY = {ms.float32: np.float32, ms.float16: np.float16, ms.bfloat16: np_dtype.bfloat16}
 
 # Layers that share a graph: to start one takes some milliseconds on few cores, to compile it grows.
 _LAYERS = 6
 
 
 def to_tensor(array: NDArray[Any], dtype: Any) -> Tensor:
-    """``array`` on the device."""
-    return Tensor(np.ascontiguousarray(array, np.float32)).astype(dtype)
+    """``array`` on the device, brought to ``dtype`` before it goes there."""
+    return Tensor(np.ascontiguousarray(array, _NUMPY[dtype]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,175 @@
+"""What every flavour of the kernels gives, and the mathematics it computes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, nn
+from numpy.typing import NDArray
+
+from vidcap_cli.models.decoder_config import DecoderConfig
+
+Array = NDArray[Any]
+Tensors = tuple[Tensor, ...]
+# Keys, or values, of a layer: what is read comes first, what is written last.
+Cache = tuple[Tensor, ...]
+
+
+class Kernels(nn.Cell):  # type: ignore[misc]
+    """Rows are ``[n, width]``, weights ``[out, in]``; norms and softmax are in float32."""
+
+    cache_tensors = 1  # tensors in a Cache
+    gate_tensors = 2  # tensors that hold W_gate and W_up of an MLP: two, or one above the other
+
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x W^T + b``."""
+        raise NotImplementedError
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """RMSNorm (Zhang and Sennrich 2019)."""
+        raise NotImplementedError
+
+    def add_rms_norm(
+        self, x: Tensor, delta: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """``x + delta``, and its RMSNorm."""
+        raise NotImplementedError
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """Layer normalisation (Ba et al. 2016)."""
+        raise NotImplementedError
+
+    def swiglu_mlp(self, x: Tensor, gate: Tensors, down: Tensor) -> Tensor:
+        """``W_down (silu(W_gate x) * W_up x)`` (Shazeer 2020); ``gate`` is ``gate_tensors``."""
+        raise NotImplementedError
+
+    def rope_tables(self, cos: Array, sin: Array, heads: int, dtype: Any) -> tuple[Tensor, Tensor]:
+        """Host: cosines and sines ``[n, D]`` as ``apply_rope`` takes them for ``heads``."""
+        raise NotImplementedError
+
+    def apply_rope(self, x: Tensor, cos: Tensor, sin: Tensor, head_dim: int) -> Tensor:
+        """Rotary position embedding (Su et al. 2021) of all heads ``[n, heads * D]``."""
+        raise NotImplementedError
+
+    def vit_attention(
+        self, q: Tensor, k: Tensor, v: Tensor, *, batch: int, heads: int, mask: Tensor | None
+    ) -> Tensor:
+        """Attention (Vaswani et al. 2017) within each of ``batch`` sequences,
+        ``[batch * n, heads * D]``; ``mask`` is ``patch_mask``'s.
+        """
+        raise NotImplementedError
+
+    def patch_mask(self, patches: int, padded: int, batch: int, heads: int) -> Tensor | None:
+        """Host: what hides all but the first ``patches`` of ``padded``; None hides nothing."""
+        raise NotImplementedError
+
+    def grouped_query_attention(self, config: DecoderConfig, dtype: Any) -> "GroupedQueryAttention":
+        """That of a language model."""
+        raise NotImplementedError
+
+    def gather(self, table: Tensor, index: Tensor) -> Tensor:
+        """Rows of ``table``."""
+        raise NotImplementedError
+
+    def argmax(self, logits: Tensor) -> Tensor:
+        """The largest of each row."""
+        raise NotImplementedError
+
+    def split(self, x: Tensor, size: int | tuple[int, ...], axis: int) -> Tensors:
+        """``x`` in pieces of ``size``, the last perhaps smaller, or of these sizes."""
+        raise NotImplementedError
+
+    def concat(self, parts: Sequence[Tensor], axis: int) -> Tensor:
+        """``parts`` one after the other."""
+        raise NotImplementedError
+
+    def new_cache(self, name: str, shape: tuple[int, int, int], dtype: Any) -> Cache:
+        """Host: an empty cache ``[B, length, D]``."""
+        raise NotImplementedError
+
+    def cache_index(self, lengths: NDArray[np.int64], length: int) -> Tensor:
+        """Host: where in a cache of ``length`` tokens each of B rows appends one."""
+        raise NotImplementedError
+
+    def update_cache(self, cache: Cache, index: Tensor, new: Tensor) -> Tensor:
+        """What ``cache`` holds ``[B, length, D]`` once ``new`` ``[B, D]`` is written."""
+        raise NotImplementedError
+
+    def fill_cache(self, caches: Sequence[Cache], first: int, new: Sequence[Tensor]) -> None:
+        """Host: write ``[b, n, D]`` to the first n tokens of b rows from ``first`` on."""
+        raise NotImplementedError
+
+
+class GroupedQueryAttention(nn.Cell):  # type: ignore[misc]
+    """``softmax(q k^T / sqrt(D)) v`` where several heads of queries share keys and values
+    (Ainslie et al. 2023).
+
+    Rows are ``[T, heads * D]`` of queries and ``[T, kv_heads * D]`` of keys and values. By head
+    they lie as the flavour reads them: keys and values ``[cache_rows, T, cache_width]``.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(auto_prefix=False)
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        self.group = config.heads // config.kv_heads
+        self.scale = config.head_dim**-0.5
+        self.cache_rows, self.cache_width = config.kv_heads, config.head_dim
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """Rows as ``later`` takes them and caches keep them."""
+        raise NotImplementedError
+
+    def by_token(self, attended: Tensor) -> Tensor:
+        """``later``'s result as rows."""
+        raise NotImplementedError
+
+    def token(self, q: Tensor, row: Tensor) -> Tensor:
+        """The queries ``[1, heads * D]`` of one token ``row`` ``[1]``, from those by head."""
+        raise NotImplementedError
+
+    def causal(
+        self, q: Tensor, k: Tensor, v: Tensor, masks: Tensors
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of rows, each of which sees those before it: what they see, keys and values by head."""
+        raise NotImplementedError
+
+    def later(
+        self, q: Tensor, *, k: Tensor, past: Tensor, keys: Tensor, values: Tensor, masks: Tensors
+    ) -> Tensor:
+        """Of queries and keys by head after those of the ``past``, which all see; ``keys`` and
+        ``values`` are those of both.
+        """
+        raise NotImplementedError
+
+    def last(self, q: Tensor, keys: Tensor, values: Tensor, padding: Tensor) -> Tensor:
+        """Of a single row, which sees what ``padding`` does not hide, ``[1, heads * D]``."""
+        raise NotImplementedError
+
+    def step(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Of a row for each slot, with caches; ``[S, heads * D]``."""
+        raise NotImplementedError
+
+    def first_masks(self, rows: int) -> list[Tensor]:
+        """Host: for ``causal``."""
+        raise NotImplementedError
+
+    def later_masks(self, rows: int) -> list[Tensor]:
+        """Host: for ``later``."""
+        raise NotImplementedError
+
+    def padding_mask(self, length: int, padded: int) -> Tensor:
+        """Host: for ``last``, hides all but the first ``length`` tokens."""
+        raise NotImplementedError
+
+    def step_mask(self, last: Tensor, length: int) -> Tensor:
+        """For ``step``, in its graph: hides what comes after ``last`` ``[S * cache_rows, 1, 1]``
+        in caches of ``length``.
+        """
+        raise NotImplementedError
+
+    def score_bytes(self, rows: int, length: int) -> int:
+        """What a block of ``rows`` of a prompt of ``length`` takes besides its rows at most."""
+        raise NotImplementedError
