@@ -7,7 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from vidcap_cli.inspect import doctor
+from vidcap_cli.inspect import doctor, engines
+from vidcap_cli.inspect.ascend import Ascend
+from vidcap_cli.inspect.cann import Cann
+from vidcap_cli.inspect.trial import Trial
+
+PLAIN = Ascend([], [], "", "", None, [], Trial({}, ""))
+WITH_A_DEVICE = Ascend(
+    [Path("/dev/davinci0")],
+    [0],
+    "",
+    "25.2.0",
+    Cann(Path("/opt/ascend-toolkit/latest"), "8.2", "8.2.RC1", sourced=True),
+    ["8.2"],
+    Trial({"library": {"path": "/opt/ascend-toolkit/latest/lib64/libascendcl.so"}}, ""),
+)
+SAYS_MINDSPORE = 'say(step="mindspore", seconds=1.5)\n'
+SAYS_DEVICE = 'say(step="device", right=True)\n'
 
 
 def facts(report, section):
@@ -16,12 +32,18 @@ def facts(report, section):
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that starts at once: the real one takes ten seconds and more."""
-    steps = 'import json\nprint(json.dumps({"step": "mindspore", "seconds": 1.5}))\n'
-    steps += 'print(json.dumps({"step": "device", "right": True}))\n'
-    monkeypatch.setattr(doctor, "_START", steps)
-    mindnlp = 'print(json.dumps({"step": "mindnlp", "seconds": 4.0}))\n'
-    monkeypatch.setattr(doctor, "_START_MINDNLP", mindnlp)
+    """A plain machine with engines that start at once: the real ones take ten seconds and more."""
+    monkeypatch.setattr(doctor, "look_at_ascend", lambda: PLAIN)
+    monkeypatch.setattr(engines, "_START", SAYS_MINDSPORE + SAYS_DEVICE)
+    monkeypatch.setattr(engines, "_START_MINDNLP", 'say(step="mindnlp", seconds=4.0)\n')
+    monkeypatch.setattr(engines, "has_mindnlp", lambda: True)
+
+
+def judge(ascend: Ascend, limit: float = 30):
+    """Facts and problems of the engines on a machine."""
+    problems: list[engines.Problem] = []
+    facts = {fact.label: fact for fact in engines.engine_facts(ascend, limit, problems)}
+    return facts, problems
 
 
 def test_a_machine_that_is_ready(started):
@@ -47,7 +69,7 @@ def test_a_machine_without_the_reference_engine_is_ready_too(started, monkeypatc
         return real(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    monkeypatch.setattr(doctor, "has_mindnlp", lambda: False)
+    monkeypatch.setattr(engines, "has_mindnlp", lambda: False)
     report = doctor.machine_report()
     assert report.ok, report.problems
     assert not any("mindnlp" in problem.text for problem in report.problems)
@@ -59,33 +81,62 @@ def test_a_machine_without_the_reference_engine_is_ready_too(started, monkeypatc
 
 @pytest.mark.slow
 def test_the_real_engine_starts():
-    steps, why = doctor._start("CPU", 180)
-    assert why == ""
-    assert set(steps) == {"mindspore", "device", "mindnlp"}
-    assert steps["device"]["right"] is True
+    trial = engines.start("CPU", 180)
+    assert trial.why == ""
+    assert set(trial.steps) == {"mindspore", "device", "mindnlp"}
+    assert trial.steps["device"]["right"] is True
 
 
-def test_an_engine_that_crashes_names_the_step(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        doctor,
-        "_START",
-        'print(\'{"step": "mindspore", "seconds": 1.0}\')\nraise OSError("libascendcl.so: no")',
-    )
-    problems: list[doctor.Problem] = []
-    doctor._engines("CPU", 30, problems)
-    assert "does not get past device: OSError: libascendcl.so: no" in problems[0].text
-    assert problems[0].serious
+def test_an_engine_that_crashes_names_the_step(started, monkeypatch):
+    crash = 'raise OSError("libascendcl.so: no")\n'
+    monkeypatch.setattr(engines, "_START", SAYS_MINDSPORE + crash)
+    facts, problems = judge(PLAIN)
+    (problem,) = problems
+    assert problem.text == "MindSpore does not compute on CPU: OSError: libascendcl.so: no"
+    assert problem.remedy == engines.REINSTALL
+    assert problem.serious
+    assert facts["computes on CPU"].value is False
+    assert facts["engine mindnlp"].words == "not tried, it needs MindSpore"
 
 
-def test_an_engine_that_hangs_is_given_up_on(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        doctor,
-        "_START",
-        'print(\'{"step": "mindspore", "seconds": 1.0}\', flush=True)\nimport time\ntime.sleep(60)',
-    )
-    steps, why = doctor._start("CPU", 1.0)
-    assert set(steps) == {"mindspore"}
-    assert why == "no answer within 1 s"
+def test_a_device_on_which_mindspore_fails_has_the_remedy_of_the_device(started, monkeypatch):
+    monkeypatch.setattr(engines, "_START", SAYS_MINDSPORE + 'raise RuntimeError("error 507899")\n')
+    _, problems = judge(WITH_A_DEVICE)
+    (problem,) = problems
+    assert problem.text.startswith("MindSpore does not compute on Ascend: ")
+    assert "npu-smi info" in problem.remedy
+    assert problem.serious
+
+
+def test_a_mindnlp_that_fails_leaves_the_machine_ready(started, monkeypatch):
+    monkeypatch.setattr(engines, "_START_MINDNLP", "import no_such_package")
+    report = doctor.machine_report()
+    assert report.ok
+    assert report.verdict == "ready to caption on the CPU"
+    (problem,) = [p for p in report.problems if "mindnlp" in p.text]
+    assert "No module named 'no_such_package'" in problem.text
+    assert problem.remedy == engines.INSTALL_MINDNLP
+    assert not problem.serious
+
+
+def test_a_mindnlp_without_acl_leaves_the_device_ready(started, monkeypatch):
+    missing = "raise ModuleNotFoundError(\"No module named 'acl'\")"
+    monkeypatch.setattr(engines, "_START_MINDNLP", missing)
+    monkeypatch.setattr(doctor, "look_at_ascend", lambda: WITH_A_DEVICE)
+    monkeypatch.setattr(doctor, "ascend_problems", lambda _: [])
+    report = doctor.machine_report()
+    assert report.ok
+    assert report.verdict == "ready to caption on 1 Ascend device"
+    (problem,) = report.problems
+    assert problem.text.startswith("--engine mindnlp does not start: ModuleNotFoundError: ")
+    assert problem.remedy.startswith("source /opt/ascend-toolkit/set_env.sh")
+
+
+def test_an_engine_that_hangs_is_given_up_on(started, monkeypatch):
+    monkeypatch.setattr(engines, "_START", SAYS_MINDSPORE + "time.sleep(60)\n")
+    trial = engines.start("CPU", 1.0)
+    assert set(trial.steps) == {"mindspore"}
+    assert trial.why == "no answer within 1 s"
 
 
 def test_a_package_of_the_wrong_version(monkeypatch: pytest.MonkeyPatch):
@@ -112,35 +163,13 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch):
     assert problems[0].serious
 
 
-def test_devices_without_drivers_and_drivers_without_devices(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("ASCEND_HOME_PATH", raising=False)
-    monkeypatch.delenv("ASCEND_TOOLKIT_HOME", raising=False)
-    problems: list[doctor.Problem] = []
-    doctor._devices([Path("/dev/davinci0")], [0], problems)
-    assert "CANN" in problems[0].text
-    monkeypatch.setattr("shutil.which", lambda _: "/usr/local/bin/npu-smi")
-    problems = []
-    doctor._devices([], [], problems)
-    assert "no device is visible" in problems[0].text
-    assert not problems[0].serious
-
-
-def test_devices_that_the_environment_hides(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("ASCEND_HOME_PATH", "/usr/local/Ascend")
-    problems: list[doctor.Problem] = []
-    nodes = [Path("/dev/davinci0"), Path("/dev/davinci1")]
-    facts = {fact.label: fact.value for fact in doctor._devices(nodes, [1], problems)}
-    assert facts["visible to ranks"] == [1]
-    assert "leaves 1 of 2 devices" in problems[0].text
-    assert not problems[0].serious
-
-
 def test_inspect_never_imports_mindspore_here():
     program = (
         "import sys; from pathlib import Path\n"
         "import vidcap_cli.inspect, vidcap_cli.inspect.doctor, vidcap_cli.inspect.meta\n"
         "import vidcap_cli.inspect.model, vidcap_cli.inspect.run, vidcap_cli.inspect.video\n"
-        "vidcap_cli.inspect.doctor._has_msrun()\n"
+        "vidcap_cli.inspect.engines.has_msrun()\n"
+        "vidcap_cli.inspect.ascend.look_at_ascend()\n"
         "print(sorted({'mindspore', 'mindnlp', 'torch', 'pandas'} & set(sys.modules)))\n"
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
