@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,9 +34,10 @@ def obstacle() -> str:
     for tool in ("gcc", "nm", "readelf", "strings", "unshare"):
         if shutil.which(tool) is None:
             return f"there is no {tool}"
-    trial = 'd=$(mktemp -d) && OVER=$d STAND_IN_DEVICES=1 bash -c "$0" bash true && rmdir "$d"'
-    command = [*_unshare(), "bash", "-c", trial, _DEVICES]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [*_unshare(), "bash", "-c", _DEVICES, "bash", "true"]
+    with tempfile.TemporaryDirectory() as over:
+        settings = {**os.environ, "OVER": over, "STAND_IN_DEVICES": "1"}
+        done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
     return f"no mount namespaces: {done.stderr.strip()}" if done.returncode else ""
 
 

@@ -20,6 +20,7 @@ CONFIG = DecoderConfig(
     hidden=32, mlp=48, layers=2, heads=4, kv_heads=2, head_dim=16, vocab=90,
     rope_theta=10_000.0, rms_norm_eps=1e-6, mrope_section=None, tied=False, qkv_bias=True,
 )  # fmt: skip
+ON_CPU = pytest.mark.skipif(DEVICE != "CPU", reason="only there attention keeps its scores")
 LONG = 2 * FEWEST_TOKENS + 133
 
 
@@ -126,6 +127,7 @@ def test_a_prompt_that_fills_its_cache_to_the_last_token(decoder):
     close(logits, prefilled(decoder, ids).next_token.logits.asnumpy()[0])
 
 
+@ON_CPU
 def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
     ids = tokens(10, LONG)
     in_blocks = prefilled(decoder, ids).next_token.logits.asnumpy()[0]
@@ -136,7 +138,7 @@ def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
     assert decoder._block_rows(LONG) == 512
 
 
-@pytest.mark.skipif(DEVICE != "CPU", reason="attention is in parts on CPU alone")
+@ON_CPU
 @pytest.mark.parametrize("length", [257, 700])
 def test_parts_of_the_queries_equal_all_of_them(decoder, monkeypatch, length):
     ids = tokens(11, length)
@@ -154,6 +156,7 @@ def test_parts_of_the_queries_equal_all_of_them(decoder, monkeypatch, length):
         close(ours.asnumpy()[:, :length], theirs.asnumpy()[:, :length])
 
 
+@ON_CPU
 def test_what_a_prompt_needs_grows_with_its_length_alone(decoder):
     needs = [decoder.need(1 << power, 0) for power in range(13, 18)]
     assert all(2.1 > after / before > 1.9 for before, after in pairwise(needs))

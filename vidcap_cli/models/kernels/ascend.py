@@ -1,8 +1,8 @@
 """The flavour for Ascend: one operator of CANN's for each kernel, none of the older interface.
 
 Tried on MindSpore 2.7's own Ascend backend with substituted kernels (``tests/ascend``), never on a
-device. Limits are those of CANN 8.2's reference: attention in 16 bits alone, head sizes that are
-multiples of 16.
+device. Limits are those of CANN 8.2's reference: heads of a multiple of 16 numbers, and float32 in
+the attention of a prompt, not in the one for steps.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ class AscendKernels(Kernels):
         sequences = (batch, rows // batch, width)
         attended = attention(
             q.reshape(sequences), k.reshape(sequences), v.reshape(sequences), mask,
-            heads=heads, kv_heads=heads, scale=(width // heads) ** -0.5,
+            heads=heads, scale=(width // heads) ** -0.5,
         )  # fmt: skip
         return attended.reshape(rows, width)
 
@@ -88,7 +88,7 @@ class AscendKernels(Kernels):
         return Tensor(np.tile(np.arange(padded) >= patches, (padded, 1)))
 
     def grouped_query_attention(self, config: DecoderConfig, dtype: Any) -> "AscendAttention":
-        """Flash attention, or in float32 the plain one."""
+        """The kernel for steps takes 16 bits alone."""
         return AscendAttention(config, dtype)
 
     def gather(self, table: Tensor, index: Tensor) -> Tensor:
@@ -141,14 +141,11 @@ class AscendAttention(GroupedQueryAttention):
     def __init__(self, config: DecoderConfig, dtype: Any) -> None:
         super().__init__(config)
         self.cache_rows, self.cache_width = 1, config.kv_heads * config.head_dim
-        self.flash = dtype != ms.float32
+        self.half = dtype != ms.float32
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, mode: int) -> Tensor:
         """``[B, n, heads * D]`` with keys and values ``[B, m, kv_heads * D]``."""
-        return attention(
-            q, k, v, mask,
-            heads=self.heads, kv_heads=self.kv_heads, scale=self.scale, mode=mode,
-        )  # fmt: skip
+        return attention(q, k, v, mask, heads=self.heads, scale=self.scale, mode=mode)
 
     def by_head(self, x: Tensor) -> Tensor:
         """Only an axis more."""
@@ -185,7 +182,7 @@ class AscendAttention(GroupedQueryAttention):
         """The kernel for single queries, which reads the cache in parts at once."""
         slots, width = q.shape
         q = q.reshape(slots, 1, width)
-        if self.flash:
+        if self.half:
             attended = ops.incre_flash_attention(
                 q, [keys], [values], attn_mask=mask, num_heads=self.heads, input_layout="BSH",
                 scale_value=self.scale, num_key_value_heads=self.kv_heads,
@@ -213,37 +210,19 @@ class AscendAttention(GroupedQueryAttention):
 
     def score_bytes(self, rows: int, length: int) -> int:
         """Flash attention keeps no scores."""
-        return 0 if self.flash else 3 * 4 * self.heads * rows * length
+        del rows, length
+        return 0
 
 
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None,
-    *, heads: int, kv_heads: int, scale: float, mode: int = _GIVEN,
+    *, heads: int, scale: float, mode: int = _GIVEN,
 ) -> Tensor:  # fmt: skip
-    """Attention of ``[B, n, heads * D]`` with keys and values ``[B, m, kv_heads * D]``.
+    """Flash attention (Dao et al. 2022) of ``[B, n, heads * D]`` with keys and values
+    ``[B, m, kv_heads * D]``.
 
     ``mask`` is true where nothing is seen: of a causal ``mode`` the compressed one.
     """
-    if q.dtype != ms.float32:
-        return ops.flash_attention_score(
-            q, k, v, heads, attn_mask=mask, scalar_value=scale, input_layout="BSH",
-            sparse_mode=mode,
-        )  # fmt: skip
-    batch, queries, width = q.shape
-    keys, dim = k.shape[1], width // heads
-    # Heads that share keys are more queries of one head.
-    q = q.reshape(batch, queries, kv_heads, -1, dim)
-    q = ops.transpose(q, (0, 2, 3, 1, 4)).reshape(batch * kv_heads, -1, dim)
-    k = ops.transpose(k.reshape(batch, keys, kv_heads, dim), (0, 2, 3, 1))
-    v = ops.transpose(v.reshape(batch, keys, kv_heads, dim), (0, 2, 1, 3))
-    scores = ops.bmm(q, k.reshape(-1, dim, keys)) * scale
-    scores = scores.reshape(batch, heads, queries, keys)
-    if mode != _GIVEN:
-        seen = mint.arange(keys - queries, keys).reshape(queries, 1)
-        mask = mint.arange(keys).reshape(1, keys) > seen
-    if mask is not None:
-        scores = scores + mask.astype(ms.float32) * -1e9
-    scores = ops.softmax(scores, -1).reshape(batch * kv_heads, -1, keys)
-    attended = ops.bmm(scores, v.reshape(-1, keys, dim))
-    attended = attended.reshape(batch, kv_heads, heads // kv_heads, queries, dim)
-    return ops.transpose(attended, (0, 3, 1, 2, 4)).reshape(batch, queries, width)
+    return ops.flash_attention_score(
+        q, k, v, heads, attn_mask=mask, scalar_value=scale, input_layout="BSH", sparse_mode=mode
+    )
