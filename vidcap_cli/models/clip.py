@@ -82,7 +82,8 @@ class ClipVision:
         """Bytes that a video takes at most, its pixels included."""
         config = self.config
         group = min(size.patches, _FRAMES * size.sequence)
-        working = block_bytes(group, size.sequence, config.width, config.mlp, config.heads)
+        scores = self._kernels.vit_score_bytes(group // size.sequence, size.sequence, config.heads)
+        working = scores + block_bytes(group, config.width, config.mlp)
         return working + 4 * size.patches * (2 * 3 * config.patch**2 + 4 * config.out)
 
     def _frames(self, pixels: NDArray[np.float32]) -> Tensor:

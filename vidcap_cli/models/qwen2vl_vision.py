@@ -96,8 +96,8 @@ class Qwen2VLVision:
         config = self.config
         padded = _padded(size.sequence)
         groups = _groups(size.patches // size.sequence, padded)
-        rows = max(groups) * padded
-        working = block_bytes(rows, padded, config.width, config.mlp, config.heads)
+        scores = self._kernels.vit_score_bytes(max(groups), padded, config.heads)
+        working = scores + block_bytes(max(groups) * padded, config.width, config.mlp)
         numbers = 3 * config.temporal * config.patch**2
         # Making the patches and padding them takes three copies of them.
         return working + 4 * sum(groups) * padded * (3 * numbers + config.out)

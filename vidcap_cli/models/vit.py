@@ -7,7 +7,6 @@ Source: Dosovitskiy et al. 2021, as in transformers 4.57 ``modeling_clip.py`` an
 from mindspore import Tensor, nn, ops
 
 from vidcap_cli.models.kernels import Kernels
-from vidcap_cli.models.kernels.cpu import tower_scores
 from vidcap_cli.models.weights import Weights
 
 # Tensors of a block by their places.
@@ -88,7 +87,6 @@ def group_sizes(total: int, most: int, least: int = 1) -> list[int]:
     return [most] * large + ([least] * small if small * least < most else [most])
 
 
-def block_bytes(patches: int, sequence: int, width: int, mlp: int, heads: int) -> int:
-    """What a block takes at most over ``patches`` in sequences of ``sequence``."""
-    scores = tower_scores(heads * (patches // sequence), sequence)
-    return 4 * (scores + patches * (14 * width + 3 * mlp))
+def block_bytes(patches: int, width: int, mlp: int) -> int:
+    """What a block takes at most over ``patches``, besides its attention."""
+    return 4 * patches * (14 * width + 3 * mlp)

@@ -87,6 +87,11 @@ class AscendKernels(Kernels):
             return None
         return Tensor(np.tile(np.arange(padded) >= patches, (padded, 1)))
 
+    def vit_score_bytes(self, batch: int, sequence: int, heads: int) -> int:
+        """Of flash attention only the mask."""
+        del batch, heads
+        return sequence * sequence
+
     def grouped_query_attention(self, config: DecoderConfig, dtype: Any) -> "AscendAttention":
         """The kernel for steps takes 16 bits alone."""
         return AscendAttention(config, dtype)

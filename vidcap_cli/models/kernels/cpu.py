@@ -144,7 +144,7 @@ class CpuKernels(Kernels):
         q = self.split_heads(q, head_dim, batch)
         k = self.split_heads(k, head_dim, batch)
         v = self.split_heads(v, head_dim, batch)
-        most = heads_at_once(q.shape[0], q.shape[1])
+        most = _heads_at_once(q.shape[0], q.shape[1])
         qs, ks, vs = self.split(q, most, 0), self.split(k, most, 0), self.split(v, most, 0)
         masks = () if mask is None else self.split(mask, most, 0)
         parts = []
@@ -161,6 +161,11 @@ class CpuKernels(Kernels):
         """``[heads * batch, 1, n]``; also where nothing is hidden: one graph for both."""
         mask = np.where(np.arange(padded) >= patches, _MASKED_PATCH, 0)
         return to_tensor(np.tile(mask, (heads * batch, 1, 1)), ms.float32)
+
+    def vit_score_bytes(self, batch: int, sequence: int, heads: int) -> int:
+        """Two parts may be on their way at a time, each as scores, as softmax, and once more."""
+        together = min(batch * heads, 2 * _heads_at_once(batch * heads, sequence))
+        return 4 * 3 * together * min(sequence, _QUERIES) * sequence
 
     def grouped_query_attention(self, config: DecoderConfig, dtype: Any) -> "CpuAttention":
         """The same for all dtypes."""
@@ -311,16 +316,9 @@ class CpuAttention(GroupedQueryAttention):
         return 4 * 4 * max(first, self.kv_heads * rows * length)
 
 
-def heads_at_once(heads: int, sequence: int) -> int:
+def _heads_at_once(heads: int, sequence: int) -> int:
     """Heads of a tower whose scores are computed together."""
     return min(heads, max(1, _SCORES // (min(sequence, _QUERIES) * sequence)))
-
-
-def tower_scores(heads: int, sequence: int) -> int:
-    """Scores of a tower that are there at most: two parts may be on their way at a time, each as
-    scores, as softmax, and once more.
-    """
-    return 3 * min(heads, 2 * heads_at_once(heads, sequence)) * min(sequence, _QUERIES) * sequence
 
 
 def _later(start: int, end: int) -> NDArray[np.float32]:

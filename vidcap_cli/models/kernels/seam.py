@@ -66,6 +66,10 @@ class Kernels(nn.Cell):  # type: ignore[misc]
         """Host: what hides all but the first ``patches`` of ``padded``; None hides nothing."""
         raise NotImplementedError
 
+    def vit_score_bytes(self, batch: int, sequence: int, heads: int) -> int:
+        """What ``vit_attention`` takes besides its rows at most, its mask included."""
+        raise NotImplementedError
+
     def grouped_query_attention(self, config: DecoderConfig, dtype: Any) -> "GroupedQueryAttention":
         """That of a language model."""
         raise NotImplementedError
