@@ -46,7 +46,8 @@ class Recorder:
         self._number = number
         self._config = config
         self._events = events
-        self._writer = PartWriter(self._part, config.flush_seconds, self._committed)
+        first = run.next_sequence(attempt, number)
+        self._writer = PartWriter(self._part, config.flush_seconds, self._committed, first=first)
         self._doing: Doing | None = None
         self._reported = time.monotonic()
         self.busy_s = 0.0

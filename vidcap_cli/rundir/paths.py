@@ -122,6 +122,16 @@ class RunDir:
         who = "main" if rank is None else f"{rank:04d}"
         return self.parts / f"part-{attempt:04d}-{who}-{sequence:05d}.{form}"
 
+    def parts_of(self, attempt: int, rank: int) -> list[Path]:
+        """The parts that a rank has committed in a launch."""
+        return [path for path in self.part_files() if path.name.startswith(_begin(attempt, rank))]
+
+    def next_sequence(self, attempt: int, rank: int) -> int:
+        """A number that no part of a rank in a launch has, nor had before it was set aside."""
+        names = (path.name for path in self.parts.glob(f"{_begin(attempt, rank)}*"))
+        numbers = (int(match[3]) for name in names if (match := _PART.match(name)))
+        return max(numbers, default=-1) + 1
+
     def damaged_parts(self) -> list[Path]:
         """Parts that were set aside as damaged."""
         return sorted(self.parts.glob("part-*.damaged*"))
@@ -191,6 +201,11 @@ class AttemptDir:
     def exits(self) -> Iterator[Path]:
         """The exit records written so far."""
         return self.path.glob("exit-[0-9]*.json")
+
+
+def _begin(attempt: int, rank: int) -> str:
+    """How the names of a rank's parts in a launch begin."""
+    return f"part-{attempt:04d}-{rank:04d}-"
 
 
 def part_files(folder: Path) -> list[Path]:
