@@ -26,7 +26,7 @@ from vidcap_cli.engine import Answer, Engine, Request, load_engine
 from vidcap_cli.errors import OutOfMemoryError, VidcapError
 from vidcap_cli.processes import die_with
 from vidcap_cli.processors import Captioner, load_captioner
-from vidcap_cli.rank.intake import Intake, claimed_rows
+from vidcap_cli.rank.intake import Claims, Intake
 from vidcap_cli.rank.recorder import Recorder
 from vidcap_cli.rank.row import Row
 from vidcap_cli.rundir.events import EventWriter, Started
@@ -97,24 +97,16 @@ class Rank:
                 return None
             if row.clip is None:
                 self._recorder.failed(row, row.status, row.error or "")
-            elif request := self._request(row, row.clip.frames):
+            elif request := self._request(row):
                 return request
         return None
 
-    def _request(
-        self, row: Row, frames: NDArray[np.uint8] | None, *, less: bool = False
-    ) -> Request | None:
-        """What the model is to be given for a row, made smaller until there is memory for it.
-
-        ``less``: made smaller in any case. None when the row has failed instead.
-        """
-        whole = frames
+    def _request(self, row: Row) -> Request | None:
+        """What the model is to be given for a row with a clip; None when it has failed instead."""
+        assert row.clip
+        whole = row.clip.frames
         try:
-            while frames is not None and (
-                less or not self._engine.fits(self._captioner.size(frames))
-            ):
-                frames = self._captioner.smaller(frames) if self._shrink else None
-                less = False
+            frames = self._fitting(whole, less=row.smaller)
             prompt = None if frames is None else self._captioner.prompt(frames)
         except Exception as error:  # noqa: BLE001 - it becomes the status of the row
             traceback.print_exc()  # into the rank's log
@@ -130,6 +122,16 @@ class Rank:
         self._recorder.began(row)
         return Request(row.row_id, prompt)
 
+    def _fitting(self, frames: NDArray[np.uint8], *, less: bool) -> NDArray[np.uint8] | None:
+        """``frames``, made smaller until there is memory for them; None when that never is.
+
+        ``less``: and once more then, because memory ran out with what seemed to fit.
+        """
+        found: NDArray[np.uint8] | None = frames
+        while found is not None and not self._engine.fits(self._captioner.size(found)):
+            found = self._captioner.smaller(found) if self._shrink else None
+        return self._captioner.smaller(found) if less and found is not None else found
+
     def _take(self, answer: Answer) -> None:
         """Finish the row of an answer, or have it tried once more with a smaller clip."""
         self._recorder.busy_s += answer.seconds
@@ -142,10 +144,9 @@ class Rank:
         traceback.print_exception(error)  # into the rank's log
         if not isinstance(error, OutOfMemoryError):
             self._recorder.failed(row, Status.MODEL_ERROR, f"{type(error).__name__}: {error}")
-        elif self._shrink and not row.retried:
-            row.retried = True
-            assert row.clip
-            if request := self._request(row, row.clip.frames, less=True):
+        elif self._shrink and not row.smaller:
+            row.smaller = True
+            if request := self._request(row):
                 self._again.append(request)
         else:
             self._out_of_memory(row, str(error))
@@ -173,8 +174,9 @@ def work(run: RunDir, folder: AttemptDir, number: int, events: EventWriter, stop
             read=partial(read_frames, reader=config.reader),
         ) as pool,
     ):
+        claims = Claims(run, folder, attempt, number)
         intake = Intake(
-            claimed_rows(folder, attempt, number),
+            claims.rows(),
             pool,
             ahead=config.slots + config.decoders,
             bases=attempt.bases,

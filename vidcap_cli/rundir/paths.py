@@ -15,6 +15,7 @@
         events-0000.jsonl          what rank 0 reports, and its journal of rows in flight
         error-0000.json            the exception that ended rank 0
         exit-0000.json             how rank 0 ended, written by the process that launched it
+        memory-0000.json           rows that rank 0 ran out of memory with, how to try them again
         stop, over                 marks: ranks are to leave; the launch has ended
         bin/python                 the interpreter that msrun is to start ranks with
       msrun_log/                   output of msrun and the ranks
@@ -178,6 +179,10 @@ class AttemptDir:
     def exit(self, rank: int) -> Path:
         """How ``rank`` ended."""
         return self.path / f"exit-{rank:04d}.json"
+
+    def memory(self, rank: int) -> Path:
+        """The rows that ``rank`` ran out of memory with."""
+        return self.path / f"memory-{rank:04d}.json"
 
     @property
     def stop(self) -> Path:
