@@ -38,7 +38,10 @@ from vidcap_cli.statuses import Doing
 
 
 class ReferenceEngine:
-    """One checkpoint, loaded by transformers under mindnlp."""
+    """One checkpoint, loaded by transformers under mindnlp.
+
+    Nothing is compiled, so running out of memory costs no more than the row, on any device.
+    """
 
     def __init__(self, config: CaptionConfig, say: Callable[[Doing], None]) -> None:
         folder = Path(config.model)

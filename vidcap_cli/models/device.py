@@ -97,6 +97,15 @@ def dtype_for(requested: str, stored: str, device: str) -> str:
     return "float32" if device == "CPU" else stored
 
 
+def graphs_survive(device: str) -> bool:
+    """Whether compiled graphs can be run again after memory ran out while one was run.
+
+    Not on Ascend: that graph then fails for the rest of the process, however much memory is free
+    (MindSpore 2.7.0, its Ascend backend without a device). Single operators go on.
+    """
+    return device == "CPU"
+
+
 def as_out_of_memory(error: Exception) -> OutOfMemoryError | None:
     """``error`` as OutOfMemoryError when it is the device's way of saying so."""
     found = _NO_MEMORY.search(str(error))

@@ -21,6 +21,7 @@ from vidcap_cli.rundir.events import (
     Ended,
     Event,
     EventWriter,
+    Notice,
     State,
 )
 from vidcap_cli.rundir.parts import Result
@@ -122,6 +123,12 @@ class Recorder:
             prompt=self._config.question,
         )
         self._finish(result)
+
+    def starting_anew(self) -> None:
+        """A fresh process goes on, because memory ran out in a way that this one does not
+        survive.
+        """
+        self._report(Notice("ran out of memory and starts anew; what it has not finished goes on"))
 
     def ended(self, how: Doing) -> None:
         """The rank leaves, finished or stopped."""

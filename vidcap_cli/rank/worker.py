@@ -22,16 +22,16 @@ from types import FrameType
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcap_cli.engine import Answer, Engine, Request, load_engine
+from vidcap_cli.engine import Answer, Engine, Request, SpentError, load_engine
 from vidcap_cli.errors import OutOfMemoryError, VidcapError
-from vidcap_cli.processes import die_with
+from vidcap_cli.processes import die_with, start_anew
 from vidcap_cli.processors import Captioner, load_captioner
 from vidcap_cli.rank.intake import Claims, Intake
 from vidcap_cli.rank.recorder import Recorder
 from vidcap_cli.rank.row import Row
 from vidcap_cli.rundir.events import EventWriter, Started
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
-from vidcap_cli.rundir.records import Attempt, RankError
+from vidcap_cli.rundir.records import Attempt, RankError, ShortRows
 from vidcap_cli.statuses import Doing, Status
 from vidcap_cli.video import read_frames
 from vidcap_cli.video.pool import DecodePool
@@ -77,10 +77,18 @@ class Rank:
         self._in_model: dict[int, Row] = {}
         self._again: deque[Request] = deque()
 
-    def work(self) -> None:
-        """Caption rows until none is left to claim or the rank is to stop."""
-        for answer in self._engine.answers(self._feed, self._asked_to_stop):
-            self._take(answer)
+    def work(self) -> ShortRows | None:
+        """Caption rows until none is left to claim or the rank is to stop.
+
+        When memory ran out in a way that only a fresh process gets over: how that one is to try
+        the rows again.
+        """
+        try:
+            for answer in self._engine.answers(self._feed, self._asked_to_stop):
+                self._take(answer)
+        except SpentError as spent:
+            return self._ran_out(spent)
+        return None
 
     def _asked_to_stop(self) -> bool:
         """What an engine asks before every step, at which the rank shows that it gets on."""
@@ -151,14 +159,29 @@ class Rank:
         else:
             self._out_of_memory(row, str(error))
 
+    def _ran_out(self, spent: SpentError) -> ShortRows:
+        """How the rows that were run when memory ran out are tried again, if they are.
+
+        Those of several alone, one that was alone smaller; one that was smaller has failed.
+        """
+        traceback.print_exception(spent)  # into the rank's log
+        rows = [self._in_model[row_id] for row_id in spent.rows]
+        if len(self._in_model) > 1:
+            return ShortRows(alone=frozenset(row.row_id for row in rows))
+        smaller = frozenset(row.row_id for row in rows if self._shrink and not row.smaller)
+        for row in rows:
+            if row.row_id not in smaller:
+                self._out_of_memory(row, str(spent))
+        return ShortRows(smaller=smaller)
+
     def _out_of_memory(self, row: Row, error: str) -> None:
         """End a row for want of memory; the original wrote an empty caption then."""
         status = Status.OOM if self._shrink else Status.EMPTY
         self._recorder.failed(row, status, f"out of memory: {error}")
 
 
-def work(run: RunDir, folder: AttemptDir, number: int, events: EventWriter, stop: Stop) -> None:
-    """Do the work of rank ``number`` in one launch."""
+def work(run: RunDir, folder: AttemptDir, number: int, events: EventWriter, stop: Stop) -> bool:
+    """Do the work of rank ``number`` in one launch; whether a fresh process is to go on with it."""
     attempt = Attempt.read(folder)
     config = attempt.config
     recorder = Recorder(run, folder.number, number, config, events)
@@ -186,12 +209,21 @@ def work(run: RunDir, folder: AttemptDir, number: int, events: EventWriter, stop
         intake.read_ahead()  # frames are read while the weights load
         engine = load_engine(config, recorder.doing)
         shrink = config.on_oom == "shrink"
-        Rank(captioner, engine, intake, recorder, shrink=shrink, stop=stop).work()
+        short = Rank(captioner, engine, intake, recorder, shrink=shrink, stop=stop).work()
+    if short and claims.left and not stop():
+        short.add(folder, number)
+        recorder.starting_anew()
+        return True
     recorder.ended(Doing.STOPPED if stop() else Doing.FINISHED)
+    return False
 
 
 def main(arguments: list[str]) -> int:
-    """Run one rank; 0 when it left in good order, 1 when an exception ended it."""
+    """Run one rank; 0 when it left in good order, 1 when an exception ended it.
+
+    A rank whose memory ran out begins once more, in a fresh process that takes this one's place.
+    """
+    environment = dict(os.environ)  # before MindSpore adds to it
     if os.environ.get("MS_ROLE") == "MS_SCHED":
         return 0  # msrun starts the script once more as scheduler, which nothing here needs
     run = RunDir(Path(arguments[0]))
@@ -204,7 +236,7 @@ def main(arguments: list[str]) -> int:
             stop = Stop()
             signal.signal(signal.SIGTERM, stop.on_signal)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            work(run, folder, number, events, stop)
+            again = work(run, folder, number, events, stop)
         except Exception as error:  # noqa: BLE001 - shown by the launching process
             traceback.print_exc()
             record = RankError(
@@ -218,6 +250,8 @@ def main(arguments: list[str]) -> int:
             with suppress(OSError):  # a full disk, or no folder any more
                 record.write(folder)
             return 1
+    if again:
+        start_anew(environment)
     return 0
 
 
