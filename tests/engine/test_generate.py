@@ -176,7 +176,9 @@ def test_a_limit_below_the_weights_is_an_error(config):
     from dataclasses import replace
 
     with pytest.raises(ModelError, match=r"the weights alone take .* more than --memory-limit"):
-        GraphEngine(replace(config, memory_limit=1_000_000), lambda _: None)
+        GraphEngine(replace(config, memory_limit=10_000_000), lambda _: None)
+    with pytest.raises(ModelError, match=r"the weights take .* in float32, more than --memory-lim"):
+        GraphEngine(replace(config, memory_limit=10_000), lambda _: None)
 
 
 def test_a_number_type_that_the_device_lacks_is_refused_at_once(config):

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from vidcap_cli.checkpoint.files import stored_type
 from vidcap_cli.checkpoint.generation import read_generation
+from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request, SpentError, feed_of
-from vidcap_cli.engine.memory import room
+from vidcap_cli.engine.memory import check_weights, loading_weights, room
 from vidcap_cli.models.decoder import NextToken
 from vidcap_cli.models.device import as_out_of_memory, dtype_for, graphs_survive, select_device
 from vidcap_cli.models.model import load_model
@@ -51,11 +52,14 @@ class GraphEngine:
 
     def __init__(self, config: CaptionConfig, say: Callable[[Doing], None]) -> None:
         folder = Path(config.model)
-        device = select_device(config.device_target, compiled=True)
+        device = select_device(config.device_target, config.memory_limit, compiled=True)
         dtype = dtype_for(config.dtype, stored_type(folder), device)
+        layout = Layout.read(folder, config.family, config.lora_alpha)
+        check_weights(layout.parameters, dtype, config.memory_limit, device)
         generation = read_generation(folder)
         self.slots = config.slots
-        self.model = load_model(config, getattr(ms, dtype))
+        with loading_weights():
+            self.model = load_model(config, layout, getattr(ms, dtype))
         self._decoder = self.model.decoder
         self._room = room(config.memory_limit, device)
         if self._room is not None:
