@@ -3,7 +3,9 @@
 Started by msrun as ``python -m vidcap_cli.rank.worker RUN_DIR ATTEMPT``. It reports through its
 events file alone, leaves on SIGTERM after the step at hand, and dies with the process that
 launched it. ``intake`` brings the rows, ``recorder`` takes what became of them; the loop between
-the two, and what a row for which there is no memory gets, is here.
+the two, and what a row for which there is no memory gets, is here. A rank whose memory ran out in
+a way that its process does not survive replaces itself by a fresh one, which finds by the files of
+the run what is left of its rows.
 """
 
 import os
