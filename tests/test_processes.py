@@ -176,6 +176,28 @@ def test_a_module_dies_with_the_process_that_started_it(tmp_path):
     assert psutil.wait_procs([sleeper], timeout=30)[1] == []
 
 
+ANEW = """
+import os, socket, sys
+from vidcap_cli.processes import start_anew
+print(os.getpid(), sys.argv[1:], len(os.listdir("/proc/self/fd")), os.environ.get("ADDED"))
+if "ADDED" in os.environ:
+    raise SystemExit
+before = dict(os.environ, ADDED="once")
+os.environ["ADDED"] = "by a library"
+os.set_inheritable(socket.socket().detach(), True)  # as a driver may keep files open
+start_anew(before)
+"""
+
+
+def test_a_process_starts_anew_with_its_words_and_without_its_files(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(ANEW)
+    words = [sys.executable, str(program), "--an=option", ""]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path.cwd())
+    first, second = done.stdout.splitlines()
+    assert second == first.replace("None", "once")
+
+
 def test_an_interrupted_command_ends_before_libraries_can_abort_it():
     program = (
         "import atexit, os, signal\n"

@@ -3,6 +3,7 @@
 A commit writes a temporary file beside the place, flushes it, renames it, and flushes the folder.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -15,30 +16,30 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 _PROBE_BYTES = 65_536
 
 
-def atomic_write(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes, *, replace: bool = True) -> None:
     """Make ``path`` hold ``data``: after a crash at any instant it has all of it or is untouched.
 
     The temporary file lies in the same folder, so the rename never crosses file systems, and
-    both file and folder are flushed to the disk before this returns.
+    both file and folder are flushed to the disk before this returns. ``replace`` as in ``commit``.
     """
-    with committing(path) as temporary:
+    with committing(path, replace=replace) as temporary:
         temporary.write_bytes(data)
 
 
 @contextmanager
-def committing(path: Path) -> Iterator[Path]:
+def committing(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Hand out a temporary file beside ``path``; what is written there becomes ``path``.
 
     The file is flushed to the disk before the rename. When the block raises, the temporary file
     is removed and ``path`` is as it was. Until then this process holds a lock on the temporary
-    file, which tells ``sweep`` that somebody still writes it.
+    file, which tells ``sweep`` that somebody still writes it. ``replace`` as in ``commit``.
     """
     temporary, lock = _locked_temporary(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        commit(temporary, path)
+        commit(temporary, path, replace=replace)
     except BaseException as error:
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)  # the name that means something to a user
@@ -100,11 +101,32 @@ def _remove_unlocked(path: Path) -> None:
         path.unlink()
 
 
-def commit(temporary: Path, path: Path) -> None:
-    """Rename a finished, flushed temporary file onto ``path`` and flush the folder."""
-    temporary.replace(path)
+def commit(temporary: Path, path: Path, *, replace: bool = True) -> None:
+    """Rename a finished, flushed temporary file onto ``path`` and flush the folder.
+
+    Without ``replace`` a file that is there stays, also one that comes at this very moment:
+    FileExistsError.
+    """
+    if replace:
+        temporary.replace(path)
+    else:
+        _rename_to_new(temporary, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """A second name in place of a rename: the system makes none that exists."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise
+    except OSError as error:  # some network folders know no second names
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        temporary.replace(path)
+    else:
+        temporary.unlink()

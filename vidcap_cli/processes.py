@@ -11,10 +11,15 @@ import runpy
 import signal
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ADOPTION_SECONDS = 60.0
+_STDERR = 2
 
 
 def die_with(parent: int) -> None:
@@ -34,6 +39,23 @@ def die_with(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died between the two calls
         os._exit(1)
+
+
+def start_anew(environment: Mapping[str, str]) -> NoReturn:
+    """Replace this process by one that was started with the same words in ``environment``.
+
+    Number, parent and the signal at the parent's death stay. All files but the standard ones are
+    closed by the kernel in the same instant, so that a driver lets go of what the process had of
+    its device (not tried on a device).
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for file in map(int, (path.name for path in Path("/proc/self/fd").iterdir())):
+        if file > _STDERR:
+            with suppress(OSError):  # the one that listed them
+                os.set_inheritable(file, False)
+    words = [sys.executable, *sys.orig_argv[1:]]
+    os.execve(sys.executable, words, environment)  # noqa: S606 - there is no word for a shell
 
 
 def adopt_orphans() -> None:

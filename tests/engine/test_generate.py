@@ -11,7 +11,7 @@ from tests.helpers import tiny
 pytest.importorskip("mindspore")
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import Answer, Request, feed_of, generate_all
+from vidcap_cli.engine import Answer, Request, SpentError, feed_of, generate_all
 from vidcap_cli.engine.generate import GraphEngine
 from vidcap_cli.errors import ModelError, OutOfMemoryError, RunError
 from vidcap_cli.processors import Prompt, Size, load_captioner
@@ -116,6 +116,40 @@ def test_memory_that_ends_in_the_device_is_told_apart(engine, prompts, monkeypat
     assert not engine._decoder.kv_cache.lengths.any()
 
 
+@pytest.mark.parametrize("when", ["step", "prefill"])
+def test_where_graphs_do_not_survive_the_engine_ends_with_the_rows_that_it_ran(
+    engine, prompts, alone, monkeypatch, when
+):
+    calls = []
+
+    def failing(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) > 2:  # with three rows in the making, or about to be
+            raise RuntimeError("Memory not enough: alloc failed")
+        return run(*arguments)
+
+    owner = engine._decoder if when == "step" else engine.model.decoder
+    run = getattr(owner, when)
+    monkeypatch.setattr(engine, "_survives", False)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, when, failing)
+        with pytest.raises(SpentError) as caught:
+            answers(engine, prompts)
+    assert caught.value.rows == ((0, 1, 2) if when == "step" else (2,))
+    assert len(calls) == 3  # nothing was run after it
+    for slot in range(engine.slots):
+        engine._decoder.free(slot)
+    assert ids(answers(engine, prompts)) == dict(enumerate(alone))
+
+
+def test_other_errors_cost_a_row_where_graphs_do_not_survive_memory(engine, prompts, monkeypatch):
+    monkeypatch.setattr(engine, "_survives", False)
+    places = prompts[1].ids == VIDEO
+    short = Prompt(np.delete(prompts[1].ids, np.flatnonzero(places)[:1]), prompts[1].vision)
+    found = answers(engine, [prompts[0], short, *prompts[2:]])
+    assert [answer.row_id for answer in found if answer.error] == [1]
+
+
 def test_stopping_drops_what_is_in_the_making(engine, prompts, alone):
     steps = []
     found = answers(engine, prompts, lambda: len(steps) > 4 or steps.append(1))
@@ -142,7 +176,9 @@ def test_a_limit_below_the_weights_is_an_error(config):
     from dataclasses import replace
 
     with pytest.raises(ModelError, match=r"the weights alone take .* more than --memory-limit"):
-        GraphEngine(replace(config, memory_limit=1_000_000), lambda _: None)
+        GraphEngine(replace(config, memory_limit=10_000_000), lambda _: None)
+    with pytest.raises(ModelError, match=r"the weights take .* in float32, more than --memory-lim"):
+        GraphEngine(replace(config, memory_limit=10_000), lambda _: None)
 
 
 def test_a_number_type_that_the_device_lacks_is_refused_at_once(config):

@@ -11,6 +11,7 @@ from tests.helpers import tiny, tiny_llava
 ms = pytest.importorskip("mindspore")
 
 from vidcap_cli.checkpoint.folder import check_model
+from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.settings import as_transformers_4
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.models.device import select_device
@@ -34,7 +35,8 @@ def test_ids_and_logits_are_those_of_transformers_5(tmp_path, name):
     tiny.write_json(tmp_path / "generation_config.json", golden["generation"])
     check_model(tmp_path, family)
     select_device("CPU", compiled=True)
-    decoder = load_model(CaptionConfig(family, str(tmp_path)), ms.float32).decoder
+    config, layout = CaptionConfig(family, str(tmp_path)), Layout.read(tmp_path, family)
+    decoder = load_model(config, layout, ms.float32).decoder
     prompt = np.array(golden["prompt"])
     where = np.arange(len(prompt))
     positions = where if family == "llava" else np.tile(where, (3, 1))

@@ -43,7 +43,8 @@ class Scene:
     """The table and videos in ``folder``, not to be written into; ``seed`` made them.
 
     ``slowness`` is the mean of the seconds that the fake model takes for a row, ``real_msrun`` the
-    share of its runs that msrun launches; with nano it launches all.
+    share of its runs that msrun launches; with nano it launches all. The fake model runs out of
+    memory for good with a row in ``short``, so many times.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Scene:
     real_msrun: float = 0.25
     expected: bytes = b""
     operations: dict[str, int] = field(default_factory=dict)
+    short: dict[int, int] = field(default_factory=dict)
 
     def copy(self, place: Path) -> Path:
         """A folder of its own for one run: the table, and links to the videos."""
@@ -80,6 +82,7 @@ class Scene:
             "standin": standin and self.model == FAKE,
             "seed": self.seed,
             "slowness": self.slowness,
+            "short": self.short,
             "at": [asdict(death) for death in deaths if death.node == node],
         }
         return {

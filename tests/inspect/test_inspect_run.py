@@ -88,6 +88,21 @@ def test_plan_and_launches(run):
     json.dumps(report.as_dict())
 
 
+def test_a_rank_that_started_anew_has_the_sums_of_its_processes(run):
+    with EventWriter(run.attempt(1).events(0)) as events:
+        events.write(Started(10, "host", time=40.0))
+        events.write(Done(2, "2.mp4", "ok", "A red circle.", None, 40, 8.0, 2.0, time=56.0))
+        events.write(Ended("finished", time=56.0))
+    report = inspect(run.path)
+    rank = facts(report, "launch_1")["rank_0"]
+    assert (rank["restarts"], rank["new_tokens"], rank["busy_s"], rank["ok"]) == (1, 80, 16.0, 2)
+    words = {f.label: f.words for s in report.sections for f in s.facts if s.title == "launch 1"}
+    assert words["rank 0"] == (
+        "finished · 2 ok · 1 failed · short of memory, so started anew 1 time · 5.0 tokens/s · "
+        "waiting 20%"
+    )
+
+
 def test_another_place_is_part_of_the_command(run, tmp_path):
     run.path.rename(tmp_path / "elsewhere.next")
     remedy = inspect(tmp_path / "elsewhere.next").problems[-1].remedy or ""

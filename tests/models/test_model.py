@@ -13,6 +13,7 @@ ms = pytest.importorskip("mindspore")
 
 from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.checkpoint.folder import check_model
+from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import generate_all
 from vidcap_cli.engine.generate import GraphEngine
@@ -43,7 +44,7 @@ def written(folder: Path, family: str) -> tuple[Path, dict[str, np.ndarray]]:
 
 def load(folder: Path, family: str):
     select_device("CPU", compiled=True)
-    return load_model(CaptionConfig(family, str(folder)), ms.float32)
+    return load_model(CaptionConfig(family, str(folder)), Layout.read(folder, family), ms.float32)
 
 
 @pytest.mark.parametrize("family", NAMES)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import Answer, Feed, Generated, Request
+from vidcap_cli.engine import Answer, Feed, Generated, Request, SpentError
+from vidcap_cli.errors import OutOfMemoryError
 from vidcap_cli.processors import Prompt, Size
 from vidcap_cli.rank.intake import Intake
 from vidcap_cli.rank.recorder import Recorder
@@ -82,7 +83,8 @@ class FakeEngine:
     """Slots that are refilled, as the compiled engine's. Rows end in the order they came.
 
     ``room`` is the side of the largest picture that fits. A row in ``faults`` meets its errors one
-    after the other before it has a caption; one in ``silent`` ends before the first word.
+    after the other before it has a caption; one in ``silent`` ends before the first word. Memory
+    runs out, once and for all, with those of the rows in it that ``short`` returns.
     """
 
     def __init__(
@@ -92,8 +94,10 @@ class FakeEngine:
         faults: dict[int, list[Exception]] | None = None,
         silent: tuple[int, ...] = (),
         after: Callable[[int], None] = lambda _: None,
+        short: Callable[[list[int]], list[int]] = lambda _: [],
     ) -> None:
         self.slots = slots
+        self._short = short
         self._room = room
         self._faults = faults or {}
         self._silent = silent
@@ -111,6 +115,8 @@ class FakeEngine:
                 self.together.append({each.row_id for each in running})
             if not running:
                 return
+            if short := self._short([each.row_id for each in running]):
+                raise SpentError(OutOfMemoryError("no room"), short)
             row = running.pop(0).row_id
             yield self._answer(row)
             self._after(row)

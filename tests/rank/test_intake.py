@@ -5,7 +5,7 @@ import pytest
 from tests.rank.fakes import FakeDecoders, FakeEngine, Scene, rows
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
-from vidcap_cli.rank.intake import claimed_rows
+from vidcap_cli.rank.intake import Claims
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import make_plan, write_todo
 from vidcap_cli.rundir.records import Attempt
@@ -26,7 +26,7 @@ def test_a_damaged_todo_is_told(tmp_path, damage):
     else:
         changed = {"empty": b"", "half": data[: len(data) // 2], "text": b"path\na.mp4\n" * 50}
         folder.todo.write_bytes(changed[damage])
-    rows = claimed_rows(folder, Attempt.read(folder), 0)
+    rows = Claims(run, folder, Attempt.read(folder), 0).rows()
     with pytest.raises(RunError, match=r"todo\.arrow: damaged, gone .* repeat the command"):
         next(rows)
 
@@ -39,7 +39,7 @@ def test_rows_are_claimed_once_with_what_the_launch_says_of_them(tmp_path):
     folder.claims.mkdir(parents=True)
     write_todo(run, plan, folder)
     Attempt(config, rows=7, chunk=3, ranks=2, bases=plan.bases, alone=(4,)).write(folder)
-    first, second = (claimed_rows(folder, Attempt.read(folder), rank) for rank in (0, 1))
+    first, second = (Claims(run, folder, Attempt.read(folder), rank).rows() for rank in (0, 1))
     found = [next(first), next(second), *first, *second]
     assert sorted(row.row_id for row in found) == [*range(7)]
     assert {row.path for row in found} == {f"{n}.mp4" for n in range(7)}

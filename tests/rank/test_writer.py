@@ -58,3 +58,12 @@ def test_a_commit_that_fails_stops_the_rank(tmp_path):
         PartWriter(name_in(nowhere), 1000, lambda _: None) as writer,
     ):
         writer.add(Result(0, "a", "ok", text="lost"))
+
+
+def test_a_name_that_is_taken_is_passed_over(tmp_path):
+    name = name_in(tmp_path)
+    name(3).write_bytes(b"of another process")
+    with PartWriter(name, 1000, lambda _: None, first=3) as writer:
+        writer.add(Result(0, "a", "ok", text="one"))
+    assert name(3).read_bytes() == b"of another process"
+    assert read_part(name(4))["text"].to_pylist() == ["one"]

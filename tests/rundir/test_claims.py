@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from vidcap_cli.rundir.claims import claim_chunks
+from vidcap_cli.rundir.claims import any_unclaimed, claim_chunks, own_chunks
 from vidcap_cli.rundir.paths import RunDir
 
 CHUNKS = 400
@@ -46,3 +46,19 @@ def test_chunks_taken_by_others_are_passed_over(tmp_path):
     assert [next(mine), next(theirs), next(theirs)] == [0, 1, 2]
     assert list(mine) == [3, 4]
     assert list(theirs) == []
+
+
+def test_a_rank_finds_again_what_it_has_claimed(tmp_path):
+    attempt = RunDir(tmp_path).attempt(1)
+    attempt.claims.mkdir(parents=True)
+    mine, theirs = claim_chunks(attempt, 5, 1), claim_chunks(attempt, 5, 11)
+    assert [next(mine), next(theirs), next(mine)] == [0, 1, 2]
+    attempt.claim(3).touch()  # of a rank that died before it had written its number
+    assert (own_chunks(attempt, 1), own_chunks(attempt, 11), own_chunks(attempt, 0)) == (
+        [0, 2],
+        [1],
+        [],
+    )
+    assert any_unclaimed(attempt, 5)
+    assert list(mine) == [4]
+    assert not any_unclaimed(attempt, 5)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vidcap_cli.atomic import atomic_write
+from vidcap_cli.atomic import atomic_write, committing
 from vidcap_cli.rundir.paths import RunDir, attempt_of, part_files
 
 
@@ -87,3 +87,41 @@ def test_a_fresh_run_lies_beside_the_one_that_it_replaces(tmp_path):
     assert run.next.path == tmp_path / "meta.vidcap.next"
     assert run.old.path == tmp_path / "meta.vidcap.old"
     assert run.next.settled == run.settled == run
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_commit_that_must_not_replace_does_not(tmp_path, monkeypatch, links):
+    """Also a file that comes while the other is written; with or without second names of files."""
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_, **__: exec("raise PermissionError"))
+    file = tmp_path / "part"
+
+    def commit_beside(other: bytes | None) -> None:
+        with committing(file, replace=False) as temporary:
+            temporary.write_bytes(b"mine")
+            if other:
+                file.write_bytes(other)
+
+    with pytest.raises(FileExistsError) as caught:
+        commit_beside(b"theirs")
+    assert caught.value.filename == str(file)
+    assert file.read_bytes() == b"theirs"
+    file.unlink()
+    commit_beside(None)
+    assert file.read_bytes() == b"mine"
+    assert os.listdir(tmp_path) == ["part"]
+    assert file.stat().st_nlink == 1
+
+
+def test_numbers_of_parts_go_on_after_all_that_a_rank_has_used(tmp_path):
+    run = RunDir(tmp_path)
+    run.parts.mkdir()
+    assert run.next_sequence(1, 0) == 0
+    mine = [run.part(1, 0, 0, "csv"), run.part(1, 0, 1, "parquet")]
+    others = [run.part(1, 1, 7, "csv"), run.part(11, 0, 8, "csv"), run.part(1, None, 9, "csv")]
+    for part in (*mine, *others):
+        part.touch()
+    aside = run.part(1, 0, 3, "csv")
+    aside.with_name(f"{aside.name}.damaged").touch()
+    assert run.parts_of(1, 0) == mine
+    assert run.next_sequence(1, 0) == 4

@@ -10,6 +10,7 @@ from vidcap_cli.rundir.records import (
     Finished,
     RankError,
     RankExit,
+    ShortRows,
     read_errors,
     read_exits,
 )
@@ -66,3 +67,16 @@ def test_the_end_of_a_run_that_cannot_be_read_is_told(tmp_path, data):
     run.finished.write_bytes(data)
     with pytest.raises(RunError, match=r"finished\.json: damaged .* vidcap inspect"):
         Finished.read(run)
+
+
+def test_rows_that_memory_ran_out_with_add_up(tmp_path):
+    folder = RunDir(tmp_path).attempt(1)
+    folder.path.mkdir(parents=True)
+    ShortRows(alone=frozenset({7, 3})).add(folder, 2)
+    ShortRows(smaller=frozenset({3})).add(folder, 2)
+    assert folder.memory(2).read_text() == '{"alone": [3, 7], "smaller": [3]}'
+    assert ShortRows.read(folder, 2) == ShortRows(frozenset({3, 7}), frozenset({3}))
+    assert ShortRows.read(folder, 0) == ShortRows()
+    for damaged in (b"", b"[]", b'{"alone": [[3]], "smaller": []}', b'{"alone": ["3"]}', b"\xff"):
+        folder.memory(2).write_bytes(damaged)
+        assert ShortRows.read(folder, 2) == ShortRows()

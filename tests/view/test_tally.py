@@ -57,6 +57,22 @@ def test_a_row_finished_again_in_a_new_launch_counts_once():
     assert state.ranks[1].tokens_per_second == 5.0
 
 
+def test_a_process_that_starts_anew_within_a_launch_goes_on_with_its_totals():
+    state = folded(
+        (0, Started(1, "host")),
+        (0, done(0, tokens=50, busy=10, wait=1)),
+        (0, Started(1, "host")),
+        (0, done(1, tokens=50, busy=5, wait=2)),
+        (0, Started(1, "host")),
+        (0, done(2, tokens=50, busy=5, wait=2)),
+    )
+    rank = state.ranks[0]
+    assert (rank.launches, rank.restarts) == (1, 2)
+    assert (rank.new_tokens, rank.busy_s, rank.wait_s) == (150, 20, 5)
+    state.take(0, Started(2, "host"))
+    assert (rank.launches, rank.restarts, rank.new_tokens, rank.busy_s) == (2, 0, 0, 0)
+
+
 def test_a_failed_row_that_succeeds_later_is_no_failure():
     state = folded((0, done(3, status="oom")), (1, done(3)))
     assert (state.ok, state.failed, state.failures) == (1, 0, ())

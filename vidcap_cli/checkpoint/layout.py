@@ -4,6 +4,7 @@ What loads a model and what checks a folder beforehand both read the layout, so 
 the other refuses. Only headers are read: a folder of 37 shards takes a fraction of a second.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,11 @@ class Layout:
             if str(folder) in str(error):
                 raise
             raise ModelError(f"{folder}: {error}") from error
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers all weights are."""
+        return sum(map(math.prod, (*self.text.shapes().values(), *self.tower.shapes().values())))
 
     def text_weight(self, name: str) -> NDArray[np.float32]:
         """A weight of the language model by its name in ``DecoderConfig.shapes``."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import UsageError
+from vidcap_cli.errors import OutOfMemoryError, UsageError
 from vidcap_cli.processors import Prompt, Size
 from vidcap_cli.statuses import Doing
 
@@ -19,6 +19,17 @@ class Generated:
 
     ids: list[int]
     finish_reason: str
+
+
+class SpentError(Exception):
+    """Memory ran out in a way that this process does not survive: it can run no more rows.
+
+    ``rows`` were being run when it did. Others in the making are lost with the process.
+    """
+
+    def __init__(self, error: OutOfMemoryError, rows: Iterable[int]) -> None:
+        super().__init__(str(error))
+        self.rows = tuple(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +74,7 @@ class Engine(Protocol):
         """Decode greedily what ``feed`` gives until no more comes or ``stop()`` turns true.
 
         Answers come in the order in which captions end; on ``stop()`` those in the making are
-        dropped.
+        dropped. Raises SpentError where running out of memory is no answer but the end.
         """
 
 

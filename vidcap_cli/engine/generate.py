@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from vidcap_cli.checkpoint.files import stored_type
 from vidcap_cli.checkpoint.generation import read_generation
+from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import Answer, Feed, Generated, Request, feed_of
-from vidcap_cli.engine.memory import room
+from vidcap_cli.engine import Answer, Feed, Generated, Request, SpentError, feed_of
+from vidcap_cli.engine.memory import check_weights, loading_weights, room
 from vidcap_cli.models.decoder import NextToken
-from vidcap_cli.models.device import as_out_of_memory, dtype_for, select_device
+from vidcap_cli.models.device import as_out_of_memory, dtype_for, graphs_survive, select_device
 from vidcap_cli.models.kernels import Kernels
 from vidcap_cli.models.model import load_model
 from vidcap_cli.processors import Prompt, Size
@@ -44,7 +45,7 @@ class _Caption:
         return Answer(self.request.row_id, Generated(self.ids, reason), None, self.seconds)
 
     def failed(self, error: Exception) -> Answer:
-        return Answer(self.request.row_id, None, as_out_of_memory(error) or error, self.seconds)
+        return Answer(self.request.row_id, None, error, self.seconds)
 
 
 class GraphEngine:
@@ -52,15 +53,19 @@ class GraphEngine:
 
     def __init__(self, config: CaptionConfig, say: Callable[[Doing], None]) -> None:
         folder = Path(config.model)
-        device = select_device(config.device_target, compiled=True)
+        device = select_device(config.device_target, config.memory_limit, compiled=True)
         dtype = dtype_for(config.dtype, stored_type(folder), device)
+        layout = Layout.read(folder, config.family, config.lora_alpha)
+        check_weights(layout.parameters, dtype, config.memory_limit, device)
         generation = read_generation(folder)
         self.slots = config.slots
-        self.model = load_model(config, getattr(ms, dtype))
+        with loading_weights():
+            self.model = load_model(config, layout, getattr(ms, dtype))
         self._decoder = self.model.decoder
         self._room = room(config.memory_limit, device)
         if self._room is not None:
             self._decoder.score_bytes = min(self._decoder.score_bytes, self._room // 4)
+        self._survives = graphs_survive(device)
         self._say = say
         self._compiled: set[object] = set()
         self._eos = generation.eos
@@ -71,7 +76,10 @@ class GraphEngine:
         self._seen = np.zeros((config.slots, self._decoder.config.vocab), np.bool_)
 
     def answers(self, feed: Feed, stop: Callable[[], bool]) -> Iterator[Answer]:
-        """Decode greedily what ``feed`` gives until no more comes or ``stop()`` turns true."""
+        """Decode greedily what ``feed`` gives until no more comes or ``stop()`` turns true.
+
+        Raises SpentError when memory has run out and the device's graphs do not survive that.
+        """
         running: dict[int, _Caption] = {}
         while not stop():
             while len(running) < self.slots and (request := feed(wait=not running)):
@@ -83,9 +91,10 @@ class GraphEngine:
             try:
                 yield from self._advance(running)
             except Exception as error:  # noqa: BLE001 - the status of a row, or of several
+                told = self._survived(error, running.values())
                 lost = [running.pop(slot) for slot in self._free(running)]
                 if len(lost) == 1:
-                    yield lost[0].failed(error)
+                    yield lost[0].failed(told)
                     continue
                 for caption in lost:  # each by itself, so that one cannot fail the others
                     yield from self.answers(feed_of([caption.request]), stop)
@@ -123,8 +132,9 @@ class GraphEngine:
             token = int(self._choose(prefilled.next_token, self._seen[slot : slot + 1])[0])
             self._decoder.insert(slot, prefilled, self._most)
         except Exception as error:  # noqa: BLE001 - the status of the row
+            told = self._survived(error, [caption])
             self._decoder.free(slot)
-            yield running.pop(slot).failed(error)
+            yield running.pop(slot).failed(told)
             return
         caption.seconds = time.monotonic() - began
         yield from self._append(slot, token, running)
@@ -160,6 +170,13 @@ class GraphEngine:
             ids = self._penalised(next_token.logits, Tensor(seen), self._penalty)
         chosen: NDArray[np.int64] = ids.asnumpy()
         return chosen
+
+    def _survived(self, error: Exception, captions: Iterable[_Caption]) -> Exception:
+        """What ``error`` is to the ``captions`` that were run; SpentError where none can be now."""
+        short = as_out_of_memory(error)
+        if short and not self._survives:
+            raise SpentError(short, [caption.request.row_id for caption in captions]) from error
+        return short or error
 
     @contextmanager
     def _compiling(self, graphs: set[object]) -> Iterator[None]:

@@ -1,48 +1,123 @@
-"""The memory guard: how much a prompt may take.
+"""The memory guard: which checkpoints there is memory for, and how much a prompt may take.
 
-On Linux a process that takes more than there is gets killed, not told, so what a prompt will need
-is held against what is left before it is run. What is left is measured once, when the weights are
+On Linux a process that takes more than there is gets killed, not told, and on Ascend no graph in
+which memory ran out runs again. So what weights and prompts will need is held against what there is
+before they are loaded or run. What is left for prompts is measured once, when the weights are
 loaded; what the engine keeps afterwards (its caches) counts as part of each prompt's need. So
 whether a clip fits does not depend on the clips before it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from vidcap_cli.errors import ModelError
-from vidcap_cli.models.device import local_ranks, memory_used
+from vidcap_cli.models.device import as_out_of_memory, device_memory, local_ranks, memory_used
 from vidcap_cli.view.words import size
 
 # What is available now is shared with whatever else runs here, and estimates are estimates.
 _SHARE = 0.8
+_GROUP = Path("/sys/fs/cgroup")
+_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def room(limit: int | None, device: str) -> int | None:
-    """Bytes that prompts may take in this rank; None where nobody knows.
+    """Bytes that prompts may take in this rank, its weights being loaded; None if nobody knows.
 
-    ``limit`` is the user's, for the whole rank, weights included. Without it a rank on CPU takes
-    its share of what is available on the machine; on Ascend a device's own error has to tell.
+    ``limit`` is the user's, for the whole rank, weights included. Without it a rank takes most of
+    what is left: on CPU its share of what is available on the machine, on Ascend of its device.
     """
+    free = available() / local_ranks() if device == "CPU" else device_memory()[1]
     if limit is None:
-        if device != "CPU":
-            return None
-        return int(available() * _SHARE / local_ranks())
+        return None if free is None else int(free * _SHARE)
     used = memory_used(device)
     if used >= limit:
         raise ModelError(
             f"the weights alone take {size(used)}, more than --memory-limit {size(limit)} allows."
         )
-    return limit - used
+    left = limit - used
+    return left if free is None or device == "CPU" else min(left, int(free))
+
+
+def check_weights(parameters: int, dtype: str, limit: int | None, device: str) -> None:
+    """Raise ModelError when weights of so many numbers cannot fit, however small the videos are.
+
+    ``limit`` as in ``room``; on CPU it may go beyond what is there, as a machine may swap.
+    """
+    there = _capacity() if device == "CPU" else device_memory()[0]
+    bounds = [limit] if device == "CPU" and limit else [limit, there]
+    most = min((bound for bound in bounds if bound is not None), default=None)
+    weights = parameters * _ITEM_BYTES[dtype]
+    if most is None or weights <= most:
+        return
+    remedies = ["a smaller model"]
+    if dtype == "float32" and weights // 2 <= most:
+        remedies.append("--dtype float16" if device == "CPU" else "--dtype float16 or bfloat16")
+    if most == limit:
+        whose = f"--memory-limit {size(most)} allows"
+        remedies += ["a larger --memory-limit"] * (there is None or weights <= there)
+    else:
+        whose = f"the {size(most)} that there are for a rank"
+        if device == "CPU" and local_ranks() > 1 and weights <= min(available(), _machine()):
+            remedies.append("fewer ranks on this machine (--worker-num)")
+    raise ModelError(
+        f"the weights take {size(weights)} in {dtype}, more than {whose}; use "
+        f"{', or '.join(remedies)}."
+    )
+
+
+@contextmanager
+def loading_weights() -> Iterator[None]:
+    """Memory that runs out in here is the checkpoint's fault: ModelError."""
+    try:
+        yield
+    except Exception as error:
+        short = as_out_of_memory(error)
+        if short is None:
+            raise
+        raise ModelError(
+            f"memory ran out while the weights were loaded ({short}); use a smaller model, or free "
+            "memory that other programs hold."
+        ) from error
 
 
 def available() -> int:
     """Bytes that this process could still get: the machine's, or its control group's if less."""
     free: int = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    try:
-        most = (group / "memory.max").read_text(encoding="ascii").strip()
-        current = int((group / "memory.current").read_text(encoding="ascii"))
-        return free if most == "max" else min(free, int(most) - current)
-    except (OSError, ValueError):
+    most = _group_limit()
+    if most is None:
         return free
+    try:
+        current = int((_GROUP / "memory.current").read_text(encoding="ascii"))
+        lines = (_GROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        held = {name: int(number) for name, number in map(str.split, lines)}
+        # Files that were read count as taken, but make way: such as those of the weights.
+        return min(free, most - current + held["inactive_file"] + held["active_file"])
+    except (OSError, ValueError, KeyError):
+        return free
+
+
+def _capacity() -> int:
+    """Bytes that weights may take in this rank on CPU, however much of them is loaded already.
+
+    Ranks load at the same time, so what is available now may be what others are about to take or
+    have taken: a share of it would be too little.
+    """
+    return min(available(), _machine() // local_ranks())
+
+
+def _machine() -> int:
+    """Bytes of memory of this machine, or that its control group allows if less."""
+    total: int = psutil.virtual_memory().total
+    return min(total, _group_limit() or total)
+
+
+def _group_limit() -> int | None:
+    """What the control group of this process allows; None where it says nothing."""
+    try:
+        most = (_GROUP / "memory.max").read_text(encoding="ascii").strip()
+        return None if most == "max" else int(most)
+    except (OSError, ValueError):
+        return None

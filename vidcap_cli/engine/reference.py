@@ -30,6 +30,7 @@ from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.settings import as_transformers_4
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request
+from vidcap_cli.engine.memory import check_weights, loading_weights
 from vidcap_cli.errors import ModelError
 from vidcap_cli.families import family_of, part
 from vidcap_cli.models.device import as_out_of_memory, dtype_for, select_device
@@ -38,20 +39,26 @@ from vidcap_cli.statuses import Doing
 
 
 class ReferenceEngine:
-    """One checkpoint, loaded by transformers under mindnlp."""
+    """One checkpoint, loaded by transformers under mindnlp.
+
+    Nothing is compiled, so running out of memory costs no more than the row, on any device.
+    """
 
     def __init__(self, config: CaptionConfig, say: Callable[[Doing], None]) -> None:
         folder = Path(config.model)
-        device = select_device(config.device_target, compiled=False)
+        device = select_device(config.device_target, config.memory_limit, compiled=False)
         dtype = dtype_for(config.dtype, stored_type(folder), device)
+        layout = Layout.read(folder, config.family, config.lora_alpha)
+        check_weights(layout.parameters, dtype, config.memory_limit, device)
         self.slots = config.slots
         self._say = say
         self._max_new_tokens = config.max_new_tokens
         self._generation = read_generation(folder)
         load = part(family_of(config.family).reference)
-        self._model: Any = load(folder, config, getattr(torch, dtype))
-        if device == "Ascend":
-            self._model.to("npu")
+        with loading_weights():
+            self._model: Any = load(folder, config, getattr(torch, dtype))
+            if device == "Ascend":
+                self._model.to("npu")
 
     def fits(self, size: Size) -> bool:  # noqa: ARG002
         """Always: what transformers needs for a prompt is not known beforehand."""

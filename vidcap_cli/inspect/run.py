@@ -172,6 +172,8 @@ def _rank_words(work: RankState, end: RankExit | None) -> str:
     words = [end.words if end and end.code else work.state, f"{work.ok:,} ok"]
     if work.failed:
         words.append(f"{work.failed:,} failed")
+    if work.restarts:
+        words.append(f"short of memory, so started anew {count(work.restarts, 'time')}")
     if work.tokens_per_second is not None:
         words.append(f"{figure(work.tokens_per_second)} tokens/s")
     if work.wait_share is not None:
@@ -185,6 +187,7 @@ def _rank_data(work: RankState, end: RankExit | None) -> dict[str, Any]:
         "exit_code": None if end is None else end.code,
         "ok": work.ok,
         "failed": work.failed,
+        "restarts": work.restarts,
         "new_tokens": work.new_tokens,
         "busy_s": work.busy_s,
         "wait_s": work.wait_s,

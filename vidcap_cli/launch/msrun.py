@@ -80,8 +80,10 @@ class Ranks:
                 raise _not_started(error) from error
 
     def announce(self, rank: int, pid: int) -> None:
-        """Take note that process ``pid`` is ``rank``."""
+        """Take note that process ``pid`` is ``rank``, and has just begun."""
         self._numbers[pid] = rank
+        # Another program may have run in it before, and may have been the one to hear of the end.
+        self._terminated.discard(pid)
 
     def poll(self) -> list[tuple[int, int]]:
         """The (rank, exit code or negative signal) of ranks that ended since the last call.

@@ -151,8 +151,11 @@ class _Watch:
         self._view.event(number, event)
         loads = isinstance(event, State) and event.state == Doing.LOADING
         (self._loading.add if loads else self._loading.discard)(number)
-        if isinstance(event, Started) and number in self._local:
-            self._ranks.announce(number, event.pid)
+        if isinstance(event, Started):
+            # Rows that an earlier process of the rank had are its own again to claim.
+            self._in_model[number].clear()
+            if number in self._local:
+                self._ranks.announce(number, event.pid)
         elif isinstance(event, Began):
             self._in_model[number].update(event.rows)
         elif isinstance(event, Done):

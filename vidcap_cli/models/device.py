@@ -17,18 +17,22 @@ _NO_MEMORY = re.compile(
     r"out of memory|memory.* (not|isn.t) enough|bad_alloc|(m|re)?alloc\w* .*fail|EL0004|207001",
     re.IGNORECASE,
 )
+_GIB = 1 << 30
 
 
-def select_device(target: str, *, compiled: bool) -> str:
+def select_device(target: str, memory: int | None = None, *, compiled: bool) -> str:
     """Bind this process to its device and return the device's name, "Ascend" or "CPU".
 
-    msrun numbers the devices of a machine in ``DEVICE_ID``. ``compiled`` says that what runs is
-    compiled, but for single operators between graphs.
+    msrun numbers the devices of a machine in ``DEVICE_ID``. On Ascend MindSpore takes at most
+    ``memory`` bytes of it, if that is given. ``compiled`` says that what runs is compiled, but for
+    single operators between graphs.
     """
     if target == "auto":
         target = "Ascend" if visible_devices() else "CPU"
     if target == "Ascend":
         ms.set_device(target, int(os.environ.get("DEVICE_ID", "0")))
+        if memory is not None:
+            _limit_memory(memory)
     else:
         ms.set_device(target)
         _keep_to_own_cores()
@@ -77,6 +81,26 @@ def _keep_to_own_cores() -> None:
         os.sched_setaffinity(0, cores[first : first + share])
 
 
+def _limit_memory(most: int) -> None:
+    """Keep MindSpore's pool of the device's memory below ``most`` bytes."""
+    ms.runtime.set_memory(max_size=f"{max(most / _GIB, 0.001):.3f}GB")  # its GB are these
+
+
+def device_memory() -> tuple[int | None, int | None]:
+    """Bytes of the Ascend device in all, and those that this process could still get.
+
+    None where MindSpore does not tell: it says 0 before the device is in use, and later versions
+    than 2.7 may not be asked like this.
+    """
+    ms.runtime.synchronize()
+    properties = getattr(ms.hal, "get_device_properties", None)
+    device = properties(0) if properties else None
+    if device is None or not device.total_memory:
+        return None, None
+    pooled = ms.runtime.memory_reserved() - ms.runtime.memory_allocated()
+    return int(device.total_memory), int(device.free_memory + pooled)
+
+
 def memory_used(device: str) -> int:
     """Bytes that this process takes of the device's memory; on CPU, of the machine's."""
     if device == "CPU":
@@ -95,6 +119,15 @@ def dtype_for(requested: str, stored: str, device: str) -> str:
     if requested != "auto":
         return requested
     return "float32" if device == "CPU" else stored
+
+
+def graphs_survive(device: str) -> bool:
+    """Whether compiled graphs can be run again after memory ran out while one was run.
+
+    Not on Ascend: that graph then fails for the rest of the process, however much memory is free
+    (MindSpore 2.7.0, its Ascend backend without a device). Single operators go on.
+    """
+    return device == "CPU"
 
 
 def as_out_of_memory(error: Exception) -> OutOfMemoryError | None:

@@ -75,16 +75,11 @@ class Model:
         return mrope_positions(here, prompt.vision["video_grid_thw"][0], self.merge)
 
 
-def load_model(config: CaptionConfig, dtype: Any) -> Model:
-    """The model in ``config.model``, its weights in ``dtype``, tensor by tensor.
-
-    Raises ModelError with a list when a weight is missing, left over or of the wrong shape.
-    """
-    folder = Path(config.model)
-    layout = Layout.read(folder, config.family, config.lora_alpha)
+def load_model(config: CaptionConfig, layout: Layout, dtype: Any) -> Model:
+    """The model in ``config.model``, its weights in ``dtype``, tensor by tensor."""
     kernels = kernels_for(current_device())
     decoder = Decoder(layout.text, layout.text_weight, kernels, slots=config.slots, dtype=dtype)
-    token = placeholder(read_json(folder / "config.json"))
+    token = placeholder(read_json(Path(config.model) / "config.json"))
     vision, merge = part(family_of(config.family).tower)(config, layout, kernels, dtype)
     return Model(vision, decoder, token, merge)
 

@@ -7,18 +7,21 @@ the model; rows that have no frames come out like the others, with their status.
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
 from typing import Protocol
 
 import pyarrow as pa
 
-from vidcap_cli.errors import RunError
+from vidcap_cli.errors import DamagedPartError, RunError
 from vidcap_cli.rank.recorder import Recorder
 from vidcap_cli.rank.row import Row
-from vidcap_cli.rundir.claims import claim_chunks
-from vidcap_cli.rundir.paths import AttemptDir
+from vidcap_cli.rundir.claims import any_unclaimed, claim_chunks, own_chunks
+from vidcap_cli.rundir.parts import read_part
+from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.plan import Todo, resolve
-from vidcap_cli.rundir.records import Attempt
+from vidcap_cli.rundir.records import Attempt, ShortRows
 from vidcap_cli.statuses import Doing
 from vidcap_cli.video.pool import Decoded
 
@@ -44,24 +47,59 @@ class Decoders(Protocol):
         """A row that is finished with; None after ``timeout`` seconds without one."""
 
 
-def claimed_rows(folder: AttemptDir, attempt: Attempt, rank: int) -> Iterator[Row]:
-    """Claim chunk after chunk of ``attempt`` for ``rank``, and yield their rows.
+class Claims:
+    """The rows of ``attempt`` that are rank ``number``'s to do.
 
-    Raises RunError when the list of rows is damaged or gone.
+    A rank may have begun in an earlier process: its claims say what it has taken, its parts what
+    of it is done. Nothing else is known of that process but the rows that memory ran out with.
     """
-    size = attempt.chunk
-    alone = frozenset(attempt.alone)
-    try:
-        todo = Todo(folder.todo)
-        for chunk in claim_chunks(folder, attempt.chunks, rank):
-            rows = todo.rows(chunk * size, min((chunk + 1) * size, attempt.rows))
-            for row_id, path, attempts in rows:
-                yield Row(row_id, path, attempts + 1, row_id in alone)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise RunError(
-            f"{folder.todo}: damaged, gone or not to be claimed from ({error}); repeat "
-            "the command, which writes a new one"
-        ) from error
+
+    def __init__(self, run: RunDir, folder: AttemptDir, attempt: Attempt, number: int) -> None:
+        self._run, self._folder, self._attempt, self._number = run, folder, attempt, number
+
+    def rows(self) -> Iterator[Row]:
+        """First the rows of the chunks that are claimed, then chunk after chunk is claimed.
+
+        Raises RunError when the list of rows is damaged or gone.
+        """
+        folder, number = self._folder, self._number
+        chunks = claim_chunks(folder, self._attempt.chunks, number)
+        return self._rows_of(chain(self._claimed(), chunks))
+
+    @property
+    def left(self) -> bool:
+        """Whether there are rows that are claimed and not done, or that nobody has claimed."""
+        claimed = self._rows_of(self._claimed())
+        return next(claimed, None) is not None or any_unclaimed(self._folder, self._attempt.chunks)
+
+    def _rows_of(self, chunks: Iterable[int]) -> Iterator[Row]:
+        """The rows of ``chunks`` that have no result."""
+        size, rows = self._attempt.chunk, self._attempt.rows
+        short = ShortRows.read(self._folder, self._number)
+        alone = short.alone | short.smaller | frozenset(self._attempt.alone)
+        done = self._done()
+        try:
+            todo = Todo(self._folder.todo)
+            for chunk in chunks:
+                for row, path, attempts in todo.rows(chunk * size, min((chunk + 1) * size, rows)):
+                    if row not in done:
+                        yield Row(row, path, attempts + 1, row in alone, row in short.smaller)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise RunError(
+                f"{self._folder.todo}: damaged, gone or not to be claimed from ({error}); repeat "
+                "the command, which writes a new one"
+            ) from error
+
+    def _claimed(self) -> Iterator[int]:
+        yield from own_chunks(self._folder, self._number)
+
+    def _done(self) -> set[int]:
+        """The rows that have a result of this rank in this launch."""
+        done: set[int] = set()
+        for part in self._run.parts_of(self._folder.number, self._number):
+            with suppress(DamagedPartError):  # the leading process sets it aside
+                done.update(read_part(part, ["row_id"])["row_id"].to_pylist())
+        return done
 
 
 class Intake:

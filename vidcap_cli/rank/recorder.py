@@ -21,6 +21,7 @@ from vidcap_cli.rundir.events import (
     Ended,
     Event,
     EventWriter,
+    Notice,
     State,
 )
 from vidcap_cli.rundir.parts import Result
@@ -46,7 +47,8 @@ class Recorder:
         self._number = number
         self._config = config
         self._events = events
-        self._writer = PartWriter(self._part, config.flush_seconds, self._committed)
+        first = run.next_sequence(attempt, number)
+        self._writer = PartWriter(self._part, config.flush_seconds, self._committed, first=first)
         self._doing: Doing | None = None
         self._reported = time.monotonic()
         self.busy_s = 0.0
@@ -121,6 +123,12 @@ class Recorder:
             prompt=self._config.question,
         )
         self._finish(result)
+
+    def starting_anew(self) -> None:
+        """A fresh process goes on, because memory ran out in a way that this one does not
+        survive.
+        """
+        self._report(Notice("ran out of memory and starts anew; what it has not finished goes on"))
 
     def ended(self, how: Doing) -> None:
         """The rank leaves, finished or stopped."""

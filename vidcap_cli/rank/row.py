@@ -14,21 +14,21 @@ class Row:
     """A row that this rank has claimed; ``path`` is as META writes it.
 
     ``attempts`` counts the launches that took it up, this one too. ``alone``: it is to be in the
-    model with no other. The decoders give it its ``clip``, or ``status`` and ``error``, and the
-    seconds ``decode_s``; the model takes ``prompt_tokens`` and says whether it was ``retried``
-    with a smaller clip.
+    model with no other; ``smaller``: with a clip smaller than the one that memory ran out with.
+    The decoders give it its ``clip``, or ``status`` and ``error``, and the seconds ``decode_s``;
+    the model takes ``prompt_tokens``.
     """
 
     row_id: int
     path: str
     attempts: int
     alone: bool = False
+    smaller: bool = False
     clip: Clip | None = None
     status: Status = Status.OK
     error: str | None = None
     decode_s: float | None = None
     prompt_tokens: int | None = None
-    retried: bool = False
 
     def shrink(self, frames: NDArray[np.uint8]) -> None:
         """Go on with ``frames``, which are smaller or fewer than those of the clip."""

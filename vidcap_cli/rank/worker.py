@@ -3,7 +3,9 @@
 Started by msrun as ``python -m vidcap_cli.rank.worker RUN_DIR ATTEMPT``. It reports through its
 events file alone, leaves on SIGTERM after the step at hand, and dies with the process that
 launched it. ``intake`` brings the rows, ``recorder`` takes what became of them; the loop between
-the two, and what a row for which there is no memory gets, is here.
+the two, and what a row for which there is no memory gets, is here. A rank whose memory ran out in
+a way that its process does not survive replaces itself by a fresh one, which finds by the files of
+the run what is left of its rows.
 """
 
 import os
@@ -22,16 +24,16 @@ from types import FrameType
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcap_cli.engine import Answer, Engine, Request, load_engine
+from vidcap_cli.engine import Answer, Engine, Request, SpentError, load_engine
 from vidcap_cli.errors import OutOfMemoryError, VidcapError
-from vidcap_cli.processes import die_with
+from vidcap_cli.processes import die_with, start_anew
 from vidcap_cli.processors import Captioner, load_captioner
-from vidcap_cli.rank.intake import Intake, claimed_rows
+from vidcap_cli.rank.intake import Claims, Intake
 from vidcap_cli.rank.recorder import Recorder
 from vidcap_cli.rank.row import Row
 from vidcap_cli.rundir.events import EventWriter, Started
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
-from vidcap_cli.rundir.records import Attempt, RankError
+from vidcap_cli.rundir.records import Attempt, RankError, ShortRows
 from vidcap_cli.statuses import Doing, Status
 from vidcap_cli.video import read_frames
 from vidcap_cli.video.pool import DecodePool
@@ -77,10 +79,18 @@ class Rank:
         self._in_model: dict[int, Row] = {}
         self._again: deque[Request] = deque()
 
-    def work(self) -> None:
-        """Caption rows until none is left to claim or the rank is to stop."""
-        for answer in self._engine.answers(self._feed, self._asked_to_stop):
-            self._take(answer)
+    def work(self) -> ShortRows | None:
+        """Caption rows until none is left to claim or the rank is to stop.
+
+        When memory ran out in a way that only a fresh process gets over: how that one is to try
+        the rows again.
+        """
+        try:
+            for answer in self._engine.answers(self._feed, self._asked_to_stop):
+                self._take(answer)
+        except SpentError as spent:
+            return self._ran_out(spent)
+        return None
 
     def _asked_to_stop(self) -> bool:
         """What an engine asks before every step, at which the rank shows that it gets on."""
@@ -97,24 +107,16 @@ class Rank:
                 return None
             if row.clip is None:
                 self._recorder.failed(row, row.status, row.error or "")
-            elif request := self._request(row, row.clip.frames):
+            elif request := self._request(row):
                 return request
         return None
 
-    def _request(
-        self, row: Row, frames: NDArray[np.uint8] | None, *, less: bool = False
-    ) -> Request | None:
-        """What the model is to be given for a row, made smaller until there is memory for it.
-
-        ``less``: made smaller in any case. None when the row has failed instead.
-        """
-        whole = frames
+    def _request(self, row: Row) -> Request | None:
+        """What the model is to be given for a row with a clip; None when it has failed instead."""
+        assert row.clip
+        whole = row.clip.frames
         try:
-            while frames is not None and (
-                less or not self._engine.fits(self._captioner.size(frames))
-            ):
-                frames = self._captioner.smaller(frames) if self._shrink else None
-                less = False
+            frames = self._fitting(whole, less=row.smaller)
             prompt = None if frames is None else self._captioner.prompt(frames)
         except Exception as error:  # noqa: BLE001 - it becomes the status of the row
             traceback.print_exc()  # into the rank's log
@@ -130,6 +132,16 @@ class Rank:
         self._recorder.began(row)
         return Request(row.row_id, prompt)
 
+    def _fitting(self, frames: NDArray[np.uint8], *, less: bool) -> NDArray[np.uint8] | None:
+        """``frames``, made smaller until there is memory for them; None when that never is.
+
+        ``less``: and once more then, because memory ran out with what seemed to fit.
+        """
+        found: NDArray[np.uint8] | None = frames
+        while found is not None and not self._engine.fits(self._captioner.size(found)):
+            found = self._captioner.smaller(found) if self._shrink else None
+        return self._captioner.smaller(found) if less and found is not None else found
+
     def _take(self, answer: Answer) -> None:
         """Finish the row of an answer, or have it tried once more with a smaller clip."""
         self._recorder.busy_s += answer.seconds
@@ -142,13 +154,27 @@ class Rank:
         traceback.print_exception(error)  # into the rank's log
         if not isinstance(error, OutOfMemoryError):
             self._recorder.failed(row, Status.MODEL_ERROR, f"{type(error).__name__}: {error}")
-        elif self._shrink and not row.retried:
-            row.retried = True
-            assert row.clip
-            if request := self._request(row, row.clip.frames, less=True):
+        elif self._shrink and not row.smaller:
+            row.smaller = True
+            if request := self._request(row):
                 self._again.append(request)
         else:
             self._out_of_memory(row, str(error))
+
+    def _ran_out(self, spent: SpentError) -> ShortRows:
+        """How the rows that were run when memory ran out are tried again, if they are.
+
+        Those of several alone, one that was alone smaller; one that was smaller has failed.
+        """
+        traceback.print_exception(spent)  # into the rank's log
+        rows = [self._in_model[row_id] for row_id in spent.rows]
+        if len(self._in_model) > 1:
+            return ShortRows(alone=frozenset(row.row_id for row in rows))
+        smaller = frozenset(row.row_id for row in rows if self._shrink and not row.smaller)
+        for row in rows:
+            if row.row_id not in smaller:
+                self._out_of_memory(row, str(spent))
+        return ShortRows(smaller=smaller)
 
     def _out_of_memory(self, row: Row, error: str) -> None:
         """End a row for want of memory; the original wrote an empty caption then."""
@@ -156,8 +182,8 @@ class Rank:
         self._recorder.failed(row, status, f"out of memory: {error}")
 
 
-def work(run: RunDir, folder: AttemptDir, number: int, events: EventWriter, stop: Stop) -> None:
-    """Do the work of rank ``number`` in one launch."""
+def work(run: RunDir, folder: AttemptDir, number: int, events: EventWriter, stop: Stop) -> bool:
+    """Do the work of rank ``number`` in one launch; whether a fresh process is to go on with it."""
     attempt = Attempt.read(folder)
     config = attempt.config
     recorder = Recorder(run, folder.number, number, config, events)
@@ -173,8 +199,9 @@ def work(run: RunDir, folder: AttemptDir, number: int, events: EventWriter, stop
             read=partial(read_frames, reader=config.reader),
         ) as pool,
     ):
+        claims = Claims(run, folder, attempt, number)
         intake = Intake(
-            claimed_rows(folder, attempt, number),
+            claims.rows(),
             pool,
             ahead=config.slots + config.decoders,
             bases=attempt.bases,
@@ -184,12 +211,21 @@ def work(run: RunDir, folder: AttemptDir, number: int, events: EventWriter, stop
         intake.read_ahead()  # frames are read while the weights load
         engine = load_engine(config, recorder.doing)
         shrink = config.on_oom == "shrink"
-        Rank(captioner, engine, intake, recorder, shrink=shrink, stop=stop).work()
+        short = Rank(captioner, engine, intake, recorder, shrink=shrink, stop=stop).work()
+    if short and claims.left and not stop():
+        short.add(folder, number)
+        recorder.starting_anew()
+        return True
     recorder.ended(Doing.STOPPED if stop() else Doing.FINISHED)
+    return False
 
 
 def main(arguments: list[str]) -> int:
-    """Run one rank; 0 when it left in good order, 1 when an exception ended it."""
+    """Run one rank; 0 when it left in good order, 1 when an exception ended it.
+
+    A rank whose memory ran out begins once more, in a fresh process that takes this one's place.
+    """
+    environment = dict(os.environ)  # before MindSpore adds to it
     if os.environ.get("MS_ROLE") == "MS_SCHED":
         return 0  # msrun starts the script once more as scheduler, which nothing here needs
     run = RunDir(Path(arguments[0]))
@@ -202,7 +238,7 @@ def main(arguments: list[str]) -> int:
             stop = Stop()
             signal.signal(signal.SIGTERM, stop.on_signal)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            work(run, folder, number, events, stop)
+            again = work(run, folder, number, events, stop)
         except Exception as error:  # noqa: BLE001 - shown by the launching process
             traceback.print_exc()
             record = RankError(
@@ -216,6 +252,8 @@ def main(arguments: list[str]) -> int:
             with suppress(OSError):  # a full disk, or no folder any more
                 record.write(folder)
             return 1
+    if again:
+        start_anew(environment)
     return 0
 
 

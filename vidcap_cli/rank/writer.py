@@ -7,6 +7,7 @@ the rank's loop, watches the clock. A failed commit (a full disk) surfaces at th
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,17 +19,22 @@ from vidcap_cli.rundir.parts import Result, write_part
 class PartWriter:
     """Collects results and commits each at most ``flush_seconds`` after it was added.
 
-    ``name(sequence)`` gives the path of the next part file; ``committed(rows)`` is called once
-    they are on the disk.
+    ``name(sequence)`` gives the path of a part file; ``first`` is the first number that is free.
+    ``committed(rows)`` is called once they are on the disk.
     """
 
     def __init__(
-        self, name: Callable[[int], Path], flush_seconds: float, committed: Callable[[int], None]
+        self,
+        name: Callable[[int], Path],
+        flush_seconds: float,
+        committed: Callable[[int], None],
+        *,
+        first: int = 0,
     ) -> None:
         self._name = name
         self._flush_seconds = flush_seconds
         self._committed = committed
-        self._sequence = 0
+        self._sequence = first
         self._waiting: list[Result] = []
         self._due = 0.0
         self._error: Exception | None = None
@@ -72,13 +78,21 @@ class PartWriter:
                 last = self._closing
             if batch:
                 try:
-                    write_part(self._name(self._sequence), batch)
+                    self._write(batch)
                     self._committed(len(batch))
                 except Exception as error:  # noqa: BLE001 - raised again in the rank's loop
                     self._error = error
                     return
-                self._sequence += 1
             if last:
+                return
+
+    def _write(self, batch: list[Result]) -> None:
+        """Commit a part under the next name that nobody has taken."""
+        while True:
+            part = self._name(self._sequence)
+            self._sequence += 1
+            with suppress(FileExistsError):
+                write_part(part, batch)
                 return
 
     def _raise_failure(self) -> None:

@@ -20,6 +20,17 @@ def chunk_size(rows: int, ranks: int) -> int:
     return max(1, min(rows // (ranks * _CHUNKS_PER_RANK), _LARGEST_CHUNK))
 
 
+def own_chunks(attempt: AttemptDir, rank: int) -> list[int]:
+    """The chunks that an earlier process of ``rank`` has claimed."""
+    numbered = (path for path in attempt.claims.iterdir() if path.name.isdigit())
+    return sorted(int(path.name) for path in numbered if path.read_bytes() == _owner(rank))
+
+
+def any_unclaimed(attempt: AttemptDir, chunks: int) -> bool:
+    """Whether one of ``chunks`` belongs to no rank."""
+    return any(not attempt.claim(chunk).exists() for chunk in range(chunks))
+
+
 def claim_chunks(attempt: AttemptDir, chunks: int, rank: int) -> Iterator[int]:
     """Yield the numbers of chunks that ``rank`` now owns, until all ``chunks`` are taken."""
     for chunk in range(chunks):
@@ -27,6 +38,11 @@ def claim_chunks(attempt: AttemptDir, chunks: int, rank: int) -> Iterator[int]:
             file = os.open(attempt.claim(chunk), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             continue
-        with os.fdopen(file, "w") as claim:
-            claim.write(f"{rank}\n")
+        with os.fdopen(file, "wb") as claim:
+            claim.write(_owner(rank))
         yield chunk
+
+
+def _owner(rank: int) -> bytes:
+    """What a claim holds."""
+    return f"{rank}\n".encode()

@@ -113,7 +113,7 @@ def write_part(path: Path, results: Sequence[Result]) -> None:
             seal = pa.array([None] * (len(results) - 1) + [_UNSEALED.decode()], pa.string())
             table = table.append_column(CHECKSUM, seal)
         pacsv.write_csv(table, buffer)
-    atomic_write(path, _sealed(buffer.getvalue()))
+    atomic_write(path, _sealed(buffer.getvalue()), replace=False)
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -15,6 +15,7 @@
         events-0000.jsonl          what rank 0 reports, and its journal of rows in flight
         error-0000.json            the exception that ended rank 0
         exit-0000.json             how rank 0 ended, written by the process that launched it
+        memory-0000.json           rows that rank 0 ran out of memory with, how to try them again
         stop, over                 marks: ranks are to leave; the launch has ended
         bin/python                 the interpreter that msrun is to start ranks with
       msrun_log/                   output of msrun and the ranks
@@ -122,6 +123,16 @@ class RunDir:
         who = "main" if rank is None else f"{rank:04d}"
         return self.parts / f"part-{attempt:04d}-{who}-{sequence:05d}.{form}"
 
+    def parts_of(self, attempt: int, rank: int) -> list[Path]:
+        """The parts that a rank has committed in a launch."""
+        return [path for path in self.part_files() if path.name.startswith(_begin(attempt, rank))]
+
+    def next_sequence(self, attempt: int, rank: int) -> int:
+        """A number that no part of a rank in a launch has, nor had before it was set aside."""
+        names = (path.name for path in self.parts.glob(f"{_begin(attempt, rank)}*"))
+        numbers = (int(match[3]) for name in names if (match := _PART.match(name)))
+        return max(numbers, default=-1) + 1
+
     def damaged_parts(self) -> list[Path]:
         """Parts that were set aside as damaged."""
         return sorted(self.parts.glob("part-*.damaged*"))
@@ -169,6 +180,10 @@ class AttemptDir:
         """How ``rank`` ended."""
         return self.path / f"exit-{rank:04d}.json"
 
+    def memory(self, rank: int) -> Path:
+        """The rows that ``rank`` ran out of memory with."""
+        return self.path / f"memory-{rank:04d}.json"
+
     @property
     def stop(self) -> Path:
         """Exists once the ranks of all nodes are to commit and leave."""
@@ -191,6 +206,11 @@ class AttemptDir:
     def exits(self) -> Iterator[Path]:
         """The exit records written so far."""
         return self.path.glob("exit-[0-9]*.json")
+
+
+def _begin(attempt: int, rank: int) -> str:
+    """How the names of a rank's parts in a launch begin."""
+    return f"part-{attempt:04d}-{rank:04d}-"
 
 
 def part_files(folder: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """Records: what a launch and its end leave in the run directory, each a small JSON file.
 
 ``Attempt`` describes a launch to the ranks, ``RankExit`` and ``RankError`` say how a rank ended,
-``Finished`` that the merged table exists. Each is written whole or not at all and never changed.
-What a damaged one means is said at its ``read``.
+``ShortRows`` what is to be tried again otherwise, ``Finished`` that the merged table exists. Each
+is written whole or not at all. What a damaged one means is said at its ``read``.
 """
 
 import json
@@ -142,6 +142,38 @@ def read_errors(folder: AttemptDir) -> list[RankError]:
     """The exceptions that ended ranks of a launch, the earliest first."""
     found = [RankError.read(path) for path in folder.errors()]
     return sorted(found, key=lambda error: error.time)
+
+
+@dataclass(frozen=True, slots=True)
+class ShortRows:
+    """Rows that were in the model when memory ran out, and how a rank tries them again.
+
+    Each of ``alone`` and ``smaller`` is captioned with no other beside it, each of ``smaller`` with
+    a smaller clip, too.
+    """
+
+    alone: frozenset[int] = frozenset()
+    smaller: frozenset[int] = frozenset()
+
+    def add(self, folder: AttemptDir, rank: int) -> None:
+        """Record them beside those that are recorded."""
+        before = self.read(folder, rank)
+        fields = {
+            "alone": sorted(before.alone | self.alone),
+            "smaller": sorted(before.smaller | self.smaller),
+        }
+        atomic_write(folder.memory(rank), json.dumps(fields).encode())
+
+    @classmethod
+    def read(cls, folder: AttemptDir, rank: int) -> "ShortRows":
+        """The rows recorded for ``rank``; none of a damaged record, which costs another try."""
+        try:
+            fields = json.loads(folder.memory(rank).read_bytes())
+            rows = cls(frozenset(fields["alone"]), frozenset(fields["smaller"]))
+        except _DAMAGE:
+            return cls()
+        sound = all(type(row) is int for row in rows.alone | rows.smaller)
+        return rows if sound else cls()
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,13 +37,14 @@ class Failure:
 @dataclass(slots=True)
 class RankState:
     """One rank. ``ok`` and ``failed`` are rows over all launches; tokens and seconds are those
-    of the present launch, because that is what the rank's own running totals cover. ``first`` and
-    ``last`` are the times of its first and last event.
+    of the present launch, in which its process may have started anew ``restarts`` times. ``first``
+    and ``last`` are the times of its first and last event.
     """
 
     state: Doing = Doing.STARTING
     alive: bool = True
     launches: int = 0
+    restarts: int = 0
     ok: int = 0
     failed: int = 0
     new_tokens: int = 0
@@ -53,6 +54,26 @@ class RankState:
     caption_time: float = 0.0
     first: float | None = None
     last: float = 0.0
+    # The process, and its seconds before it started anew: its running totals begin from nought.
+    _process: tuple[str, int] | None = None
+    _busy_before: float = 0.0
+    _wait_before: float = 0.0
+
+    def start(self, process: tuple[str, int]) -> None:
+        """``process`` begins: another one with a launch, or the same one once more."""
+        self.state, self.alive = Doing.STARTING, True
+        if process == self._process:
+            self.restarts += 1
+            self._busy_before, self._wait_before = self.busy_s, self.wait_s
+            return
+        self._process = process
+        self.launches += 1
+        self.restarts, self.new_tokens, self.busy_s, self.wait_s = 0, 0, 0.0, 0.0
+        self._busy_before = self._wait_before = 0.0
+
+    def spend(self, busy_s: float, wait_s: float) -> None:
+        """Take the running totals that the process reports."""
+        self.busy_s, self.wait_s = self._busy_before + busy_s, self._wait_before + wait_s
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -195,11 +216,8 @@ class RunState:
         rank.last = event.time
         match event:
             case Started():
-                # A launch begins: its running totals start from nought, and the time it spends
-                # loading the model is no reason to expect slower videos.
-                rank.state, rank.alive = Doing.STARTING, True
-                rank.launches += 1
-                rank.new_tokens, rank.busy_s, rank.wait_s = 0, 0.0, 0.0
+                rank.start((event.host, event.pid))
+                # The time spent loading the model is no reason to expect slower videos.
                 self.pace = self.pace.paused()
             case State():
                 rank.state = event.state
@@ -207,7 +225,7 @@ class RunState:
                 self.pace = self.pace.at(event.time)
             case Done():
                 rank.new_tokens += event.new_tokens
-                rank.busy_s, rank.wait_s = event.busy_s, event.wait_s
+                rank.spend(event.busy_s, event.wait_s)
                 if event.text:
                     rank.caption, rank.caption_time = event.text, event.time
                 self._row(event, number)

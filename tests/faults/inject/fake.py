@@ -17,7 +17,8 @@ import numpy as np
 
 from vidcap_cli import engine, processors
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import Answer, Feed, Generated, Request
+from vidcap_cli.engine import Answer, Feed, Generated, Request, SpentError
+from vidcap_cli.errors import OutOfMemoryError
 from vidcap_cli.processors import Prompt, Size
 from vidcap_cli.statuses import Doing
 
@@ -60,7 +61,9 @@ class FakeEngine:
         self.slots = config.slots
         self._seed = wanted["seed"]
         self._slowness = wanted["slowness"]
+        self._short = {int(row): times for row, times in wanted["short"].items()}
         path = os.path.join(wanted["records"], f"calls-{os.getpid()}")
+        self._path = path
         self._calls = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
 
     def fits(self, size: Size) -> bool:
@@ -69,11 +72,14 @@ class FakeEngine:
     def answers(self, feed: Feed, stop: Callable[[], bool]) -> Iterator[Answer]:
         running: list[Request] = []
         while not stop():
-            while len(running) < self.slots and (request := feed(wait=not running)):
+            while len(running) < self.slots and (request := feed(wait=self._waits(running))):
                 self._note(request.row_id)
                 running.append(request)
             if not running:
                 break
+            if self._is_short(running):
+                rows = [request.row_id for request in running]
+                raise SpentError(OutOfMemoryError("no memory is left"), rows)
             row = min(request.row_id for request in running)
             chance = random.Random(f"{self._seed} {row}")
             seconds = self._slowness * chance.expovariate(1)
@@ -86,6 +92,19 @@ class FakeEngine:
             return Answer(request.row_id, None, ValueError("this row always fails"), seconds)
         ids = [request.row_id, *request.prompt.ids.tolist()]
         return Answer(request.row_id, Generated(ids, "stop"), None, seconds)
+
+    def _waits(self, running: list[Request]) -> bool:
+        """A row that memory runs out with does so with another, where one may be beside it."""
+        return not running or self._is_short(running)
+
+    def _is_short(self, running: list[Request]) -> bool:
+        rows = [request.row_id for request in running if request.row_id in self._short]
+        return any(self._tries(row) <= self._short[row] for row in rows)
+
+    def _tries(self, row: int) -> int:
+        """How often a row was given to the model of this rank, its earlier processes counted in."""
+        with open(self._path, encoding="ascii") as calls:
+            return sum(json.loads(line)["row"] == row for line in calls)
 
     def _note(self, row: int) -> None:
         line = json.dumps({"row": row, "time": time.time(), "attempt": int(sys.argv[2])}) + "\n"
