@@ -105,9 +105,10 @@ class CpuKernels(Kernels):
         ``past`` are keys of earlier tokens, which all queries see; then ``v`` begins with theirs.
         """
         q = q * scale
-        scores = self.scores(q, k, mask)
-        if past is not None:
-            scores = ops.concat((self.scores(q, past, None), scores), -1)
+        if past is None:
+            scores = self.scores(q, k, mask)
+        else:
+            scores = ops.concat((self.scores(q, past, None), self.scores(q, k, mask)), -1)
         return self.bmm(self.softmax(scores).astype(v.dtype), v)
 
     def scores(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
