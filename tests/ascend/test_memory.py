@@ -43,13 +43,12 @@ def test_memory_that_runs_out_once_costs_nothing(stand_in, tmp_path, phase):
     assert code == 0, printed
     assert "ran out of memory and starts anew" in printed
     assert len(rows) == 8
-    shrunk = [row for row in rows if "shrunk" in row["caption_flags"]]
-    assert len(shrunk) <= 1
-    assert all(right(row) for row in rows if row not in shrunk)
+    assert all(right(row) for row in rows)
 
 
 @pytest.mark.parametrize("phase", ["prefill", "step"])
 def test_a_row_that_memory_runs_out_with_again_and_again(stand_in, tmp_path, phase):
+    # In the first process, then alone; LLaVA's single frame cannot be made smaller.
     marks = tmp_path / "marks"
     marks.mkdir()
     code, printed, rows = caption(

@@ -39,6 +39,7 @@ class Launch:
         monkeypatch.setattr(worker, "DecodePool", lambda *_, **__: nullcontext(FakeDecoders({})))
 
     def begin(self, *, slots: int = 2, chunk: int = 2, on_oom: str = "shrink") -> None:
+        self._slots = slots
         config = CaptionConfig("qwen2vl", "/m", slots=slots, on_oom=on_oom, flush_seconds=1000)
         plan = make_plan(self._place / "meta.csv", self.run, config)
         self.run.parts.mkdir()
@@ -61,7 +62,7 @@ class Launch:
         return processes
 
     def _engine(self) -> FakeEngine:
-        engine = FakeEngine(slots=2, short=self.short, after=self.after)
+        engine = FakeEngine(slots=self._slots, short=self.short, after=self.after)
         self.together = engine.together
         return engine
 
@@ -109,6 +110,16 @@ def test_rows_that_ran_out_together_are_next_alone(launch):
     assert launch.statuses == dict.fromkeys(range(6), "ok")
     assert all(len(together) == 1 for together in launch.together if together & lost)
     assert {3, 4} in launch.together  # the others share the model as before
+    assert not any(result["flags"] for result in launch.results.values())
+
+
+def test_one_that_was_the_only_one_by_chance_is_not_made_smaller_yet(launch):
+    # The process may have held more than a fresh one does.
+    launch.begin(slots=1)
+    launch.short = runs_out(2, times=1)
+    assert launch.finish() == 2
+    assert ShortRows.read(launch.folder, 0) == ShortRows(alone=frozenset({2}))
+    assert launch.statuses == dict.fromkeys(range(6), "ok")
     assert not any(result["flags"] for result in launch.results.values())
 
 

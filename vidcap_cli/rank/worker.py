@@ -164,11 +164,12 @@ class Rank:
     def _ran_out(self, spent: SpentError) -> ShortRows:
         """How the rows that were run when memory ran out are tried again, if they are.
 
-        Those of several alone, one that was alone smaller; one that was smaller has failed.
+        Alone at first, in the fresh process, whose memory is in one piece; one that was alone
+        smaller; one that was smaller has failed.
         """
         traceback.print_exception(spent)  # into the rank's log
         rows = [self._in_model[row_id] for row_id in spent.rows]
-        if len(self._in_model) > 1:
+        if not all(row.alone for row in rows):
             return ShortRows(alone=frozenset(row.row_id for row in rows))
         smaller = frozenset(row.row_id for row in rows if self._shrink and not row.smaller)
         for row in rows:
