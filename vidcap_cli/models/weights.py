@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 
 Read = Callable[[str], NDArray[np.float32]]
 
-_NUMPY = {ms.float32: np.float32, ms.float16: np.float16, ms.bfloat16: np_dtype.bfloat16}
+# MindSpore gives a bfloat16 to the versions of numpy that it was built for, none to others.
+_NUMPY = {
+    ms.float32: np.float32,
+    ms.float16: np.float16,
+    ms.bfloat16: getattr(np_dtype, "bfloat16", None),
+}
 
 # Layers that share a graph: to start one takes some milliseconds on few cores, to compile it grows.
 _LAYERS = 6
@@ -21,6 +26,8 @@ _LAYERS = 6
 
 def to_tensor(array: NDArray[Any], dtype: Any) -> Tensor:
     """``array`` on the device, brought to ``dtype`` before it goes there."""
+    if _NUMPY[dtype] is None:
+        return Tensor(np.ascontiguousarray(array, np.float32)).astype(dtype)
     return Tensor(np.ascontiguousarray(array, _NUMPY[dtype]))
 
 
