@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -73,10 +74,10 @@ class StandIn:
             check=False,
         )
 
-    def vidcap(self, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    def vidcap(self, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the command as users have it."""
         command = Path(sys.executable).parent / "vidcap"
-        return self.run(command, *arguments, **options)  # type: ignore[arg-type]
+        return self.run(command, *arguments, **options)
 
 
 if __name__ == "__main__":  # python -m tests.ascend.harness FOLDER DEVICES COMMAND...

@@ -11,6 +11,12 @@ pytestmark = pytest.mark.slow
 INJECT = Path(__file__).parent / "inject"
 
 
+def short(marks: Path, phase: str, times: int) -> dict[str, str]:
+    """The environment in which so many calls of ``phase`` find no memory."""
+    marks.mkdir()
+    return {"PYTHONPATH": str(INJECT), "VIDCAP_FILL": f"{phase},{marks},{times}"}
+
+
 def caption(stand_in, folder: Path, *options: str, **environment: str):
     """LLaVA's demo; its exit code, what it printed, and its rows."""
     out = folder / "captions.csv"
@@ -33,12 +39,8 @@ def right(row: dict[str, str]) -> bool:
 @pytest.mark.parametrize("phase", ["prefill", "insert", "step"])
 def test_memory_that_runs_out_once_costs_nothing(stand_in, tmp_path, phase):
     marks = tmp_path / "marks"
-    marks.mkdir()
-    code, printed, rows = caption(
-        *(stand_in, tmp_path, "--bs", "4"),
-        PYTHONPATH=str(INJECT),
-        VIDCAP_FILL=f"{phase},{marks},1",
-    )
+    short_of_it = short(marks, phase, 1)
+    code, printed, rows = caption(stand_in, tmp_path, "--bs", "4", **short_of_it)
     assert len(list(marks.iterdir())) == 1
     assert code == 0, printed
     assert "ran out of memory and starts anew" in printed
@@ -50,12 +52,8 @@ def test_memory_that_runs_out_once_costs_nothing(stand_in, tmp_path, phase):
 def test_a_row_that_memory_runs_out_with_again_and_again(stand_in, tmp_path, phase):
     # In the first process, then alone; LLaVA's single frame cannot be made smaller.
     marks = tmp_path / "marks"
-    marks.mkdir()
-    code, printed, rows = caption(
-        *(stand_in, tmp_path, "--bs", "1"),
-        PYTHONPATH=str(INJECT),
-        VIDCAP_FILL=f"{phase},{marks},2",
-    )
+    short_of_it = short(marks, phase, 2)
+    code, printed, rows = caption(stand_in, tmp_path, "--bs", "1", **short_of_it)
     assert len(list(marks.iterdir())) == 2
     assert code == 3, printed
     assert " was killed by " not in printed

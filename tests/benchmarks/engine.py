@@ -265,12 +265,17 @@ def enlarge(config: dict[str, Any], sizes: dict[str, Any]) -> None:
             config[name] = value
 
 
+def steps_job(bench: Bench) -> Job:
+    """Parts of Qwen2-VL-2B's size, with what decode steps want to know."""
+    return {
+        "section": "parts", "folder": str(bench.folder("qwen2vl")), "count": bench.sizes.steps,
+        "cached": bench.sizes.cached,
+    }  # fmt: skip
+
+
 def decode(bench: Bench) -> None:
     sizes = bench.sizes
-    base = {
-        "section": "parts", "folder": str(bench.folder("qwen2vl")), "count": sizes.steps,
-        "cached": sizes.cached,
-    }  # fmt: skip
+    base = steps_job(bench)
     found = bench.turns(
         {
             "floor": ("torch", {"section": "floor", "side": sizes.floor}),
@@ -465,10 +470,7 @@ def memory(bench: Bench) -> None:
 
 def before(bench: Bench) -> None:
     sizes = bench.sizes
-    base = {
-        "section": "parts", "folder": str(bench.folder("qwen2vl")), "count": sizes.steps,
-        "cached": sizes.cached,
-    }  # fmt: skip
+    base = steps_job(bench)
     for kind, key, values in (
         ("step", "slots", [1, 8, 16]),
         ("prefill", "prefill", [sizes.prefill, 2 * sizes.prefill]),

@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("mindspore")
 
+from vidcap_cli import host_memory
 from vidcap_cli.engine import memory
 from vidcap_cli.errors import ModelError
 
@@ -24,10 +25,10 @@ def place(tmp_path, monkeypatch):
     def virtual_memory() -> Machine:
         return Machine(64 * G, 50 * G)
 
-    monkeypatch.setattr(memory.psutil, "virtual_memory", virtual_memory)
+    monkeypatch.setattr(host_memory.psutil, "virtual_memory", virtual_memory)
     monkeypatch.setattr(memory, "device_memory", lambda: (32 * G, 30 * G))
     monkeypatch.setattr(memory, "memory_used", lambda _: 10 * G)
-    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    monkeypatch.setattr(host_memory, "_GROUP", tmp_path)
     monkeypatch.delenv("VIDCAP_LOCAL_RANKS", raising=False)
     return tmp_path
 
@@ -58,9 +59,9 @@ def test_a_limit_is_for_weights_and_prompts(place, device):
 
 def test_files_that_a_control_group_holds_make_way(place):
     group(place, 20 * G, current=19 * G, files=15 * G - 5)
-    assert memory.available() == 16 * G
+    assert host_memory.available() == 16 * G
     group(place, 200 * G, current=19 * G, files=0)
-    assert memory.available() == 50 * G
+    assert host_memory.available() == 50 * G
 
 
 @pytest.mark.parametrize(

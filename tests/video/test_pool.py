@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 
 from tests import faults
 from tests.helpers.clips import Exactly, endless
+from vidcap_cli import host_memory
 from vidcap_cli.errors import RunError
 from vidcap_cli.processors.qwen2vl import FrameRule
 from vidcap_cli.video import Rule, read_frames
@@ -332,9 +334,9 @@ def test_a_decoder_may_take_its_share_of_the_machine(
 ):
     if group:
         (tmp_path / "memory.max").write_text(group)
-    monkeypatch.setattr(decode, "Path", lambda path: tmp_path / Path(path).name)
-    machine = {"SC_PHYS_PAGES": 10_000_000, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(decode.os, "sysconf", machine.__getitem__)
+    monkeypatch.setattr(host_memory, "_GROUP", tmp_path)
+    machine = SimpleNamespace(total=40_960_000_000)
+    monkeypatch.setattr(host_memory.psutil, "virtual_memory", lambda: machine)
     monkeypatch.setenv("VIDCAP_LOCAL_RANKS", ranks)
     assert memory_share(decoders) == share
 

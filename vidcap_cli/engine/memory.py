@@ -9,17 +9,14 @@ whether a clip fits does not depend on the clips before it.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-
-import psutil
 
 from vidcap_cli.errors import ModelError
-from vidcap_cli.models.device import as_out_of_memory, device_memory, local_ranks, memory_used
+from vidcap_cli.host_memory import available, local_ranks, total
+from vidcap_cli.models.device import as_out_of_memory, device_memory, memory_used
 from vidcap_cli.view.words import size
 
 # What is available now is shared with whatever else runs here, and estimates are estimates.
 _SHARE = 0.8
-_GROUP = Path("/sys/fs/cgroup")
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -60,7 +57,7 @@ def check_weights(parameters: int, dtype: str, limit: int | None, device: str) -
         remedies += ["a larger --memory-limit"] * (there is None or weights <= there)
     else:
         whose = f"the {size(most)} that there are for a rank"
-        if device == "CPU" and local_ranks() > 1 and weights <= min(available(), _machine()):
+        if device == "CPU" and local_ranks() > 1 and weights <= min(available(), total()):
             remedies.append("fewer ranks on this machine (--worker-num)")
     raise ModelError(
         f"the weights take {size(weights)} in {dtype}, more than {whose}; use "
@@ -83,41 +80,10 @@ def loading_weights() -> Iterator[None]:
         ) from error
 
 
-def available() -> int:
-    """Bytes that this process could still get: the machine's, or its control group's if less."""
-    free: int = psutil.virtual_memory().available
-    most = _group_limit()
-    if most is None:
-        return free
-    try:
-        current = int((_GROUP / "memory.current").read_text(encoding="ascii"))
-        lines = (_GROUP / "memory.stat").read_text(encoding="ascii").splitlines()
-        held = {name: int(number) for name, number in map(str.split, lines)}
-        # Files that were read count as taken, but make way: such as those of the weights.
-        return min(free, most - current + held["inactive_file"] + held["active_file"])
-    except (OSError, ValueError, KeyError):
-        return free
-
-
 def _capacity() -> int:
     """Bytes that weights may take in this rank on CPU, however much of them is loaded already.
 
     Ranks load at the same time, so what is available now may be what others are about to take or
     have taken: a share of it would be too little.
     """
-    return min(available(), _machine() // local_ranks())
-
-
-def _machine() -> int:
-    """Bytes of memory of this machine, or that its control group allows if less."""
-    total: int = psutil.virtual_memory().total
-    return min(total, _group_limit() or total)
-
-
-def _group_limit() -> int | None:
-    """What the control group of this process allows; None where it says nothing."""
-    try:
-        most = (_GROUP / "memory.max").read_text(encoding="ascii").strip()
-        return None if most == "max" else int(most)
-    except (OSError, ValueError):
-        return None
+    return min(available(), total() // local_ranks())

@@ -7,10 +7,10 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
-import psutil
 from packaging.requirements import Requirement
 
 from vidcap_cli import __version__
+from vidcap_cli.host_memory import available, total
 from vidcap_cli.inspect.ascend import ascend_facts, ascend_problems, look_at_ascend
 from vidcap_cli.inspect.engines import REINSTALL, engine_facts
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
@@ -92,7 +92,7 @@ def _requirements() -> dict[str, Requirement]:
 
 
 def _machine(problems: list[Problem]) -> tuple[Fact, ...]:
-    memory, free = _memory()
+    memory, free = total(), available()
     disk = shutil.disk_usage(Path.cwd()).free
     if disk < _LITTLE_DISK:
         problems.append(
@@ -105,20 +105,6 @@ def _machine(problems: list[Problem]) -> tuple[Fact, ...]:
         Fact("memory", f"{size(memory)}, {size(free)} free", {"total": memory, "free": free}),
         Fact("free disk here", size(disk), disk),
     )
-
-
-def _memory() -> tuple[int, int]:
-    """Bytes of memory in all and free, within the limit of a container if there is one."""
-    memory = psutil.virtual_memory()
-    total, free = int(memory.total), int(memory.available)
-    limit = Path("/sys/fs/cgroup/memory.max")
-    used = Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file():
-        most = limit.read_text(encoding="ascii").strip()
-        if most.isdigit() and int(most) < total:
-            total = int(most)
-            free = min(free, total - int(used.read_text(encoding="ascii")))
-    return total, max(0, free)
 
 
 def _videos(problems: list[Problem]) -> tuple[Fact, ...]:

@@ -10,6 +10,7 @@ import psutil
 
 from vidcap_cli.ascend import visible_devices
 from vidcap_cli.errors import OutOfMemoryError, RunError
+from vidcap_cli.host_memory import local_ranks
 
 # What MindSpore says when memory is short, on CPU and on Ascend, in graphs and between them; and
 # CANN's own codes for it.
@@ -61,11 +62,6 @@ def eagerly() -> Iterator[None]:
         yield
     finally:
         ms.set_context(mode=mode)
-
-
-def local_ranks() -> int:
-    """Ranks that share this machine, this one included."""
-    return int(os.environ.get("VIDCAP_LOCAL_RANKS", "1"))
 
 
 def _keep_to_own_cores() -> None:

@@ -32,7 +32,6 @@ import traceback
 from collections import deque
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
@@ -40,6 +39,7 @@ from typing import Self
 import numpy as np
 
 from vidcap_cli.errors import RunError
+from vidcap_cli.host_memory import local_ranks, total
 from vidcap_cli.statuses import Status
 from vidcap_cli.video import Clip, Rule, read_frames
 from vidcap_cli.video.decoder import MESSAGE_BYTES, PROGRAM, TAKEN_UP, Read
@@ -82,12 +82,7 @@ class _Row:
 
 def memory_share(decoders: int) -> int:
     """Bytes that one of this rank's ``decoders`` may take unless the user says otherwise."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError):  # no control group, or no limit ("max")
-        most = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")
-        pages = min(pages, int(most))
-    ranks = int(os.environ.get("VIDCAP_LOCAL_RANKS", "1"))
-    return max(int(pages * _SHARE / (ranks * decoders)), _LEAST_SHARE)
+    return max(int(total() * _SHARE / (local_ranks() * decoders)), _LEAST_SHARE)
 
 
 class DecodePool:

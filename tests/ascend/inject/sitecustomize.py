@@ -43,19 +43,32 @@ def patch(phase: str, marks: str, times: int) -> None:
 
 
 def fill() -> list[object]:
-    """Tensors that take all of the device's memory that is left, to some kilobytes."""
+    """Tensors that take all of the device's memory that is left, to a kilobyte.
+
+    Again until nothing more is got: an allocation that fails makes MindSpore give some back.
+    """
+    hog: list[object] = []
+    while more := some_tensors():
+        hog += more
+    return hog
+
+
+def some_tensors() -> list[object]:
+    """Tensors as large as can be had, then smaller ones."""
     import mindspore as ms
     from mindspore import mint
 
-    hog: list[object] = []
+    got: list[object] = []
     size = 1 << 30
     while size >= 1 << 10:
         try:
-            hog.append(mint.empty((size,), dtype=ms.uint8))
+            tensor = mint.empty((size,), dtype=ms.uint8)
             synchronize()
         except RuntimeError:
             size //= 2
-    return hog
+        else:
+            got.append(tensor)
+    return got
 
 
 def synchronize() -> None:

@@ -147,6 +147,8 @@ class AscendAttention(GroupedQueryAttention):
         super().__init__(config)
         self.cache_rows, self.cache_width = 1, config.kv_heads * config.head_dim
         self.half = dtype != ms.float32
+        later = np.triu(np.ones((_COMPRESSED, _COMPRESSED), np.bool_), 1)
+        self.later_tokens = Tensor(later)  # one for all lengths
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, mode: int) -> Tensor:
         """``[B, n, heads * D]`` with keys and values ``[B, m, kv_heads * D]``."""
@@ -197,9 +199,9 @@ class AscendAttention(GroupedQueryAttention):
         return attended.reshape(slots, width)
 
     def first_masks(self, rows: int) -> list[Tensor]:
-        """One for all lengths."""
+        """The mode says how much of it counts."""
         del rows
-        return [Tensor(np.triu(np.ones((_COMPRESSED, _COMPRESSED), np.bool_), 1))]
+        return [self.later_tokens]
 
     def later_masks(self, rows: int) -> list[Tensor]:
         """The same."""
