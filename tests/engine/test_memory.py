@@ -67,10 +67,18 @@ def test_files_that_a_control_group_holds_make_way(place):
 @pytest.mark.parametrize(
     ("billions", "dtype", "limit", "device", "ranks", "most", "remedies"),
     [
-        (15, "float32", None, "CPU", 1, "the 50.0 GB", ["--dtype float16"]),
+        (15, "float32", None, "CPU", 1, "the 50.0 GB", ["--dtype float16 or bfloat16"]),
         (30, "float16", None, "CPU", 1, "the 50.0 GB", []),
-        (10, "float32", None, "CPU", 2, "the 32.0 GB", ["--dtype float16", "fewer ranks"]),
-        (15, "float32", None, "CPU", 2, "the 32.0 GB", ["--dtype float16"]),
+        (
+            10,
+            "float32",
+            None,
+            "CPU",
+            2,
+            "the 32.0 GB",
+            ["--dtype float16 or bfloat16", "fewer ranks"],
+        ),
+        (15, "float32", None, "CPU", 2, "the 32.0 GB", ["--dtype float16 or bfloat16"]),
         (10, "float32", 12 * G, "CPU", 1, "--memory-limit 12.0 GB", ["a larger --memory-limit"]),
         (10, "float32", None, "Ascend", 8, "the 32.0 GB", ["--dtype float16 or bfloat16"]),
         (20, "bfloat16", 35 * G, "Ascend", 1, "the 32.0 GB", []),

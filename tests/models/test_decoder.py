@@ -24,14 +24,14 @@ ON_CPU = pytest.mark.skipif(DEVICE != "CPU", reason="only there attention keeps 
 LONG = 2 * FEWEST_TOKENS + 133
 
 
-def make_decoder(dtype) -> Decoder:
+def make_decoder(dtype, config: DecoderConfig = CONFIG) -> Decoder:
     select_device(DEVICE, compiled=True)
     rng = np.random.default_rng(7)
     weights = {
         name: rng.normal(0, 0.3, shape).astype(np.float32)
-        for name, shape in CONFIG.shapes().items()
+        for name, shape in config.shapes().items()
     }
-    return Decoder(CONFIG, weights.__getitem__, kernels_for(DEVICE), slots=3, dtype=dtype)
+    return Decoder(config, weights.__getitem__, kernels_for(DEVICE), slots=3, dtype=dtype)
 
 
 @pytest.fixture(scope="module")

@@ -54,13 +54,15 @@ class GraphEngine:
     def __init__(self, config: CaptionConfig, say: Callable[[Doing], None]) -> None:
         folder = Path(config.model)
         device = select_device(config.device_target, config.memory_limit, compiled=True)
-        dtype = dtype_for(config.dtype, stored_type(folder), device)
+        dtype = dtype_for(config.dtype, stored_type(folder), device, compiled=True)
         layout = Layout.read(folder, config.family, config.lora_alpha)
         check_weights(layout.parameters, dtype, config.memory_limit, device)
         generation = read_generation(folder)
         self.slots = config.slots
         with loading_weights():
             self.model = load_model(config, layout, getattr(ms, dtype))
+        kernels = type(self.model.decoder.kernels).__name__
+        print(f"weights in {dtype} on {device}, {kernels}", flush=True)  # noqa: T201 - rank's log
         self._decoder = self.model.decoder
         self._room = room(config.memory_limit, device)
         if self._room is not None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from vidcap_cli.errors import ModelError
 from vidcap_cli.host_memory import available, local_ranks, total
 from vidcap_cli.models.device import as_out_of_memory, device_memory, memory_used
+from vidcap_cli.native import library
 from vidcap_cli.view.words import size
 
 # What is available now is shared with whatever else runs here, and estimates are estimates.
@@ -51,7 +52,8 @@ def check_weights(parameters: int, dtype: str, limit: int | None, device: str) -
         return
     remedies = ["a smaller model"]
     if dtype == "float32" and weights // 2 <= most:
-        remedies.append("--dtype float16" if device == "CPU" else "--dtype float16 or bfloat16")
+        only_half = device == "CPU" and library() is None
+        remedies.append("--dtype float16" if only_half else "--dtype float16 or bfloat16")
     if most == limit:
         whose = f"--memory-limit {size(most)} allows"
         remedies += ["a larger --memory-limit"] * (there is None or weights <= there)

@@ -47,7 +47,7 @@ class ReferenceEngine:
     def __init__(self, config: CaptionConfig, say: Callable[[Doing], None]) -> None:
         folder = Path(config.model)
         device = select_device(config.device_target, config.memory_limit, compiled=False)
-        dtype = dtype_for(config.dtype, stored_type(folder), device)
+        dtype = dtype_for(config.dtype, stored_type(folder), device, compiled=False)
         layout = Layout.read(folder, config.family, config.lora_alpha)
         check_weights(layout.parameters, dtype, config.memory_limit, device)
         self.slots = config.slots

@@ -47,9 +47,9 @@ class ClipVision:
         self, config: ClipConfig, read: Read, kernels: Kernels, dtype: Any, pooled: Shape | None
     ) -> None:
         self.config = config
-        self._kernels, self._dtype = kernels, dtype
+        self._kernels, self._dtype = kernels, kernels.numbers(dtype)
         self._pooled = pooled
-        weights = Weights(read, dtype)
+        weights = Weights(read, kernels, dtype)
         self._parts = in_graphs([_read_layer(weights, index) for index in range(config.used)])
         self._parts[0][:0] = _read_embeddings(weights, config)
         for part in ("1", "2"):
@@ -116,7 +116,7 @@ def _read_embeddings(weights: Weights, config: ClipConfig) -> tuple[Tensor, ...]
     positions = weights.read(f"{embeddings}.position_embedding.weight").copy()
     # The class token is the same for every frame; its embedding may be added beforehand.
     positions[0] += weights.read(f"{embeddings}.class_embedding")
-    tensors = (to_tensor(array, weights.dtype) for array in (patch, positions))
+    tensors = weights.kernels.weight(patch, weights.dtype), weights.row(positions)
     return (*tensors, *weights.pair(f"{_TOWER}.pre_layrnorm"))
 
 

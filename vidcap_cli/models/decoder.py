@@ -85,8 +85,8 @@ class _Prompt:
 class Decoder:
     """A language model with ``slots`` sequences in the making.
 
-    ``read`` gives a weight by its name in ``DecoderConfig.shapes``, as float32; it is kept and
-    multiplied in ``dtype``.
+    ``read`` gives a weight by its name in ``DecoderConfig.shapes``, as float32; it is kept in
+    ``dtype``.
     """
 
     def __init__(
@@ -94,13 +94,14 @@ class Decoder:
     ) -> None:
         self.config = config
         self.score_bytes = SCORE_BYTES
+        numbers = kernels.numbers(dtype)
         self._attention = kernels.grouped_query_attention(config, dtype)
         self.kv_cache = KVCache(
-            kernels, self._attention, layers=config.layers, slots=slots, dtype=dtype
+            kernels, self._attention, layers=config.layers, slots=slots, dtype=numbers
         )
-        self.kernels, self._dtype, self._slots = kernels, dtype, slots
-        self._itemsize = 4 if dtype == ms.float32 else 2
-        weights, joined = Weights(read, dtype), kernels.gate_tensors == 1
+        self.kernels, self._dtype, self._slots = kernels, numbers, slots
+        self._itemsize = 4 if numbers == ms.float32 else 2
+        weights, joined = Weights(read, kernels, dtype), kernels.gate_tensors == 1
         self.embedding = weights.tensor("embed_tokens.weight")
         self._lm_head = self.embedding if config.tied else weights.tensor("lm_head.weight")
         self._norm = weights.tensor("norm.weight")
@@ -115,7 +116,7 @@ class Decoder:
 
     def embed(self, ids: NDArray[np.int64]) -> Tensor:
         """The embeddings ``[n, hidden]`` of token ids ``[n]``."""
-        return self._rows(self.embedding, ids)
+        return self.kernels.embed(self.embedding, Tensor(ids.astype(np.int32)))
 
     def prefill(self, embeds: Tensor, index: Index, positions: NDArray[np.int64]) -> Prefilled:
         """Run a prompt of n tokens at ``positions`` ``[n]`` or ``[3, n]``.

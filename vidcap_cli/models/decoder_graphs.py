@@ -108,7 +108,7 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
         size, width = self.kernels.cache_tensors, self.attention.cache_width
         start = STEP_LAYERS + self.layer * self.layers
         mask = self.attention.step_mask(last, tensors[start].shape[-2])
-        x, delta = self.kernels.gather(tensors[EMBEDDING], ids), None
+        x, delta = self.kernels.embed(tensors[EMBEDDING], ids), None
         for number in range(self.layers):
             begin = STEP_LAYERS + self.layer * number
             layer, place = tensors[begin : begin + self.layer], start + 2 * size * number

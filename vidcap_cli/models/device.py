@@ -11,6 +11,7 @@ import psutil
 from vidcap_cli.ascend import visible_devices
 from vidcap_cli.errors import OutOfMemoryError, RunError
 from vidcap_cli.host_memory import local_ranks
+from vidcap_cli.native import library, set_threads
 
 # What MindSpore says when memory is short, on CPU and on Ascend, in graphs and between them; and
 # CANN's own codes for it.
@@ -37,6 +38,8 @@ def select_device(target: str, memory: int | None = None, *, compiled: bool) -> 
     else:
         ms.set_device(target)
         _keep_to_own_cores()
+        if library() is not None:
+            set_threads(len(os.sched_getaffinity(0)))
         # Dispatching operators to another thread costs twenty times what they take on few cores.
         ms.runtime.launch_blocking()
         if compiled:
@@ -104,17 +107,21 @@ def memory_used(device: str) -> int:
     return int(ms.runtime.memory_allocated())
 
 
-def dtype_for(requested: str, stored: str, device: str) -> str:
-    """The dtype to compute in: as asked, or the checkpoint's own, but float32 on CPU.
+def dtype_for(requested: str, stored: str, device: str, *, compiled: bool) -> str:
+    """The dtype to keep weights in: as asked, or the checkpoint's own.
 
-    MindSpore multiplies no bfloat16 matrices on CPU, and float16 ones several times slower. Raises
+    MindSpore multiplies no bfloat16 matrices on CPU, and float16 ones several times slower: without
+    kernels of our own, which only what is ``compiled`` has, ``auto`` is float32 there. Raises
     RunError where the device does not compute in what was asked for.
     """
-    if requested == "bfloat16" and device == "CPU":
-        raise RunError("--dtype bfloat16 needs an Ascend device; on CPU use float32 or float16.")
-    if requested != "auto":
-        return requested
-    return "float32" if device == "CPU" else stored
+    if device != "CPU" or (compiled and library() is not None):
+        return stored if requested == "auto" else requested
+    if requested == "bfloat16":
+        raise RunError(
+            "--dtype bfloat16 needs an Ascend device, or the compiled engine on a processor with "
+            "AVX2 or of the ARM 64-bit kind; here use float32 or float16."
+        )
+    return "float32" if requested == "auto" else requested
 
 
 def graphs_survive(device: str) -> bool:

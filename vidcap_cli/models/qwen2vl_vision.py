@@ -47,12 +47,12 @@ class Qwen2VLVision:
         self, config: Qwen2VLVisionConfig, read: Read, kernels: Kernels, dtype: Any
     ) -> None:
         self.config = config
-        self._kernels, self._dtype = kernels, dtype
-        weights = Weights(read, dtype)
+        self._kernels, self._dtype = kernels, kernels.numbers(dtype)
+        weights = Weights(read, kernels, dtype)
         self._parts = in_graphs([_read_block(weights, f"blocks.{i}") for i in range(config.depth)])
         # A convolution whose windows do not overlap is a product.
         patch = read("patch_embed.proj.weight").reshape(config.width, -1)
-        self._parts[0].insert(0, to_tensor(patch, dtype))
+        self._parts[0].insert(0, kernels.weight(patch, dtype))
         for name in ("merger.ln_q", "merger.mlp.0", "merger.mlp.2"):
             self._parts[-1] += weights.pair(name)
         self._graphs = _Graphs(config, kernels)

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 from mindspore.common import np_dtype
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # the kernels themselves use ``to_tensor``
+    from vidcap_cli.models.kernels import Kernels
 
 Read = Callable[[str], NDArray[np.float32]]
 
@@ -33,21 +36,30 @@ def to_tensor(array: NDArray[Any], dtype: Any) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Tensors by the names of the files, shaped as there: ``[out, in]``."""
+    """Tensors by the names of the files, shaped as there: ``[out, in]``.
+
+    Weights of products are kept in ``dtype``, other tensors in what rows are of.
+    """
 
     read: Read
+    kernels: "Kernels"
     dtype: Any
 
     def tensor(self, *names: str) -> Tensor:
         """The tensors of these names, one after the other."""
-        return to_tensor(np.concatenate([self.read(name) for name in names]), self.dtype)
+        array = np.concatenate([self.read(name) for name in names])
+        return self.row(array) if array.ndim == 1 else self.kernels.weight(array, self.dtype)
+
+    def row(self, array: NDArray[Any]) -> Tensor:
+        """What is added to rows or multiplied with them, number by number."""
+        return to_tensor(array, self.kernels.numbers(self.dtype))
 
     def pair(self, *names: str, biased: bool = True) -> tuple[Tensor, Tensor]:
         """Weight and bias; zeros for a bias that the files do not hold."""
         weight = self.tensor(*(f"{name}.weight" for name in names))
         if biased:
             return weight, self.tensor(*(f"{name}.bias" for name in names))
-        return weight, to_tensor(np.zeros(weight.shape[0]), self.dtype)
+        return weight, self.row(np.zeros(weight.shape[0]))
 
 
 def in_graphs(layers: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:

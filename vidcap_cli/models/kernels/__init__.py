@@ -6,11 +6,16 @@ operator between them; what says "host" prepares their inputs.
 
 from vidcap_cli.models.kernels.ascend import AscendKernels
 from vidcap_cli.models.kernels.cpu import CpuKernels
+from vidcap_cli.models.kernels.native import NativeKernels
 from vidcap_cli.models.kernels.seam import Cache, GroupedQueryAttention, Kernels
+from vidcap_cli.native import library
 
 __all__ = ["Cache", "GroupedQueryAttention", "Kernels", "kernels_for"]
 
 
 def kernels_for(device: str) -> Kernels:
     """The flavour for "CPU" or "Ascend"."""
-    return CpuKernels() if device == "CPU" else AscendKernels()
+    if device != "CPU":
+        return AscendKernels()
+    path = library()
+    return CpuKernels() if path is None else NativeKernels(path)

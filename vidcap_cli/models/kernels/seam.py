@@ -8,6 +8,7 @@ from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
 from vidcap_cli.models.decoder_config import DecoderConfig
+from vidcap_cli.models.weights import to_tensor
 
 Array = NDArray[Any]
 Tensors = tuple[Tensor, ...]
@@ -23,6 +24,14 @@ class Kernels(nn.Cell):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__(auto_prefix=False)
+
+    def numbers(self, dtype: Any) -> Any:
+        """Host: what rows are of when weights are kept in ``dtype``."""
+        return dtype
+
+    def weight(self, array: Array, dtype: Any) -> Tensor:
+        """Host: ``array`` ``[out, in]`` as ``linear``, ``swiglu_mlp`` and ``embed`` take it."""
+        return to_tensor(array, dtype)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x W^T + b``."""
@@ -73,6 +82,10 @@ class Kernels(nn.Cell):  # type: ignore[misc]
     def grouped_query_attention(self, config: DecoderConfig, dtype: Any) -> "GroupedQueryAttention":
         """That of a language model."""
         raise NotImplementedError
+
+    def embed(self, table: Tensor, ids: Tensor) -> Tensor:
+        """Rows of a weight."""
+        return self.gather(table, ids)
 
     def gather(self, table: Tensor, index: Tensor) -> Tensor:
         """Rows of ``table``."""

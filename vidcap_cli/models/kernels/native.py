@@ -1,0 +1,114 @@
+"""The flavour for CPU with the package's own kernels in C (``vidcap_cli/native``).
+
+Weights are kept in 16 or 32 bits, rows are float32. What the kernels do not cover, above all the
+attention of prompts and towers, is as MindSpore computes it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+from numpy.typing import NDArray
+
+from vidcap_cli.models.decoder_config import DecoderConfig
+from vidcap_cli.models.kernels.cpu import CpuAttention, CpuKernels
+from vidcap_cli.models.kernels.seam import Array, Tensors
+from vidcap_cli.models.weights import to_tensor
+from vidcap_cli.native import packed
+
+Shape = list[int]
+
+
+class NativeKernels(CpuKernels):
+    """A kernel for what takes MindSpore several, and products as fast as memory gives weights."""
+
+    def __init__(self, library: Path) -> None:
+        super().__init__()
+
+        def kernel(name: str, shape: Any, dtype: Any = ms.float32) -> ops.Custom:
+            return ops.Custom(f"{library}:{name}", shape, dtype, func_type="aot")
+
+        self.product = kernel("linear", _product_shape)
+        self.swiglu = kernel("swiglu", lambda x, gate, _up: _product_shape(x, gate))
+        self.rows_of = kernel("embedding", lambda table, ids: [ids[0], table[1]])
+        self.normed = kernel("rms_norm", _first_shape)
+        self.added_normed = kernel("add_rms_norm", lambda x, *_: (x, x), (ms.float32, ms.float32))
+        self.centered = kernel("layer_norm", _first_shape)
+        self.turned = kernel("rope", _first_shape)
+        self.step_attention = kernel("step_attention", _first_shape)
+
+    def numbers(self, dtype: Any) -> Any:
+        """Rows are float32 whatever the weights are."""
+        del dtype
+        return ms.float32
+
+    def weight(self, array: NDArray[np.float32], dtype: Any) -> Tensor:
+        """By panels of rows, in memory that MindSpore shares."""
+        return Tensor.from_numpy(packed(array, str(dtype).lower()))
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Product and bias in one."""
+        return self.product(x, weight) if bias is None else self.product(x, weight, bias)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """One pass over the rows."""
+        return self.normed(x, weight, ops.scalar_to_tensor(eps, ms.float32))
+
+    def add_rms_norm(
+        self, x: Tensor, delta: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """Both in one."""
+        total, normed = self.added_normed(x, delta, weight, ops.scalar_to_tensor(eps, ms.float32))
+        return total, normed
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """One pass over the rows."""
+        return self.centered(x, weight, bias, ops.scalar_to_tensor(eps, ms.float32))
+
+    def swiglu_mlp(self, x: Tensor, gate: Tensors, down: Tensor) -> Tensor:
+        """Both products of the gate and what joins them in one."""
+        return self.linear(self.swiglu(x, gate[0], gate[1]), down)
+
+    def rope_tables(self, cos: Array, sin: Array, heads: int, dtype: Any) -> tuple[Tensor, Tensor]:
+        """``[n, D]``: the same for all heads."""
+        del heads
+        return to_tensor(cos, dtype), to_tensor(sin, dtype)
+
+    def apply_rope(self, x: Tensor, cos: Tensor, sin: Tensor, head_dim: int) -> Tensor:  # noqa: ARG002
+        """One pass over the rows."""
+        return self.turned(x, cos, sin)
+
+    def embed(self, table: Tensor, ids: Tensor) -> Tensor:
+        """From panels to rows."""
+        return self.rows_of(table, ids)
+
+    def grouped_query_attention(self, config: DecoderConfig, dtype: Any) -> "NativeAttention":
+        """The same for all dtypes."""
+        del dtype
+        return NativeAttention(config, self)
+
+
+class NativeAttention(CpuAttention):
+    """Steps in a kernel of their own, which reads no more of the caches than is there."""
+
+    def __init__(self, config: DecoderConfig, kernels: NativeKernels) -> None:
+        super().__init__(config, kernels)
+        self.native = kernels.step_attention
+
+    def step(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """``mask`` is the last token to look at."""
+        return self.native(q, keys, values, mask)
+
+    def step_mask(self, last: Tensor, length: int) -> Tensor:  # noqa: ARG002
+        """Nothing to prepare."""
+        return last
+
+
+def _product_shape(x: Shape, weight: Shape, *_bias: Shape) -> Shape:
+    return [x[0], weight[0]]
+
+
+def _first_shape(x: Shape, *_others: Shape) -> Shape:
+    return x

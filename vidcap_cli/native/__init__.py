@@ -1,0 +1,83 @@
+"""Kernels in C for the processors of this machine, built with the package (``build.py``).
+
+MindSpore on CPU multiplies no bfloat16 matrices, float16 ones slowly, and single rows at half the
+speed of the memory. These kernels keep weights in their 16 bits and compute in float32.
+"""
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_HERE = Path(__file__).parent
+# The variants that ``build.py`` builds, the best first, and what a processor has for each.
+_NEEDS = {
+    "avx512": {"avx512f", "avx2", "fma", "f16c"},
+    "avx2": {"avx2", "fma", "f16c"},
+    "neon": {"asimd"},
+}
+# In C's numbers. numpy knows no bfloat16: its bits are uint16.
+_KINDS = {"float32": (0, np.float32), "float16": (1, np.float16), "bfloat16": (2, np.uint16)}
+
+
+def library() -> Path | None:
+    """The kernels that this processor runs, None if there are none: they were not built, or it is
+    too old.
+
+    ``VIDCAP_NATIVE`` names the variant to use, or ``none``.
+    """
+    wanted = os.environ.get("VIDCAP_NATIVE")
+    flags = _processor_flags()
+    for variant, needs in _NEEDS.items():
+        path = _HERE / f"{variant}.so"
+        if wanted in {None, variant} and needs <= flags and path.exists():
+            return path
+    return None
+
+
+def set_threads(count: int) -> None:
+    """Run kernels on ``count`` threads, the one that calls them among these."""
+    _function("set_threads")(ctypes.c_int(count))
+
+
+def packed(weight: NDArray[np.float32], dtype: str) -> NDArray[np.generic]:
+    """``weight`` ``[n, k]`` as the kernels take it, in ``dtype``; k is made even for bfloat16.
+
+    The numbers are in another order than the shape says (``product.c``).
+    """
+    kind, numbers = _KINDS[dtype]
+    rows, columns = weight.shape
+    depth = columns + columns % 2 if dtype == "bfloat16" else columns
+    kept = np.empty((rows, depth), numbers)
+    weight = np.ascontiguousarray(weight, np.float32)
+    pointers = (ctypes.c_void_p(array.ctypes.data) for array in (weight, kept))
+    _function("pack")(*pointers, *map(ctypes.c_int64, (rows, columns, depth)), ctypes.c_int(kind))
+    return kept
+
+
+@cache
+def _processor_flags() -> frozenset[str]:
+    """What the processor can do, as Linux names it; nothing elsewhere."""
+    if platform.system() != "Linux":
+        return frozenset()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return frozenset(
+        flag
+        for line in lines
+        if line.lower().startswith(("flags", "features"))
+        for flag in line.split(":")[1].split()
+    )
+
+
+@cache
+def _function(name: str) -> Callable[..., None]:
+    path = library()
+    assert path is not None
+    function = getattr(ctypes.CDLL(str(path)), name)
+    function.restype = None
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,145 @@
+/* The kernels as MindSpore calls them (ops.Custom, func_type "aot").
+ *
+ * ``params`` are the inputs, then the outputs; ``shapes`` and ``dtypes`` are theirs. 0 is success.
+ * Rows are float32; weights float32, float16, or bfloat16 as uint16, kept as ``pack`` does.
+ */
+#include "native.h"
+#include "rows.h"
+
+#define KERNEL(name)                                                                               \
+    int name(                                                                                      \
+        int count, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *stream, \
+        void *extra)
+#define UNUSED (void)count, (void)ndims, (void)shapes, (void)dtypes, (void)stream, (void)extra
+
+enum { WRONG_DTYPE = 1 }; /* what MindSpore then says names the kernel */
+
+static bool float32(const char **dtypes, int first, int count)
+{
+    for (int i = first; i < first + count; i++)
+        if (strcmp(dtypes[i], "float32"))
+            return false;
+    return true;
+}
+
+static int kind_of(const char *dtype)
+{
+    static const char *const names[] = {
+        [FLOAT32] = "float32", [FLOAT16] = "float16", [BFLOAT16] = "uint16"};
+    for (int kind = FLOAT32; kind <= BFLOAT16; kind++)
+        if (!strcmp(dtype, names[kind]))
+            return kind;
+    return -1;
+}
+
+/* x [m, k], W [n, depth], and perhaps a bias [n]: y [m, n]. */
+KERNEL(linear)
+{
+    UNUSED;
+    const int kind = kind_of(dtypes[1]);
+    if (kind < 0 || !float32(dtypes, 0, 1) || !float32(dtypes, 2, count - 3))
+        return WRONG_DTYPE;
+    const void *const w[2] = {params[1], NULL};
+    multiply(
+        params[0], w, count == 4 ? params[2] : NULL, params[count - 1], shapes[0][0], shapes[1][0],
+        shapes[0][1], shapes[1][1], (enum kind)kind);
+    return 0;
+}
+
+/* x [m, k], W_gate and W_up [n, depth]: silu(x W_gate^T) * x W_up^T [m, n]. */
+KERNEL(swiglu)
+{
+    UNUSED;
+    const int kind = kind_of(dtypes[1]);
+    if (kind < 0 || kind_of(dtypes[2]) != kind || !float32(dtypes, 0, 1))
+        return WRONG_DTYPE;
+    const void *const w[2] = {params[1], params[2]};
+    multiply(
+        params[0], w, NULL, params[3], shapes[0][0], shapes[1][0], shapes[0][1], shapes[1][1],
+        (enum kind)kind);
+    return 0;
+}
+
+/* Table [n, depth], ids [m]: rows of it [m, width]. */
+KERNEL(embedding)
+{
+    UNUSED;
+    const int kind = kind_of(dtypes[0]);
+    const int32_t *ids = params[1];
+    if (kind < 0 || strcmp(dtypes[1], "int32"))
+        return WRONG_DTYPE;
+    for (int64_t i = 0; i < shapes[1][0]; i++)
+        unpack_row(
+            (float *)params[2] + i * shapes[0][1], params[0], ids[i], shapes[0][0], shapes[0][1],
+            (enum kind)kind);
+    return 0;
+}
+
+/* x [n, width], weight [width], epsilon [1]: RMSNorm of x. */
+KERNEL(rms_norm)
+{
+    UNUSED;
+    if (!float32(dtypes, 0, 3))
+        return WRONG_DTYPE;
+    const norm p = {
+        .x = params[0], .weight = params[1], .eps = *(float *)params[2], .normed = params[3],
+        .rows = shapes[0][0], .width = shapes[0][1]};
+    norms(&p);
+    return 0;
+}
+
+/* x and delta [n, width], weight [width], epsilon [1]: their sum, and its RMSNorm. */
+KERNEL(add_rms_norm)
+{
+    UNUSED;
+    if (!float32(dtypes, 0, 4))
+        return WRONG_DTYPE;
+    const norm p = {
+        .x = params[0], .delta = params[1], .weight = params[2], .eps = *(float *)params[3],
+        .total = params[4], .normed = params[5], .rows = shapes[0][0], .width = shapes[0][1]};
+    norms(&p);
+    return 0;
+}
+
+/* x [n, width], weight and bias [width], epsilon [1]: LayerNorm of x. */
+KERNEL(layer_norm)
+{
+    UNUSED;
+    if (!float32(dtypes, 0, 4))
+        return WRONG_DTYPE;
+    const norm p = {
+        .x = params[0], .weight = params[1], .bias = params[2], .eps = *(float *)params[3],
+        .normed = params[4], .rows = shapes[0][0], .width = shapes[0][1]};
+    norms(&p);
+    return 0;
+}
+
+/* x [n, heads * D], cos and sin [n, D]: x turned. */
+KERNEL(rope)
+{
+    UNUSED;
+    if (!float32(dtypes, 0, 3))
+        return WRONG_DTYPE;
+    const rotation p = {
+        .x = params[0], .cos = params[1], .sin = params[2], .turned = params[3],
+        .rows = shapes[0][0], .heads = shapes[0][1] / shapes[1][1], .head_dim = shapes[1][1]};
+    rotate(&p);
+    return 0;
+}
+
+/* q [slots, heads * D], keys and values [slots * kv_heads, length, D], last [slots * kv_heads, 1, 1]:
+ * what the queries see [slots, heads * D].
+ */
+KERNEL(step_attention)
+{
+    UNUSED;
+    if (!float32(dtypes, 0, 3) || strcmp(dtypes[3], "int32"))
+        return WRONG_DTYPE;
+    const int64_t slots = shapes[0][0], head_dim = shapes[1][2];
+    const attention p = {
+        .q = params[0], .keys = params[1], .values = params[2], .last = params[3],
+        .attended = params[4], .heads = shapes[0][1] / head_dim, .kv_heads = shapes[1][0] / slots,
+        .head_dim = head_dim, .length = shapes[1][1]};
+    attend(&p, slots);
+    return 0;
+}

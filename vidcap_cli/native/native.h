@@ -1,0 +1,102 @@
+/* What the sources share: vectors, types of weights, work on several threads.
+ *
+ * Written with the vector extensions of GCC and Clang; VECTOR_BYTES is the width of the processor's
+ * registers that the build names.
+ */
+#ifndef VIDCAP_NATIVE_H
+#define VIDCAP_NATIVE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LANES (VECTOR_BYTES / 4)
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef int32_t ivec __attribute__((vector_size(VECTOR_BYTES)));
+
+INLINE vec load(const float *from)
+{
+    vec x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+INLINE void store(float *to, vec x)
+{
+    memcpy(to, &x, sizeof x);
+}
+
+INLINE vec splat(float x)
+{
+    return x - (vec){0};
+}
+
+INLINE float sum(vec x)
+{
+    float total = 0;
+    for (int lane = 0; lane < LANES; lane++)
+        total += x[lane];
+    return total;
+}
+
+INLINE float maximum(vec x)
+{
+    float most = x[0];
+    for (int lane = 1; lane < LANES; lane++)
+        most = x[lane] > most ? x[lane] : most;
+    return most;
+}
+
+INLINE vec choose(ivec condition, vec yes, vec no)
+{
+    return (vec)(((ivec)yes & condition) | ((ivec)no & ~condition));
+}
+
+/* e^x within 2 ulp (Cephes expf): x = n ln 2 + r, a polynomial in r, n put into the exponent.
+ * Below -87 it is 0, above 88 that of 88.
+ */
+INLINE vec vexp(vec x)
+{
+    const vec top = splat(88.0f), bottom = splat(-87.0f);
+    ivec tiny = x < bottom;
+    x = choose(x > top, top, choose(tiny, bottom, x));
+    vec magic = splat(12582912.0f); /* 1.5 * 2^23: what is added to it is rounded to an integer */
+    vec n = (x * 1.44269504088896341f + magic) - magic;
+    vec r = x - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    vec p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    ivec exponent = __builtin_convertvector(n, ivec) + 127;
+    return choose(tiny, splat(0.0f), p * (vec)(exponent << 23));
+}
+
+INLINE int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* threads.c: do work(context, i) for all i below count, on the threads that there are. */
+void parallel(void (*work)(void *context, int64_t index), void *context, int64_t count);
+
+/* threads.c: memory of the calling thread, valid until it asks again. */
+float *scratch(int64_t floats);
+
+/* product.c: in what numbers weights are kept. */
+enum kind { FLOAT32, FLOAT16, BFLOAT16 };
+
+/* product.c: y [m, n] = x W^T (+ bias), x [m, k] and W [n, depth]; of two weights silu(y0) * y1. */
+void multiply(
+    const float *x, const void *const w[2], const float *bias, float *y, int64_t m, int64_t n,
+    int64_t k, int64_t depth, enum kind kind);
+
+/* product.c: a row of W [n, depth]. */
+void unpack_row(float *to, const void *w, int64_t row, int64_t n, int64_t depth, enum kind kind);
+
+#endif

@@ -1,0 +1,311 @@
+/* Products of float32 rows with weights that are kept in 16 or 32 bits: y = x W^T + b.
+ *
+ * W [n, depth] is kept by panels of 16 of its rows, column by column, so that one load gives a number
+ * of each row, and is made float32 on its way to the sums. Of bfloat16 two columns of a row lie
+ * together: shifted or masked, 32 bits are float32. The last panel may have fewer rows.
+ *
+ * Few rows of x: W is read once, as fast as memory gives it. Many: blocks of x that the cache holds
+ * meet one panel after the other (Goto and van de Geijn 2008).
+ */
+#include "native.h"
+
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#define PANEL 16
+#define VECS (PANEL / LANES)
+#define ROWS (LANES == 16 ? 12 : 6) /* of x at a time: their sums and what they need stay in registers */
+#define BLOCK_ROWS 96
+#define MANY_ROWS 18 /* so many that it pays to make a panel float32 for all of them at once */
+#define BLOCK_DEPTH 384 /* numbers of a row at a time; even, as are the depths of bfloat16 panels */
+
+typedef struct {
+    const float *x;
+    const char *w[2]; /* two: of silu(W0 x) * W1 x */
+    const float *bias;
+    float *y;
+    int64_t m, n, k, depth, panels_at_once; /* depth: k, even for bfloat16 */
+    enum kind kind;
+} product;
+
+INLINE int64_t bytes_of(enum kind kind)
+{
+    return kind == FLOAT32 ? 4 : 2;
+}
+
+INLINE vec half(const char *from)
+{
+#if LANES == 16 && defined(__AVX512F__)
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)from));
+#elif LANES == 8 && defined(__F16C__)
+    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const void *)from));
+#else
+    vec x;
+    _Float16 numbers[LANES];
+    memcpy(numbers, from, sizeof numbers);
+    for (int lane = 0; lane < LANES; lane++)
+        x[lane] = numbers[lane];
+    return x;
+#endif
+}
+
+/* The numbers at one depth of the 16 rows of a panel; of bfloat16, two depths of a row lie in 32 bits,
+ * of which the ``odd`` one is the upper half. */
+INLINE void widen(const enum kind kind, const char *w, const bool odd, vec numbers[VECS])
+{
+    for (int v = 0; v < VECS; v++)
+        if (kind == FLOAT32)
+            numbers[v] = load((const float *)w + v * LANES);
+        else if (kind == FLOAT16)
+            numbers[v] = half(w + v * LANES * 2);
+        else {
+            ivec pair;
+            memcpy(&pair, w + v * VECTOR_BYTES, sizeof pair);
+            numbers[v] = (vec)(odd ? pair & (int32_t)0xffff0000 : pair << 16);
+        }
+}
+
+INLINE void add_products(
+    const int rows, const float *x, const vec numbers[VECS], vec sums[ROWS][VECS])
+{
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < VECS; v++)
+            sums[r][v] += x[r * BLOCK_DEPTH] * numbers[v];
+}
+
+/* y[rows, 16] (+)= x W^T of one panel. */
+INLINE void tile(
+    const int rows, const enum kind kind, const float *x, const char *w, int64_t depth, float *y,
+    int64_t y_stride, bool add)
+{
+    /* Few rows have two sums for each number of y, which do not wait for each other. */
+    const bool apart = 2 * rows * VECS <= 12;
+    vec even[ROWS][VECS], odd[ROWS][VECS], numbers[VECS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < VECS; v++) {
+            even[r][v] = add ? load(y + r * y_stride + v * LANES) : splat(0);
+            odd[r][v] = splat(0);
+        }
+    const int64_t step = kind == FLOAT32 ? 2 * PANEL * 4 : 2 * PANEL * 2;
+    int64_t i = 0;
+    for (; i + 1 < depth; i += 2, w += step) {
+        widen(kind, w, false, numbers);
+        add_products(rows, x + i, numbers, even);
+        widen(kind, kind == BFLOAT16 ? w : w + step / 2, true, numbers);
+        add_products(rows, x + i + 1, numbers, apart ? odd : even);
+    }
+    if (i < depth) {
+        widen(kind, w, false, numbers);
+        add_products(rows, x + i, numbers, even);
+    }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < VECS; v++)
+            store(y + r * y_stride + v * LANES, apart ? even[r][v] + odd[r][v] : even[r][v]);
+}
+
+#define TILE_OF(rows, kind)                                                                        \
+    static void tile_##rows##_##kind(                                                              \
+        const float *x, const char *w, int64_t depth, float *y, int64_t y_stride, bool add)        \
+    {                                                                                              \
+        tile(rows, kind, x, w, depth, y, y_stride, add);                                           \
+    }
+#define TILES_OF(rows) TILE_OF(rows, FLOAT32) TILE_OF(rows, FLOAT16) TILE_OF(rows, BFLOAT16)
+#define NAMES_OF(rows) {tile_##rows##_FLOAT32, tile_##rows##_FLOAT16, tile_##rows##_BFLOAT16}
+
+TILES_OF(1) TILES_OF(2) TILES_OF(3) TILES_OF(4) TILES_OF(5) TILES_OF(6)
+#if LANES == 16
+TILES_OF(7) TILES_OF(8) TILES_OF(9) TILES_OF(10) TILES_OF(11) TILES_OF(12)
+#endif
+
+typedef void tile_function(const float *, const char *, int64_t, float *, int64_t, bool);
+
+static tile_function *const tiles[ROWS + 1][3] = {
+    {0},         NAMES_OF(1), NAMES_OF(2), NAMES_OF(3), NAMES_OF(4), NAMES_OF(5), NAMES_OF(6),
+#if LANES == 16
+    NAMES_OF(7), NAMES_OF(8), NAMES_OF(9), NAMES_OF(10), NAMES_OF(11), NAMES_OF(12),
+#endif
+};
+
+/* ``count`` numbers of each of the rows, then zeros to ``depth``, BLOCK_DEPTH apart. */
+static void copy_rows(
+    float *to, int64_t depth, const float *x, int64_t stride, int64_t rows, int64_t count)
+{
+    for (int64_t r = 0; r < rows; r++, to += BLOCK_DEPTH) {
+        memcpy(to, x + r * stride, (size_t)count * 4);
+        for (int64_t i = count; i < depth; i++)
+            to[i] = 0;
+    }
+}
+
+/* Some columns of a panel of ``there`` rows as float32 of 16, zeros for those it lacks. */
+static void widen_panel(
+    float *to, const char *w, int64_t there, int64_t columns, const enum kind kind)
+{
+    char whole[2 * PANEL * 4] = {0};
+    const int64_t pair = 2 * bytes_of(kind), step = PANEL * pair;
+    for (int64_t i = 0; i < columns; i += 2) {
+        const int64_t last = i + 1 == columns;
+        const char *from = w + i / 2 * there * pair;
+        if (there < PANEL) {
+            const int64_t size = kind == BFLOAT16 ? pair : pair / 2;
+            for (int64_t part = 0; part < (kind == BFLOAT16 ? 1 : 2 - last); part++)
+                memcpy(
+                    whole + part * PANEL * size, from + part * there * size,
+                    (size_t)(there * size));
+            from = whole;
+        }
+        vec numbers[VECS];
+        for (int64_t odd = 0; odd < 2 - last; odd++) {
+            widen(kind, kind == BFLOAT16 ? from : from + odd * step / 2, odd, numbers);
+            for (int v = 0; v < VECS; v++)
+                store(to + (i + odd) * PANEL + v * LANES, numbers[v]);
+        }
+    }
+}
+
+/* y[rows, 16 panels] = x W^T. ``packed`` has room for a block of x, and for a panel of its depth. */
+static void multiply_panels(
+    const product *p, const char *w, int64_t row, int64_t rows, int64_t panel, int64_t panels,
+    float *y, float *packed)
+{
+    const int64_t size = bytes_of(p->kind), width = panels * PANEL;
+    /* As many rows in each tile, as far as possible. */
+    const int64_t strips = (rows + ROWS - 1) / ROWS, more = rows % strips;
+    float *const widened = packed + BLOCK_ROWS * BLOCK_DEPTH;
+    for (int64_t start = 0; start < p->depth; start += BLOCK_DEPTH) {
+        const int64_t depth = least(p->depth - start, BLOCK_DEPTH);
+        copy_rows(
+            packed, depth, p->x + row * p->k + start, p->k, rows, least(p->k - start, depth));
+        for (int64_t i = 0; i < panels; i++) {
+            const int64_t there = least(p->n - (panel + i) * PANEL, PANEL);
+            const char *here = w + ((panel + i) * PANEL * p->depth + start * there) * size;
+            enum kind kind = p->kind;
+            if (there < PANEL || (rows > MANY_ROWS && kind != FLOAT32)) {
+                widen_panel(widened, here, there, depth, kind);
+                here = (const char *)widened;
+                kind = FLOAT32;
+            }
+            int64_t first = 0;
+            for (int64_t strip = 0; strip < strips; strip++) {
+                const int64_t count = rows / strips + (strip < more);
+                tiles[count][kind](
+                    packed + first * BLOCK_DEPTH, here, depth, y + first * width + i * PANEL, width,
+                    start > 0);
+                first += count;
+            }
+        }
+    }
+}
+
+static void add_bias(float *y, const float *bias, int64_t width)
+{
+    for (int64_t i = 0; i < width; i++)
+        y[i] += bias[i];
+}
+
+static void silu_times(float *gate, const float *up, int64_t count)
+{
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec x = load(gate + i);
+        store(gate + i, x / (vexp(-x) + 1.0f) * load(up + i));
+    }
+}
+
+/* Some panels for all rows. */
+static void columns(void *context, int64_t index)
+{
+    const product *p = context;
+    const int64_t panel = index * p->panels_at_once;
+    const int64_t panels = least((p->n + PANEL - 1) / PANEL - panel, p->panels_at_once);
+    const int64_t width = panels * PANEL, there = least(p->n - panel * PANEL, width);
+    const int64_t block = BLOCK_ROWS * width;
+    float *result = scratch(2 * block + (BLOCK_ROWS + PANEL) * BLOCK_DEPTH), *up = result + block;
+    float *packed = up + block;
+    for (int64_t row = 0; row < p->m; row += BLOCK_ROWS) {
+        const int64_t rows = least(p->m - row, BLOCK_ROWS);
+        multiply_panels(p, p->w[0], row, rows, panel, panels, result, packed);
+        if (p->w[1]) {
+            multiply_panels(p, p->w[1], row, rows, panel, panels, up, packed);
+            silu_times(result, up, rows * width);
+        }
+        for (int64_t r = 0; r < rows; r++) {
+            float *y = p->y + (row + r) * p->n + panel * PANEL;
+            memcpy(y, result + r * width, (size_t)there * 4);
+            if (p->bias)
+                add_bias(y, p->bias + panel * PANEL, there);
+        }
+    }
+}
+
+void multiply(
+    const float *x, const void *const w[2], const float *bias, float *y, int64_t m, int64_t n,
+    int64_t k, int64_t depth, enum kind kind)
+{
+    const int64_t panels = (n + PANEL - 1) / PANEL;
+    /* Few at once, so that threads come to an end together, but enough to be worth a block of x. */
+    product p = {x, {w[0], w[1]}, bias, y, m, n, k, depth, m > ROWS ? 16 : 4, kind};
+    parallel(columns, &p, (panels + p.panels_at_once - 1) / p.panels_at_once);
+}
+
+/* The nearest bfloat16; of two the even one. */
+INLINE uint16_t bfloat16(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return x != x ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+/* Which number of W as it is kept is that of a row and column. */
+INLINE int64_t place(int64_t row, int64_t column, int64_t n, int64_t depth, enum kind kind)
+{
+    const int64_t pair = kind == BFLOAT16 ? 2 : 1, start = row - row % PANEL;
+    const int64_t there = least(n - start, PANEL), odd = column % pair;
+    return start * depth + (column - odd) * there + row % PANEL * pair + odd;
+}
+
+typedef struct {
+    const float *from;
+    void *to;
+    int64_t n, k, depth;
+    enum kind kind;
+} weight;
+
+static void pack_panel(void *context, int64_t panel)
+{
+    const weight *w = context;
+    for (int64_t row = panel * PANEL; row < least((panel + 1) * PANEL, w->n); row++)
+        for (int64_t i = 0; i < w->depth; i++) {
+            const float x = i < w->k ? w->from[row * w->k + i] : 0;
+            const int64_t to = place(row, i, w->n, w->depth, w->kind);
+            if (w->kind == FLOAT32)
+                ((float *)w->to)[to] = x;
+            else if (w->kind == FLOAT16)
+                ((_Float16 *)w->to)[to] = (_Float16)x;
+            else
+                ((uint16_t *)w->to)[to] = bfloat16(x);
+        }
+}
+
+/* Float32 ``from`` [n, k] as it is kept, [n, depth]. */
+void pack(const float *from, void *to, int64_t n, int64_t k, int64_t depth, int kind)
+{
+    weight w = {from, to, n, k, depth, (enum kind)kind};
+    parallel(pack_panel, &w, (n + PANEL - 1) / PANEL);
+}
+
+void unpack_row(
+    float *to, const void *w, int64_t row, int64_t n, int64_t depth, enum kind kind)
+{
+    for (int64_t i = 0; i < depth; i++) {
+        const int64_t from = place(row, i, n, depth, kind);
+        if (kind == FLOAT32)
+            to[i] = ((const float *)w)[from];
+        else if (kind == FLOAT16)
+            to[i] = ((const _Float16 *)w)[from];
+        else {
+            const uint32_t bits = (uint32_t)((const uint16_t *)w)[from] << 16;
+            memcpy(to + i, &bits, 4);
+        }
+    }
+}
