@@ -140,21 +140,30 @@ def test_swiglu_mlp(kernels):
     close(both(swiglu_mlp, x, *kept), expected)
 
 
-def test_rope_turns_each_pair_by_its_angle(kernels):
-    head_dim, heads, theta = 8, 3, 100.0
-    positions, x = np.array([0, 3, 17]), normal(3, heads * head_dim)
-    tables = kernels.rope_tables(*rope.rope(positions, head_dim, theta, None), heads, ms.float32)
-    cos, sin = (table.asnumpy() for table in tables)
+def test_rope_turns_each_pair_of_queries_and_keys_by_its_angle(kernels):
+    head_dim, q_heads, kv_heads, theta = 8, 3, 2, 100.0
+    widths = q_heads * head_dim, kv_heads * head_dim
+    split = kernels.qkv_split(*widths, head_dim)
+    positions, qkv = np.array([0, 3, 17]), normal(3, widths[0] + 2 * widths[1])
+    angles = rope.rope(positions, head_dim, theta, None)
+    tables = kernels.rope_tables(*angles, q_heads + kv_heads, ms.float32)
 
-    def apply_rope(x, cos, sin) -> Tensor:
-        return kernels.apply_rope(x, cos, sin, head_dim)
+    def rotated(qkv, cos, sin) -> Tensor:
+        return kernels.concat(split(qkv, (cos, sin)), 1)
 
-    found = both(apply_rope, x, cos, sin)
+    def plain(qkv) -> Tensor:
+        return kernels.concat(split(qkv, ()), 1)
+
+    found = both(rotated, qkv, *(table.asnumpy() for table in tables))
     # A pair as a complex number: the two halves of a head are its parts.
-    split = x.reshape(3, heads, 2, head_dim // 2)
+    turned, rest = np.split(qkv, [sum(widths)], 1)
+    pairs = turned.reshape(3, q_heads + kv_heads, 2, head_dim // 2)
     angles = positions[:, None] * theta ** (-np.arange(0, head_dim, 2) / head_dim)
-    turned = (split[:, :, 0] + 1j * split[:, :, 1]) * np.exp(1j * angles)[:, None]
-    close(found, np.stack([turned.real, turned.imag], 2).reshape(x.shape))
+    pairs = (pairs[:, :, 0] + 1j * pairs[:, :, 1]) * np.exp(1j * angles)[:, None]
+    turned = np.stack([pairs.real, pairs.imag], 2).reshape(3, -1)
+    close(found, np.concatenate([turned, rest], 1))
+    close(both(plain, qkv), qkv)
+    assert [part.shape[1] for part in split(Tensor(qkv), ())] == [*widths, widths[1]]
 
 
 def attended(q, k, v, hidden: np.ndarray | bool = False) -> np.ndarray:
@@ -252,6 +261,10 @@ def test_gather_and_argmax(kernels):
     table, index = normal(7, 3), np.array([6, 0, 6], np.int32)
     np.testing.assert_array_equal(both(kernels.gather, table, index).asnumpy(), table[index])
     np.testing.assert_array_equal(both(kernels.argmax, table).asnumpy(), table.argmax(-1))
+    # The first of equal ones, also where numbers are looked at part by part.
+    wide = np.zeros((4, 3000), np.float32) - 2
+    wide[0, [5, 2999]], wide[1, [1023, 1024]], wide[2, 2999] = 1, 3, -1
+    np.testing.assert_array_equal(both(kernels.argmax, wide).asnumpy(), [5, 1023, 2999, 0])
 
 
 @pytest.mark.parametrize("size", [3, 7, 9])

@@ -31,11 +31,11 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
     ) -> None:
         super().__init__(auto_prefix=False)
         self.kernels, self.attention = kernels, attention
-        self.head_dim = config.head_dim
         self.layer = GATE + kernels.gate_tensors
         self.eps, self.layers = config.rms_norm_eps, config.layers
-        self.q_width = config.heads * config.head_dim
-        self.kv_width = config.kv_heads * config.head_dim
+        self.qkv_split = kernels.qkv_split(
+            config.heads * config.head_dim, config.kv_heads * config.head_dim, config.head_dim
+        )
 
     @ms.jit
     def first_block(
@@ -142,9 +142,7 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
         """
         x, normed = self.add_norm(x, delta, layer[INPUT_NORM])
         qkv = self.kernels.linear(normed, layer[QKV], layer[QKV_BIAS])
-        qk, v = self.kernels.split(qkv, (self.q_width + self.kv_width, self.kv_width), -1)
-        qk = self.kernels.apply_rope(qk, rope[0], rope[1], self.head_dim)
-        q, k = self.kernels.split(qk, (self.q_width, self.kv_width), -1)
+        q, k, v = self.qkv_split(qkv, rope)
         return x, q, k, v
 
     def after_attention(self, x: Tensor, attended: Tensor, layer: Tensors) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,8 @@ class ViTBlock(nn.Cell):  # type: ignore[misc]
     def __init__(self, kernels: Kernels, *, width: int, heads: int, eps: float) -> None:
         super().__init__(auto_prefix=False)
         self.kernels = kernels
-        self.width, self.heads, self.head_dim, self.eps = width, heads, width // heads, eps
+        self.heads, self.eps = heads, eps
+        self.qkv_split = kernels.qkv_split(width, width, width // heads)
 
     def construct(
         self, x: Tensor, batch: int, block: Tensors,
@@ -45,12 +46,7 @@ class ViTBlock(nn.Cell):  # type: ignore[misc]
     ) -> Tensor:
         """Self-attention within each sequence."""
         qkv = self.kernels.linear(x, block[QKV], block[QKV_BIAS])
-        if len(rope) > 0:
-            qk, v = self.kernels.split(qkv, (2 * self.width, self.width), -1)
-            qk = self.kernels.apply_rope(qk, rope[0], rope[1], self.head_dim)
-            q, k = self.kernels.split(qk, self.width, -1)
-        else:
-            q, k, v = self.kernels.split(qkv, self.width, -1)
+        q, k, v = self.qkv_split(qkv, rope)
         attended = self.kernels.vit_attention(q, k, v, batch=batch, heads=self.heads, mask=mask)
         return self.kernels.linear(attended, block[OUT], block[OUT_BIAS])
 

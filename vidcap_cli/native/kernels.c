@@ -114,16 +114,34 @@ KERNEL(layer_norm)
     return 0;
 }
 
-/* x [n, heads * D], cos and sin [n, D]: x turned. */
-KERNEL(rope)
+/* qkv [n, q_width + 2 kv_width], and perhaps cos and sin [n, D]: q [n, q_width], k and v
+ * [n, kv_width]; with these, q and k are turned.
+ */
+KERNEL(split_qkv)
 {
     UNUSED;
-    if (!float32(dtypes, 0, 3))
+    const bool turned = count == 6;
+    if (!float32(dtypes, 0, count - 3))
         return WRONG_DTYPE;
+    void **const to = params + count - 3;
     const rotation p = {
-        .x = params[0], .cos = params[1], .sin = params[2], .turned = params[3],
-        .rows = shapes[0][0], .heads = shapes[0][1] / shapes[1][1], .head_dim = shapes[1][1]};
+        .qkv = params[0], .cos = turned ? params[1] : NULL, .sin = turned ? params[2] : NULL,
+        .q = to[0], .k = to[1], .v = to[2], .rows = shapes[0][0],
+        .q_width = shapes[count - 3][1], .kv_width = shapes[count - 2][1],
+        .head_dim = turned ? shapes[1][1] : 0};
     rotate(&p);
+    return 0;
+}
+
+/* x [n, width]: the place of the largest number of each row, int32 [n]. */
+KERNEL(argmax)
+{
+    UNUSED;
+    if (!float32(dtypes, 0, 1))
+        return WRONG_DTYPE;
+    const choice p = {
+        .x = params[0], .largest = params[1], .rows = shapes[0][0], .width = shapes[0][1]};
+    largest(&p);
     return 0;
 }
 

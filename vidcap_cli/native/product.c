@@ -16,6 +16,7 @@
 #define PANEL 16
 #define VECS (PANEL / LANES)
 #define ROWS (LANES == 16 ? 12 : 6) /* of x at a time: their sums and what they need stay in registers */
+#define MOST_PANELS 4
 #define BLOCK_ROWS 96
 #define MANY_ROWS 18 /* so many that it pays to make a panel float32 for all of them at once */
 #define BLOCK_DEPTH 384 /* numbers of a row at a time; even, as are the depths of bfloat16 panels */
@@ -66,49 +67,46 @@ INLINE void widen(const enum kind kind, const char *w, const bool odd, vec numbe
         }
 }
 
-INLINE void add_products(
-    const int rows, const float *x, const vec numbers[VECS], vec sums[ROWS][VECS])
+/* y[rows, panels * 16] (+)= x W^T of so many panels, ``size`` bytes each. */
+INLINE void tile(
+    const int rows, const int panels, const enum kind kind, const float *x, const char *w,
+    int64_t size, int64_t depth, float *y, int64_t y_stride, bool add)
 {
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < VECS; v++)
-            sums[r][v] += x[r * BLOCK_DEPTH] * numbers[v];
+    vec sums[MOST_PANELS][ROWS][VECS], numbers[VECS];
+    for (int p = 0; p < panels; p++)
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < VECS; v++)
+                sums[p][r][v] = add ? load(y + r * y_stride + p * PANEL + v * LANES) : splat(0);
+    const int64_t step = PANEL * bytes_of(kind);
+    for (int64_t i = 0; i < depth; i += 2, w += 2 * step)
+        for (int p = 0; p < panels; p++)
+            for (int odd = 0; odd < 2; odd++) {
+                if (odd && i + 1 == depth)
+                    continue;
+                widen(kind, w + p * size + (kind == BFLOAT16 ? 0 : odd * step), odd, numbers);
+                for (int r = 0; r < rows; r++)
+                    for (int v = 0; v < VECS; v++)
+                        sums[p][r][v] += x[r * BLOCK_DEPTH + i + odd] * numbers[v];
+            }
+    for (int p = 0; p < panels; p++)
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < VECS; v++)
+                store(y + r * y_stride + p * PANEL + v * LANES, sums[p][r][v]);
 }
 
-/* y[rows, 16] (+)= x W^T of one panel. */
-INLINE void tile(
-    const int rows, const enum kind kind, const float *x, const char *w, int64_t depth, float *y,
-    int64_t y_stride, bool add)
-{
-    /* Few rows have two sums for each number of y, which do not wait for each other. */
-    const bool apart = 2 * rows * VECS <= 12;
-    vec even[ROWS][VECS], odd[ROWS][VECS], numbers[VECS];
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < VECS; v++) {
-            even[r][v] = add ? load(y + r * y_stride + v * LANES) : splat(0);
-            odd[r][v] = splat(0);
-        }
-    const int64_t step = kind == FLOAT32 ? 2 * PANEL * 4 : 2 * PANEL * 2;
-    int64_t i = 0;
-    for (; i + 1 < depth; i += 2, w += step) {
-        widen(kind, w, false, numbers);
-        add_products(rows, x + i, numbers, even);
-        widen(kind, kind == BFLOAT16 ? w : w + step / 2, true, numbers);
-        add_products(rows, x + i + 1, numbers, apart ? odd : even);
-    }
-    if (i < depth) {
-        widen(kind, w, false, numbers);
-        add_products(rows, x + i, numbers, even);
-    }
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < VECS; v++)
-            store(y + r * y_stride + v * LANES, apart ? even[r][v] + odd[r][v] : even[r][v]);
-}
+/* Several panels at once for few rows: memory is read faster in several places than in one, and sums
+ * do not wait for each other. */
+#define PANELS_FOR(rows) ((rows) == 1 ? MOST_PANELS : (rows) <= 3 ? 2 : 1)
 
 #define TILE_OF(rows, kind)                                                                        \
     static void tile_##rows##_##kind(                                                              \
-        const float *x, const char *w, int64_t depth, float *y, int64_t y_stride, bool add)        \
+        int64_t panels, const float *x, const char *w, int64_t size, int64_t depth, float *y,      \
+        int64_t y_stride, bool add)                                                                \
     {                                                                                              \
-        tile(rows, kind, x, w, depth, y, y_stride, add);                                           \
+        if (panels == 1)                                                                           \
+            tile(rows, 1, kind, x, w, size, depth, y, y_stride, add);                              \
+        else                                                                                       \
+            tile(rows, PANELS_FOR(rows), kind, x, w, size, depth, y, y_stride, add);               \
     }
 #define TILES_OF(rows) TILE_OF(rows, FLOAT32) TILE_OF(rows, FLOAT16) TILE_OF(rows, BFLOAT16)
 #define NAMES_OF(rows) {tile_##rows##_FLOAT32, tile_##rows##_FLOAT16, tile_##rows##_BFLOAT16}
@@ -118,7 +116,8 @@ TILES_OF(1) TILES_OF(2) TILES_OF(3) TILES_OF(4) TILES_OF(5) TILES_OF(6)
 TILES_OF(7) TILES_OF(8) TILES_OF(9) TILES_OF(10) TILES_OF(11) TILES_OF(12)
 #endif
 
-typedef void tile_function(const float *, const char *, int64_t, float *, int64_t, bool);
+typedef void tile_function(
+    int64_t, const float *, const char *, int64_t, int64_t, float *, int64_t, bool);
 
 static tile_function *const tiles[ROWS + 1][3] = {
     {0},         NAMES_OF(1), NAMES_OF(2), NAMES_OF(3), NAMES_OF(4), NAMES_OF(5), NAMES_OF(6),
@@ -136,6 +135,12 @@ static void copy_rows(
         for (int64_t i = count; i < depth; i++)
             to[i] = 0;
     }
+}
+
+/* Numbers of a row at a time. A single one needs no block. */
+static int64_t block_depth(const product *p)
+{
+    return p->m == 1 ? p->depth : BLOCK_DEPTH;
 }
 
 /* Some columns of a panel of ``there`` rows as float32 of 16, zeros for those it lacks. */
@@ -169,18 +174,20 @@ static void multiply_panels(
     const product *p, const char *w, int64_t row, int64_t rows, int64_t panel, int64_t panels,
     float *y, float *packed)
 {
-    const int64_t size = bytes_of(p->kind), width = panels * PANEL;
+    const int64_t size = bytes_of(p->kind), width = panels * PANEL, whole = p->n / PANEL - panel;
     /* As many rows in each tile, as far as possible. */
     const int64_t strips = (rows + ROWS - 1) / ROWS, more = rows % strips;
-    float *const widened = packed + BLOCK_ROWS * BLOCK_DEPTH;
-    for (int64_t start = 0; start < p->depth; start += BLOCK_DEPTH) {
-        const int64_t depth = least(p->depth - start, BLOCK_DEPTH);
+    const int64_t at_once = block_depth(p);
+    float *const widened = packed + BLOCK_ROWS * at_once;
+    for (int64_t start = 0; start < p->depth; start += at_once) {
+        const int64_t depth = least(p->depth - start, at_once);
         copy_rows(
             packed, depth, p->x + row * p->k + start, p->k, rows, least(p->k - start, depth));
-        for (int64_t i = 0; i < panels; i++) {
+        for (int64_t i = 0, count; i < panels; i += count) {
             const int64_t there = least(p->n - (panel + i) * PANEL, PANEL);
             const char *here = w + ((panel + i) * PANEL * p->depth + start * there) * size;
             enum kind kind = p->kind;
+            count = rows <= ROWS && i + PANELS_FOR(rows) <= least(panels, whole) ? PANELS_FOR(rows) : 1;
             if (there < PANEL || (rows > MANY_ROWS && kind != FLOAT32)) {
                 widen_panel(widened, here, there, depth, kind);
                 here = (const char *)widened;
@@ -188,11 +195,11 @@ static void multiply_panels(
             }
             int64_t first = 0;
             for (int64_t strip = 0; strip < strips; strip++) {
-                const int64_t count = rows / strips + (strip < more);
-                tiles[count][kind](
-                    packed + first * BLOCK_DEPTH, here, depth, y + first * width + i * PANEL, width,
-                    start > 0);
-                first += count;
+                const int64_t some = rows / strips + (strip < more);
+                tiles[some][kind](
+                    count, packed + first * BLOCK_DEPTH, here, PANEL * p->depth * size, depth,
+                    y + first * width + i * PANEL, width, start > 0);
+                first += some;
             }
         }
     }
@@ -220,7 +227,8 @@ static void columns(void *context, int64_t index)
     const int64_t panels = least((p->n + PANEL - 1) / PANEL - panel, p->panels_at_once);
     const int64_t width = panels * PANEL, there = least(p->n - panel * PANEL, width);
     const int64_t block = BLOCK_ROWS * width;
-    float *result = scratch(2 * block + (BLOCK_ROWS + PANEL) * BLOCK_DEPTH), *up = result + block;
+    const int64_t room = 2 * block + (BLOCK_ROWS + PANEL) * block_depth(p);
+    float *result = scratch(room), *up = result + block;
     float *packed = up + block;
     for (int64_t row = 0; row < p->m; row += BLOCK_ROWS) {
         const int64_t rows = least(p->m - row, BLOCK_ROWS);

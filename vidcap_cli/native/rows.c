@@ -62,26 +62,65 @@ void norms(const norm *p)
     parallel(norm_some, (void *)p, (p->rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE);
 }
 
-static void turn_some(void *context, int64_t index)
+/* Heads of a row from x on, turned if there are ``cos`` and ``sin``. */
+static void turn(
+    float *to, const float *x, const float *cos, const float *sin, int64_t width, int64_t head_dim)
+{
+    const int64_t half = head_dim / 2;
+    if (!cos) {
+        memcpy(to, x, (size_t)width * 4);
+        return;
+    }
+    for (int64_t head = 0; head < width; head += head_dim, x += head_dim, to += head_dim)
+        for (int64_t i = 0; i < half; i++) {
+            const float first = x[i], second = x[half + i];
+            to[i] = first * cos[i] - second * sin[i];
+            to[half + i] = second * cos[half + i] + first * sin[half + i];
+        }
+}
+
+static void rotate_some(void *context, int64_t index)
 {
     const rotation *p = context;
-    const int64_t half = p->head_dim / 2, start = index * ROWS_AT_ONCE;
+    const int64_t start = index * ROWS_AT_ONCE, both = p->q_width + p->kv_width;
     for (int64_t row = start; row < least(start + ROWS_AT_ONCE, p->rows); row++) {
-        const float *cos = p->cos + row * p->head_dim, *sin = p->sin + row * p->head_dim;
-        for (int64_t head = 0; head < p->heads; head++) {
-            const int64_t first = (row * p->heads + head) * p->head_dim, second = first + half;
-            for (int64_t i = 0; i < half; i++) {
-                const float x = p->x[first + i], y = p->x[second + i];
-                p->turned[first + i] = x * cos[i] - y * sin[i];
-                p->turned[second + i] = y * cos[half + i] + x * sin[half + i];
-            }
-        }
+        const float *x = p->qkv + row * (both + p->kv_width);
+        const float *cos = p->cos ? p->cos + row * p->head_dim : NULL;
+        const float *sin = p->cos ? p->sin + row * p->head_dim : NULL;
+        turn(p->q + row * p->q_width, x, cos, sin, p->q_width, p->head_dim);
+        turn(p->k + row * p->kv_width, x + p->q_width, cos, sin, p->kv_width, p->head_dim);
+        memcpy(p->v + row * p->kv_width, x + both, (size_t)p->kv_width * 4);
     }
 }
 
 void rotate(const rotation *p)
 {
-    parallel(turn_some, (void *)p, (p->rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE);
+    parallel(rotate_some, (void *)p, (p->rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE);
+}
+
+static void largest_of_row(void *context, int64_t row)
+{
+    const choice *p = context;
+    const float *x = p->x + row * p->width;
+    /* The first of the largest: that of each part, then of the parts. */
+    enum { PART = 1024 };
+    int64_t best = 0;
+    for (int64_t start = 0; start < p->width; start += PART) {
+        const int64_t end = least(start + PART, p->width);
+        float most = x[start];
+        for (int64_t i = start; i < end; i++)
+            most = x[i] > most ? x[i] : most;
+        if (start && !(most > x[best]))
+            continue;
+        for (best = start; best < end - 1 && x[best] != most; best++)
+            ;
+    }
+    p->largest[row] = (int32_t)best;
+}
+
+void largest(const choice *p)
+{
+    parallel(largest_of_row, (void *)p, p->rows);
 }
 
 /* e^(x - most) in place of x; their sum. */

@@ -14,14 +14,25 @@ typedef struct {
 
 void norms(const norm *p);
 
-/* Rotary positions (Su et al. 2021) of x [rows, heads * head_dim], cos and sin [rows, head_dim]. */
+/* qkv [rows, q_width + 2 kv_width] in three; with ``cos`` and ``sin`` [rows, head_dim], queries and
+ * keys have their rotary positions (Su et al. 2021).
+ */
 typedef struct {
-    const float *x, *cos, *sin;
-    float *turned;
-    int64_t rows, heads, head_dim;
+    const float *qkv, *cos, *sin;
+    float *q, *k, *v;
+    int64_t rows, q_width, kv_width, head_dim;
 } rotation;
 
 void rotate(const rotation *p);
+
+/* The place of the largest number of each row of x [rows, width]; of equal ones the first. */
+typedef struct {
+    const float *x;
+    int32_t *largest;
+    int64_t rows, width;
+} choice;
+
+void largest(const choice *p);
 
 /* softmax(q k^T / sqrt(head_dim)) v of one query for each slot [slots, heads * head_dim], over the
  * tokens 0 to last[slot * kv_heads] of caches [slots * kv_heads, length, head_dim].

@@ -7,10 +7,10 @@ operator between them; what says "host" prepares their inputs.
 from vidcap_cli.models.kernels.ascend import AscendKernels
 from vidcap_cli.models.kernels.cpu import CpuKernels
 from vidcap_cli.models.kernels.native import NativeKernels
-from vidcap_cli.models.kernels.seam import Cache, GroupedQueryAttention, Kernels
+from vidcap_cli.models.kernels.seam import Cache, GroupedQueryAttention, Kernels, QkvSplit
 from vidcap_cli.native import library
 
-__all__ = ["Cache", "GroupedQueryAttention", "Kernels", "kernels_for"]
+__all__ = ["Cache", "GroupedQueryAttention", "Kernels", "QkvSplit", "kernels_for"]
 
 
 def kernels_for(device: str) -> Kernels:

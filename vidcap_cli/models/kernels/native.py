@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.models.kernels.cpu import CpuAttention, CpuKernels
-from vidcap_cli.models.kernels.seam import Array, Tensors
+from vidcap_cli.models.kernels.seam import Array, QkvSplit, Tensors
 from vidcap_cli.models.weights import to_tensor
 from vidcap_cli.native import packed
 
@@ -27,17 +27,20 @@ class NativeKernels(CpuKernels):
     def __init__(self, library: Path) -> None:
         super().__init__()
 
-        def kernel(name: str, shape: Any, dtype: Any = ms.float32) -> ops.Custom:
-            return ops.Custom(f"{library}:{name}", shape, dtype, func_type="aot")
-
+        self.library = library
+        kernel = self.kernel
         self.product = kernel("linear", _product_shape)
         self.swiglu = kernel("swiglu", lambda x, gate, _up: _product_shape(x, gate))
         self.rows_of = kernel("embedding", lambda table, ids: [ids[0], table[1]])
         self.normed = kernel("rms_norm", _first_shape)
         self.added_normed = kernel("add_rms_norm", lambda x, *_: (x, x), (ms.float32, ms.float32))
         self.centered = kernel("layer_norm", _first_shape)
-        self.turned = kernel("rope", _first_shape)
+        self.largest = kernel("argmax", lambda x: [x[0]], ms.int32)
         self.step_attention = kernel("step_attention", _first_shape)
+
+    def kernel(self, name: str, shape: Any, dtype: Any = ms.float32) -> ops.Custom:
+        """One of ``kernels.c``; ``shape`` tells the shapes of results from those of inputs."""
+        return ops.Custom(f"{self.library}:{name}", shape, dtype, func_type="aot")
 
     def numbers(self, dtype: Any) -> Any:
         """Rows are float32 whatever the weights are."""
@@ -76,9 +79,13 @@ class NativeKernels(CpuKernels):
         del heads
         return to_tensor(cos, dtype), to_tensor(sin, dtype)
 
-    def apply_rope(self, x: Tensor, cos: Tensor, sin: Tensor, head_dim: int) -> Tensor:  # noqa: ARG002
+    def qkv_split(self, q_width: int, kv_width: int, head_dim: int) -> QkvSplit:
         """One pass over the rows."""
-        return self.turned(x, cos, sin)
+        return NativeQkvSplit(self, q_width, kv_width, head_dim)
+
+    def argmax(self, logits: Tensor) -> Tensor:
+        """Of equal ones the first."""
+        return self.largest(logits)
 
     def embed(self, table: Tensor, ids: Tensor) -> Tensor:
         """From panels to rows."""
@@ -88,6 +95,23 @@ class NativeKernels(CpuKernels):
         """The same for all dtypes."""
         del dtype
         return NativeAttention(config, self)
+
+
+class NativeQkvSplit(QkvSplit):
+    """Splits and turns in one."""
+
+    def __init__(self, kernels: NativeKernels, q_width: int, kv_width: int, head_dim: int) -> None:
+        super().__init__(kernels, q_width, kv_width, head_dim)
+        self.native = kernels.kernel(
+            "split_qkv",
+            lambda qkv, *_: ([qkv[0], q_width], [qkv[0], kv_width], [qkv[0], kv_width]),
+            (ms.float32, ms.float32, ms.float32),
+        )
+
+    def construct(self, qkv: Tensor, rope: Tensors) -> tuple[Tensor, Tensor, Tensor]:
+        """The tables are ``[n, D]``."""
+        q, k, v = self.native(qkv, *rope)
+        return q, k, v
 
 
 class NativeAttention(CpuAttention):

@@ -63,6 +63,10 @@ class Kernels(nn.Cell):  # type: ignore[misc]
         """Rotary position embedding (Su et al. 2021) of all heads ``[n, heads * D]``."""
         raise NotImplementedError
 
+    def qkv_split(self, q_width: int, kv_width: int, head_dim: int) -> "QkvSplit":
+        """Host: what takes apart the joined projections of attention."""
+        return QkvSplit(self, q_width, kv_width, head_dim)
+
     def vit_attention(
         self, q: Tensor, k: Tensor, v: Tensor, *, batch: int, heads: int, mask: Tensor | None
     ) -> Tensor:
@@ -118,6 +122,28 @@ class Kernels(nn.Cell):  # type: ignore[misc]
     def fill_cache(self, caches: Sequence[Cache], first: int, new: Sequence[Tensor]) -> None:
         """Host: write ``[b, n, D]`` to the first n tokens of b rows from ``first`` on."""
         raise NotImplementedError
+
+
+class QkvSplit(nn.Cell):  # type: ignore[misc]
+    """Rows ``[n, q_width + 2 * kv_width]`` as queries, keys and values, the first two with their
+    rotary positions if ``rope`` has their tables.
+    """
+
+    def __init__(self, kernels: Kernels, q_width: int, kv_width: int, head_dim: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.kernels = kernels
+        self.q_width, self.kv_width, self.head_dim = q_width, kv_width, head_dim
+
+    def construct(self, qkv: Tensor, rope: Tensors) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys are turned at once."""
+        split, both = self.kernels.split, self.q_width + self.kv_width
+        if len(rope) == 0:
+            q, k, v = split(qkv, (self.q_width, self.kv_width, self.kv_width), -1)
+            return q, k, v
+        qk, v = split(qkv, (both, self.kv_width), -1)
+        qk = self.kernels.apply_rope(qk, rope[0], rope[1], self.head_dim)
+        q, k = split(qk, (self.q_width, self.kv_width), -1)
+        return q, k, v
 
 
 class GroupedQueryAttention(nn.Cell):  # type: ignore[misc]
