@@ -147,7 +147,7 @@ class CaptionConfig:
     ] = "graph"
     dtype: Annotated[
         Literal["auto", "float32", "float16", "bfloat16"],
-        Option("Number type; auto is the checkpoint's own, float32 on CPU.", ENGINE, alters=True),
+        Option("Number type of the weights; auto is the checkpoint's own.", ENGINE, alters=True),
     ] = "auto"
     memory_limit: Annotated[
         int | None,

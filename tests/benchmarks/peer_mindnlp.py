@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from trial import Job, answer, caption_clips, config, decode_all
+from captioning import caption_clips, config, decode_all
+from trial import Job, answer
 
 from vidcap_cli.engine import load_engine
 

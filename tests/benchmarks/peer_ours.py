@@ -10,18 +10,8 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from trial import (
-    Job,
-    answer,
-    caption_clips,
-    config,
-    decode_all,
-    is_qwen,
-    median,
-    pixels,
-    settings,
-    values,
-)
+from captioning import caption_clips, config, decode_all
+from trial import Job, answer, is_qwen, median, pixels, settings, values
 
 from vidcap_cli.checkpoint import weights as checkpoint
 from vidcap_cli.engine import load_engine
@@ -46,6 +36,11 @@ def read_part(job: Job, prefix: str) -> Callable[[str], np.ndarray]:
     return lambda name: named[name].read()
 
 
+def number(job: Job) -> Any:
+    """What the weights are kept in."""
+    return getattr(ms, job.get("dtype", "float32"))
+
+
 def make_kernels() -> Kernels:
     """Those of the product."""
     return kernels_for(current_device())
@@ -54,7 +49,7 @@ def make_kernels() -> Kernels:
 def make_decoder(job: Job, slots: int) -> Decoder:
     """The language model of the job's folder."""
     sizes = DecoderConfig.read(settings(job))
-    return Decoder(sizes, read_part(job, LANGUAGE), make_kernels(), slots=slots, dtype=ms.float32)
+    return Decoder(sizes, read_part(job, LANGUAGE), make_kernels(), slots=slots, dtype=number(job))
 
 
 def make_prefill(decoder: Decoder, length: int) -> Callable[[], Prefilled]:
@@ -99,14 +94,14 @@ def make_vision(job: Job) -> Callable[[dict[str, Any]], Any]:
             Qwen2VLVisionConfig.read(whole, DecoderConfig.read(whole).hidden),
             read,
             make_kernels(),
-            ms.float32,
+            number(job),
         )
     from vidcap_cli.models.clip import ClipVision
     from vidcap_cli.models.vision_config import ClipConfig
 
     read = read_part(job, r".*(?=(?:vision_tower|multi_modal_projector)\.)")
     sizes = ClipConfig.read(whole, whole["text_config"]["hidden_size"])
-    return ClipVision(sizes, read, make_kernels(), ms.float32, None)
+    return ClipVision(sizes, read, make_kernels(), number(job), None)
 
 
 def see(tower: Callable[[dict[str, Any]], Any], image: dict[str, Any]) -> None:
@@ -139,7 +134,8 @@ def captions(job: Job) -> Job:
     """Clips through the engine as the product runs it."""
     if job["section"] == "caption":
         random_weights()
-    engine = load_engine(config(job, engine="graph", device_target="CPU"))
+    dtype = job.get("dtype", "auto")
+    engine = load_engine(config(job, engine="graph", device_target="CPU", dtype=dtype))
     return caption_clips(job, lambda prompts: decode_all(engine, prompts))
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from captioning import caption_clips
 from transformers.modeling_utils import no_init_weights
-from trial import Job, answer, caption_clips, is_qwen, median, pixels, values
+from trial import Job, answer, is_qwen, median, pixels, values
 
 from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.processors import Prompt

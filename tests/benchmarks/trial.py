@@ -1,7 +1,7 @@
-"""What the peers' programs share: the job, the clock, random weights and the captioning loop.
+"""What the peers' programs share: the job, the clock, random weights and pixels.
 
-Runs in every peer's environment, so it imports numpy and the parts of vidcap that know no
-framework. A program takes its job as JSON on the command line and prints one line of JSON.
+A program takes its job as JSON on the command line and prints one line of JSON. Runs in every
+peer's environment, so it imports nothing but numpy.
 """
 
 import functools
@@ -9,16 +9,11 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from vidcap_cli import video
-from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import Engine, Request
-from vidcap_cli.processors import Prompt, load_captioner
 
 Job = dict[str, Any]
 
@@ -68,56 +63,3 @@ def pixels(job: Job, size: int | list[int]) -> dict[str, np.ndarray]:
         return {"pixel_values_videos": patches, "video_grid_thw": np.array([size], np.int64)}
     side = settings(job)["vision_config"]["image_size"]
     return {"pixel_values": rng.normal(0, 1, (size, 3, side, side)).astype(np.float32)}
-
-
-def config(job: Job, **options: Any) -> CaptionConfig:
-    """The product's own configuration for a job that captions."""
-    return CaptionConfig(
-        job["family"],
-        job["folder"],
-        max_new_tokens=job["tokens"],
-        num_frames=job.get("frames", 4),
-        slots=job["batch"],
-        **options,
-    )
-
-
-def caption_clips(job: Job, generate: Callable[[Iterator[Prompt]], list[list[int]]]) -> Job:
-    """Caption the job's clips, from files to texts, after its warm-up clips.
-
-    ``generate`` gives the token ids of prompts, each of which is read when it asks for it.
-    """
-    captioner = load_captioner(config(job))
-    reading = 0.0
-
-    def prompts(paths: list[str]) -> Iterator[Prompt]:
-        nonlocal reading
-        for path in paths:
-            began = time.perf_counter()
-            prompt = captioner.prompt(video.read_frames(path, captioner.rule).frames)
-            reading += time.perf_counter() - began
-            yield prompt
-
-    generate(prompts(job["warm"]))
-    reading, began = 0.0, time.perf_counter()
-    done = generate(prompts(job["clips"]))
-    texts = [captioner.text(ids) for ids in done]
-    whole, count = time.perf_counter() - began, len(texts)
-    seconds = {"clip": whole / count, "clip, read already": (whole - reading) / count}
-    return {"seconds": seconds, "ids": done, "texts": texts}
-
-
-def decode_all(engine: Engine, prompts: Iterator[Prompt]) -> list[list[int]]:
-    """The token ids of prompts, in their order, from one of vidcap's engines."""
-    left = enumerate(prompts)
-
-    def feed(*, wait: bool) -> Request | None:
-        entry = next(left, None)
-        return Request(*entry) if entry else None
-
-    found = {}
-    for answered in engine.answers(feed, lambda: False):
-        if answered.error or not answered.generated:
-            raise answered.error or RuntimeError("the engine gave no caption")
-        found[answered.row_id] = answered.generated.ids
-    return [found[number] for number in sorted(found)]

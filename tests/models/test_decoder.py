@@ -24,14 +24,17 @@ ON_CPU = pytest.mark.skipif(DEVICE != "CPU", reason="only there attention keeps 
 LONG = 2 * FEWEST_TOKENS + 133
 
 
-def make_decoder(dtype, config: DecoderConfig = CONFIG) -> Decoder:
+def make_decoder(dtype, bits: int | None = None) -> Decoder:
     select_device(DEVICE, compiled=True)
     rng = np.random.default_rng(7)
     weights = {
         name: rng.normal(0, 0.3, shape).astype(np.float32)
-        for name, shape in config.shapes().items()
+        for name, shape in CONFIG.shapes().items()
     }
-    return Decoder(config, weights.__getitem__, kernels_for(DEVICE), slots=3, dtype=dtype)
+    if bits is not None:
+        scale = np.float32(2**bits)
+        weights = {name: np.round(weight * scale) / scale for name, weight in weights.items()}
+    return Decoder(CONFIG, weights.__getitem__, kernels_for(DEVICE), slots=3, dtype=dtype)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,19 @@ def test_in_16_bits_a_token_sees_itself():
         logits = decoder.step(np.array([ids[count], 0, 0])).logits.asnumpy()[0]
         whole = prefilled(decoder, ids[: count + 1]).next_token.logits.asnumpy()[0]
         np.testing.assert_allclose(logits, whole, atol=0.01 * np.abs(whole).max())
+
+
+@ON_CPU
+@pytest.mark.parametrize("dtype", [ms.bfloat16, ms.float16])
+def test_weights_of_16_bits_are_computed_with_in_32(dtype):
+    # Numbers of 7 bits, which both types hold.
+    ids, found = tokens(12, 300), []
+    for number in (dtype, ms.float32):
+        decoder = make_decoder(number, bits=7)
+        decoder.insert(0, prefilled(decoder, ids[:290]), 10)
+        for token in ids[290:]:
+            found.append(decoder.step(np.array([token, 0, 0])).logits.asnumpy()[0])
+    close(np.array(found[:10]), np.array(found[10:]))
 
 
 def test_slots_of_different_length_do_not_touch_each_other(decoder):

@@ -27,7 +27,7 @@ from vidcap_cli.video import read_frames
 
 SLOTS = 16
 OTHER_SLOTS = {"alone": 1, "by_eights": 8}
-OTHER_DTYPE = {"float16": "float16"}
+OTHER_DTYPES = {"float32", "bfloat16"}  # than the checkpoints' own, float16
 SEED = 20_261_122  # training draws from other seeds
 
 FRAMES = {"llava": 1, "pllava": 4, "qwen2vl": 4}
@@ -58,7 +58,7 @@ def main() -> None:
                 config,
                 lora_alpha=LORA_ALPHA.get(name),
                 slots=OTHER_SLOTS.get(name, SLOTS),
-                dtype=OTHER_DTYPE.get(name, config.dtype),
+                dtype=name if name in OTHER_DTYPES else config.dtype,
             )
             loaded = engine if changed == config else load_engine(changed)
             texts[name] = captions(name, config, paths, loaded)

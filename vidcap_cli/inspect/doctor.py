@@ -14,6 +14,7 @@ from vidcap_cli.host_memory import available, total
 from vidcap_cli.inspect.ascend import ascend_facts, ascend_problems, look_at_ascend
 from vidcap_cli.inspect.engines import REINSTALL, engine_facts
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
+from vidcap_cli.native import library
 from vidcap_cli.view.words import count, size
 
 PACKAGES = (
@@ -98,10 +99,12 @@ def _machine(problems: list[Problem]) -> tuple[Fact, ...]:
         problems.append(
             Problem(f"only {size(disk)} are free here", "work on another disk", serious=False)
         )
+    kernels = library()
     cores = len(os.sched_getaffinity(0))
     return (
         Fact("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
         Fact("cores", str(cores), cores),
+        Fact("kernels for CPU", f"vidcap's, {kernels.stem}" if kernels else "MindSpore's"),
         Fact("memory", f"{size(memory)}, {size(free)} free", {"total": memory, "free": free}),
         Fact("free disk here", size(disk), disk),
     )

@@ -24,7 +24,7 @@ _VARIANTS = {
     "aarch64": {"neon": ["-DVECTOR_BYTES=16"]},
 }
 _GLIBC = "2.28"  # MindSpore's wheels need no newer one
-_FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fPIC", "-shared", "-fvisibility=default"]
+_FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fPIC", "-shared", "-fvisibility=hidden"]
 
 
 class NativeKernels(BuildHookInterface):  # type: ignore[type-arg]

@@ -7,7 +7,7 @@
 #include "rows.h"
 
 #define KERNEL(name)                                                                               \
-    int name(                                                                                      \
+    EXPORT int name(                                                                               \
         int count, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *stream, \
         void *extra)
 #define UNUSED (void)count, (void)ndims, (void)shapes, (void)dtypes, (void)stream, (void)extra

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define LANES (VECTOR_BYTES / 4)
+#define EXPORT __attribute__((visibility("default"))) /* all else is hidden */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(VECTOR_BYTES)));
@@ -92,7 +93,7 @@ float *scratch(int64_t floats);
 enum kind { FLOAT32, FLOAT16, BFLOAT16 };
 
 /* product.c: y [m, n] = x W^T (+ bias), x [m, k] and W [n, depth]; of two weights silu(y0) * y1. */
-void multiply(
+EXPORT void multiply(
     const float *x, const void *const w[2], const float *bias, float *y, int64_t m, int64_t n,
     int64_t k, int64_t depth, enum kind kind);
 

@@ -296,7 +296,7 @@ static void pack_panel(void *context, int64_t panel)
 }
 
 /* Float32 ``from`` [n, k] as it is kept, [n, depth]. */
-void pack(const float *from, void *to, int64_t n, int64_t k, int64_t depth, int kind)
+EXPORT void pack(const float *from, void *to, int64_t n, int64_t k, int64_t depth, int kind)
 {
     weight w = {from, to, n, k, depth, (enum kind)kind};
     parallel(pack_panel, &w, (n + PANEL - 1) / PANEL);

@@ -69,7 +69,7 @@ static void *help(void *unused)
 }
 
 /* Run kernels on so many threads from now on, the one that starts them among these. */
-void set_threads(int threads)
+EXPORT void set_threads(int threads)
 {
     pthread_mutex_lock(&busy);
     for (; helpers < threads - 1 && helpers < MOST_THREADS; helpers++) {
