@@ -1,7 +1,7 @@
 """The compiled engine against its peers in the same run: one command, one table of ratios.
 
 ``python tests/benchmarks/engine.py [SECTION...]`` with decode, prefill, vision, caption, llava8b,
-nano, memory; all of them by default (about an hour and a half on 2 cores; 16 GB of memory).
+nano, memory, agreement; all of them by default (some hours on 2 cores; 16 GB of memory).
 ``--before TREE`` adds the section before: this code against an earlier checkout of it.
 
 Peers: ``torch`` is transformers on PyTorch's CPU build with a thread for every core, ``llama`` is
@@ -74,6 +74,12 @@ REAL: dict[str, dict[str, Any]] = {
         },
     },
 }  # fmt: skip
+AGREEMENT = {
+    "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 4096,
+    "max_window_layers": 8, "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]},
+    "vision_config": {"hidden_size": 512},
+}  # fmt: skip
 NANO_FRAMES = {"qwen2vl": 4, "llava": 1, "pllava": 4}
 NANO_SEED = 20_261_203  # neither training nor the tests draw from it
 FLOAT = 4
@@ -100,6 +106,7 @@ class Sizes:
     warm_clips: int = 32  # as many as two ranks have slots
     memory: tuple[int, ...] = (2048, 4096, 8192, 16384)
     floor: int = 16384  # a gibibyte of float32
+    checkpoints: int = 50
 
     @property
     def prefill(self) -> int:
@@ -110,7 +117,7 @@ class Sizes:
 TOY = Sizes(
     steps=3, cached=40, grid=(2, 4, 4), text=8, caption_frames=12, caption_tokens=4,
     llava_cached=30, llava_prefill=24, llava_frames=(1, 2), clips=4, mindnlp_clips=1,
-    warm_clips=1, memory=(32, 64), floor=512,
+    warm_clips=1, memory=(32, 64), floor=512, checkpoints=2,
 )  # fmt: skip
 
 
@@ -488,6 +495,38 @@ def memory(bench: Bench) -> None:
     )
 
 
+def agreement(bench: Bench) -> None:
+    folder = bench.place / "agreement"
+    shutil.copytree(REPOSITORY / "vidcap_cli" / "nano" / "qwen2vl", folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    enlarge(config, AGREEMENT)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    job = {
+        "section": "agreement", "folder": str(folder), "vocab": AGREEMENT["vocab_size"],
+        "seeds": bench.sizes.checkpoints, "prompt": 60, "count": 20,
+    }  # fmt: skip
+    jobs = in_both(job, "ours", "torch")
+    files = {label: bench.place / f"{label}.npy" for label in jobs}
+    bench.turns(
+        {label: (peer, {**it, "out": str(files[label])}) for label, (peer, it) in jobs.items()}, 1
+    )
+    logits = {label: np.load(file) for label, file in files.items() if file.exists()}
+    exact = logits.pop("torch float32", None)
+    errors = {}
+    for label, found in logits.items() if exact is not None else ():
+        same = np.mean(found.argmax(-1) == exact.argmax(-1))
+        errors[label] = float(np.abs(found - exact).mean() / np.abs(exact).mean())
+        bench.notes.append(
+            f"agreement with torch float32, {bench.sizes.checkpoints} checkpoints, {len(found)} "
+            f"tokens: {label} {same:.2%} of them equal, logits off by {errors[label]:.2e} of their "
+            "size on average"
+        )
+    bench.rows.append(
+        Row("agreement", "error of logits, bfloat16", errors.get("ours bfloat16"), "torch",
+            errors.get("torch bfloat16"), "", target=("<=", 1.0))
+    )  # fmt: skip
+
+
 def before(bench: Bench) -> None:
     sizes = bench.sizes
     base = steps_job(bench)
@@ -512,6 +551,7 @@ SECTIONS = {
     "llava8b": llava8b,
     "nano": nano,
     "memory": memory,
+    "agreement": agreement,
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from captioning import caption_clips, config, decode_all
-from trial import Job, answer, is_qwen, median, pixels, settings, values
+from trial import Job, answer, is_qwen, median, pixels, seeded, sequence, settings, values
 
 from vidcap_cli.checkpoint import weights as checkpoint
 from vidcap_cli.engine import load_engine
@@ -130,6 +130,29 @@ def parts(job: Job) -> Job:
     return {"seconds": seconds}
 
 
+def agreement(job: Job) -> Job:
+    """The logits after a prompt and each token of a caption, of many random checkpoints."""
+    select_device("CPU", compiled=True)
+    sizes, rows = DecoderConfig.read(settings(job)), []
+    for seed in range(job["seeds"]):
+        shapes = sizes.shapes()
+
+        def read(name: str, seed: int = seed, shapes: dict[str, Any] = shapes) -> np.ndarray:
+            return seeded(name, shapes[name], seed)
+
+        decoder = Decoder(sizes, read, make_kernels(), slots=1, dtype=number(job))
+        ids = sequence(job, seed)
+        prompt = ids[: job["prompt"]]
+        places = np.tile(np.arange(len(prompt)), (3, 1))
+        prefilled = decoder.prefill(decoder.embed(prompt), np.arange(len(prompt)), places)
+        rows.append(prefilled.next_token.logits.asnumpy())
+        decoder.insert(0, prefilled, job["count"])
+        for token in ids[job["prompt"] : -1]:
+            rows.append(decoder.step(np.array([token])).logits.asnumpy())
+    np.save(job["out"], np.concatenate(rows))
+    return {}
+
+
 def captions(job: Job) -> Job:
     """Clips through the engine as the product runs it."""
     if job["section"] == "caption":
@@ -161,4 +184,12 @@ def resident(kind: str) -> int:
 
 
 if __name__ == "__main__":
-    answer({"parts": parts, "caption": captions, "nano": captions, "memory": memory})
+    answer(
+        {
+            "parts": parts,
+            "caption": captions,
+            "nano": captions,
+            "memory": memory,
+            "agreement": agreement,
+        }
+    )

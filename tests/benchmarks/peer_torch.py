@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import torch
 import transformers
 from captioning import caption_clips
 from transformers.modeling_utils import no_init_weights
-from trial import Job, answer, is_qwen, median, pixels, values
+from trial import Job, answer, is_qwen, median, pixels, seeded, sequence, values
 
 from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.processors import Prompt
@@ -93,6 +94,24 @@ def parts(job: Job) -> Job:
 
         seconds[f"vision {size}"] = median(see, 1, 1)
     return {"seconds": seconds}
+
+
+def agreement(job: Job) -> Job:
+    """The logits after a prompt and each token of a caption, of many random checkpoints."""
+    model, rows = build(job), []
+    names = {
+        re.sub(r".*language_model\.(?:model\.)?", "", name): weight
+        for name, weight in model.named_parameters()
+        if "visual" not in name
+    }
+    for seed in range(job["seeds"]):
+        for name, weight in names.items():
+            weight.copy_(torch.from_numpy(seeded(name, tuple(weight.shape), seed)))
+        ids = torch.from_numpy(sequence(job, seed))[None]
+        logits = model(input_ids=ids).logits[0, job["prompt"] - 1 : -1]
+        rows.append(logits.float().numpy())
+    np.save(job["out"], np.concatenate(rows))
+    return {}
 
 
 def caption(job: Job) -> Job:
@@ -197,4 +216,6 @@ def floor(job: Job) -> Job:
 
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
-    answer({"parts": parts, "caption": caption, "nano": nano, "floor": floor})
+    answer(
+        {"parts": parts, "caption": caption, "nano": nano, "floor": floor, "agreement": agreement}
+    )

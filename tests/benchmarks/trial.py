@@ -45,6 +45,19 @@ def values(shape: tuple[int, ...]) -> np.ndarray:
     return filled + 1 if len(shape) == 1 else filled
 
 
+def seeded(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """A weight of one of many random checkpoints: rows that keep what they multiply in size."""
+    rng = np.random.default_rng([seed, *name.encode()])
+    drawn = rng.normal(0, shape[-1] ** -0.5, shape).astype(np.float32)
+    return drawn * shape[-1] ** 0.5 * 0.1 + ("norm" in name) if len(shape) == 1 else drawn
+
+
+def sequence(job: Job, seed: int) -> np.ndarray:
+    """The token ids of a prompt and of the caption that is put in the model's mouth."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, job["vocab"], job["prompt"] + job["count"])
+
+
 def settings(job: Job) -> Job:
     """``config.json`` of the job's checkpoint folder."""
     return json.loads(Path(job["folder"], "config.json").read_text(encoding="utf-8"))

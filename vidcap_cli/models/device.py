@@ -38,10 +38,10 @@ def select_device(target: str, memory: int | None = None, *, compiled: bool) -> 
     else:
         ms.set_device(target)
         _keep_to_own_cores()
-        if library() is not None:
-            set_threads(len(os.sched_getaffinity(0)))
         # Dispatching operators to another thread costs twenty times what they take on few cores.
         ms.runtime.launch_blocking()
+        if compiled and library() is not None:
+            set_threads(len(os.sched_getaffinity(0)))
         if compiled:
             # Or a third thread starts the graphs, and two spin until they end: on two cores small
             # graphs then often wait for the scheduler, 4 ms at a time.

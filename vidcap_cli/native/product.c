@@ -15,8 +15,8 @@
 
 #define PANEL 16
 #define VECS (PANEL / LANES)
-#define ROWS (LANES == 16 ? 12 : 6) /* of x at a time: their sums and what they need stay in registers */
-#define MOST_PANELS 4
+#define ROWS (LANES == 16 ? 12 : 6) /* of x in a tile: its sums and what they need have registers */
+#define MOST_PANELS 4 /* in a tile */
 #define BLOCK_ROWS 96
 #define MANY_ROWS 18 /* so many that it pays to make a panel float32 for all of them at once */
 #define BLOCK_DEPTH 384 /* numbers of a row at a time; even, as are the depths of bfloat16 panels */
@@ -137,7 +137,12 @@ static void copy_rows(
     }
 }
 
-/* Numbers of a row at a time. A single one needs no block. */
+/* Rows of x at a time, and numbers of them. A single row needs no block. */
+static int64_t block_rows(const product *p)
+{
+    return least(p->m, BLOCK_ROWS);
+}
+
 static int64_t block_depth(const product *p)
 {
     return p->m == 1 ? p->depth : BLOCK_DEPTH;
@@ -178,7 +183,7 @@ static void multiply_panels(
     /* As many rows in each tile, as far as possible. */
     const int64_t strips = (rows + ROWS - 1) / ROWS, more = rows % strips;
     const int64_t at_once = block_depth(p);
-    float *const widened = packed + BLOCK_ROWS * at_once;
+    float *const widened = packed + block_rows(p) * at_once;
     for (int64_t start = 0; start < p->depth; start += at_once) {
         const int64_t depth = least(p->depth - start, at_once);
         copy_rows(
@@ -187,7 +192,9 @@ static void multiply_panels(
             const int64_t there = least(p->n - (panel + i) * PANEL, PANEL);
             const char *here = w + ((panel + i) * PANEL * p->depth + start * there) * size;
             enum kind kind = p->kind;
-            count = rows <= ROWS && i + PANELS_FOR(rows) <= least(panels, whole) ? PANELS_FOR(rows) : 1;
+            count = strips == 1 ? PANELS_FOR(rows) : 1;
+            if (i + count > least(panels, whole))
+                count = 1;
             if (there < PANEL || (rows > MANY_ROWS && kind != FLOAT32)) {
                 widen_panel(widened, here, there, depth, kind);
                 here = (const char *)widened;
@@ -226,8 +233,8 @@ static void columns(void *context, int64_t index)
     const int64_t panel = index * p->panels_at_once;
     const int64_t panels = least((p->n + PANEL - 1) / PANEL - panel, p->panels_at_once);
     const int64_t width = panels * PANEL, there = least(p->n - panel * PANEL, width);
-    const int64_t block = BLOCK_ROWS * width;
-    const int64_t room = 2 * block + (BLOCK_ROWS + PANEL) * block_depth(p);
+    const int64_t block = block_rows(p) * width;
+    const int64_t room = 2 * block + (block_rows(p) + PANEL) * block_depth(p);
     float *result = scratch(room), *up = result + block;
     float *packed = up + block;
     for (int64_t row = 0; row < p->m; row += BLOCK_ROWS) {
