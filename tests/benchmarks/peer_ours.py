@@ -134,13 +134,16 @@ def agreement(job: Job) -> Job:
     """The logits after a prompt and each token of a caption, of many random checkpoints."""
     select_device("CPU", compiled=True)
     sizes, rows = DecoderConfig.read(settings(job)), []
+    kernels, graphs = make_kernels(), None
     for seed in range(job["seeds"]):
         shapes = sizes.shapes()
 
         def read(name: str, seed: int = seed, shapes: dict[str, Any] = shapes) -> np.ndarray:
             return seeded(name, shapes[name], seed)
 
-        decoder = Decoder(sizes, read, make_kernels(), slots=1, dtype=number(job))
+        decoder = Decoder(sizes, read, kernels, slots=1, dtype=number(job))
+        # Compiled once: the same for all weights of these sizes.
+        graphs = decoder._graphs = graphs or decoder._graphs
         ids = sequence(job, seed)
         prompt = ids[: job["prompt"]]
         places = np.tile(np.arange(len(prompt)), (3, 1))

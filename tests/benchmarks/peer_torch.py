@@ -99,6 +99,7 @@ def parts(job: Job) -> Job:
 def agreement(job: Job) -> Job:
     """The logits after a prompt and each token of a caption, of many random checkpoints."""
     model, rows = build(job), []
+    model.tie_weights()
     names = {
         re.sub(r".*language_model\.(?:model\.)?", "", name): weight
         for name, weight in model.named_parameters()
