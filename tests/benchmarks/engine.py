@@ -158,7 +158,7 @@ class Bench:
     sizes: Sizes
     toy: bool
     rounds: int
-    pythons: dict[str, Path]  # of the peers that have an environment of their own
+    pythons: dict[str, Path]  # of peers with an environment of their own, once it is there
     before: Path | None = None
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -178,7 +178,7 @@ class Bench:
 
     def ask(self, peer: str, job: Job, label: str) -> Result:
         """One process of a peer's program; nothing but a note when it fails."""
-        python = self.pythons.get(peer, Path(sys.executable))
+        python = self.python(peer)
         repository, program = REPOSITORY, peer
         if peer == "before" and self.before:
             repository, program = self.before, "ours"
@@ -205,6 +205,14 @@ class Bench:
         print(f"  {took}", file=sys.stderr)
         result: Result = json.loads(done.stdout.splitlines()[-1])
         return result
+
+    def python(self, peer: str) -> Path:
+        """What runs the peer's program; an environment is made when it is first wanted."""
+        if peer not in ENVIRONMENTS:
+            return Path(sys.executable)
+        if peer not in self.pythons:
+            self.pythons[peer] = ENVIRONMENTS[peer]()
+        return self.pythons[peer]
 
     def folder(self, family: str) -> Path:
         """A checkpoint folder of real size whose safetensors file is a header and a hole."""
@@ -593,6 +601,9 @@ def llama_environment() -> Path:
     return environment("llama-cpp-python-0.3.36", LLAMA, {"CMAKE_ARGS": flags})
 
 
+ENVIRONMENTS = {"torch": torch_environment, "llama": llama_environment}
+
+
 def show(bench: Bench) -> None:
     """The table and the notes on stdout."""
     shown = "toy sizes: the ratios mean nothing" if bench.toy else f"best of {bench.rounds} rounds"
@@ -644,15 +655,14 @@ def main() -> None:
     unknown = sorted(set(options.sections) - SECTIONS.keys())
     if unknown:
         parser.error(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
-    torch = options.torch_python.absolute() if options.torch_python else torch_environment()
-    llama = options.llama_python.absolute() if options.llama_python else llama_environment()
+    named = {"torch": options.torch_python, "llama": options.llama_python}
     with tempfile.TemporaryDirectory() as place:
         bench = Bench(
             Path(place),
             TOY if options.toy else Sizes(),
             options.toy,
             options.rounds or (1 if options.toy else 2),
-            {"torch": torch, "llama": llama},
+            {peer: python.absolute() for peer, python in named.items() if python},
             options.before and options.before.absolute(),
         )
         bench.notes.append(f"every peer reads clips with PyAV, on {os.cpu_count()} cores")

@@ -41,7 +41,7 @@ def library() -> Path | None:
 
 
 def set_threads(count: int) -> None:
-    """Run kernels on ``count`` threads, the one that calls them among these."""
+    """Have at least ``count`` threads for kernels, the one that calls them among these."""
     _function("set_threads")(ctypes.c_int(count))
 
 

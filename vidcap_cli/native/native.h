@@ -42,14 +42,6 @@ INLINE float sum(vec x)
     return total;
 }
 
-INLINE float maximum(vec x)
-{
-    float most = x[0];
-    for (int lane = 1; lane < LANES; lane++)
-        most = x[lane] > most ? x[lane] : most;
-    return most;
-}
-
 INLINE vec choose(ivec condition, vec yes, vec no)
 {
     return (vec)(((ivec)yes & condition) | ((ivec)no & ~condition));

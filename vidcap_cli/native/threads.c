@@ -68,7 +68,7 @@ static void *help(void *unused)
     return unused;
 }
 
-/* Run kernels on so many threads from now on, the one that starts them among these. */
+/* Have at least so many threads for kernels, the one that starts them among these. */
 EXPORT void set_threads(int threads)
 {
     pthread_mutex_lock(&busy);

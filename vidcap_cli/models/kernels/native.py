@@ -79,6 +79,10 @@ class NativeKernels(CpuKernels):
         del heads
         return to_tensor(cos, dtype), to_tensor(sin, dtype)
 
+    def apply_rope(self, x: Tensor, cos: Tensor, sin: Tensor, head_dim: int) -> Tensor:
+        """Not apart: these tables are for ``qkv_split``, and MindSpore's way takes others."""
+        raise NotImplementedError
+
     def qkv_split(self, q_width: int, kv_width: int, head_dim: int) -> QkvSplit:
         """One pass over the rows."""
         return NativeQkvSplit(self, q_width, kv_width, head_dim)

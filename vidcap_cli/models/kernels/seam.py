@@ -56,7 +56,7 @@ class Kernels(nn.Cell):  # type: ignore[misc]
         raise NotImplementedError
 
     def rope_tables(self, cos: Array, sin: Array, heads: int, dtype: Any) -> tuple[Tensor, Tensor]:
-        """Host: cosines and sines ``[n, D]`` as ``apply_rope`` takes them for ``heads``."""
+        """Host: cosines and sines ``[n, D]`` as ``qkv_split`` takes them for ``heads``."""
         raise NotImplementedError
 
     def apply_rope(self, x: Tensor, cos: Tensor, sin: Tensor, head_dim: int) -> Tensor:
