@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcap_cli.errors import UsageError
+
 _HERE = Path(__file__).parent
 # The variants that ``build.py`` builds, the best first, and what a processor has for each.
 _NEEDS = {
+    "amx": {"amx_tile", "amx_bf16", "avx512f", "avx512_bf16", "avx2", "fma", "f16c"},
     "avx512": {"avx512f", "avx2", "fma", "f16c"},
     "avx2": {"avx2", "fma", "f16c"},
     "neon": {"asimd"},
@@ -29,9 +32,11 @@ def library() -> Path | None:
     """The kernels that this processor runs, None if there are none: they were not built, or it is
     too old.
 
-    ``VIDCAP_NATIVE`` names the variant to use, or ``none``.
+    ``VIDCAP_NATIVE`` names the variant to use, or ``none``; UsageError for another name.
     """
     wanted = os.environ.get("VIDCAP_NATIVE")
+    if wanted not in {None, "none", *_NEEDS}:
+        raise UsageError(f"VIDCAP_NATIVE={wanted}: {', '.join(_NEEDS)} or none")
     flags = _processor_flags()
     for variant, needs in _NEEDS.items():
         path = _HERE / f"{variant}.so"

@@ -19,6 +19,10 @@ _HERE = Path(__file__).parent
 _VARIANTS = {
     "x86_64": {
         "avx2": ["-mavx2", "-mfma", "-mf16c", "-DVECTOR_BYTES=32"],
+        "amx": [
+            *("-mavx512f", "-mavx512bf16", "-mfma", "-mf16c", "-mamx-tile", "-mamx-bf16"),
+            "-DVECTOR_BYTES=64",
+        ],
         "avx512": ["-mavx512f", "-mfma", "-mf16c", "-DVECTOR_BYTES=64"],
     },
     "aarch64": {"neon": ["-DVECTOR_BYTES=16"]},

@@ -78,8 +78,13 @@ INLINE int64_t least(int64_t a, int64_t b)
 /* threads.c: do work(context, i) for all i below count, on the threads that there are. */
 void parallel(void (*work)(void *context, int64_t index), void *context, int64_t count);
 
-/* threads.c: memory of the calling thread, valid until it asks again. */
-float *scratch(int64_t floats);
+/* threads.c: how many there are for work. */
+int64_t threads(void);
+
+/* threads.c: memory of the calling thread, valid until it asks again for the same use: its own, or to
+ * be shared with the threads that do its work. */
+enum use { OWN, SHARED };
+float *scratch(enum use use, int64_t floats);
 
 /* product.c: in what numbers weights are kept. */
 enum kind { FLOAT32, FLOAT16, BFLOAT16 };

@@ -7,48 +7,24 @@
  * Few rows of x: W is read once, as fast as memory gives it. Many: blocks of x that the cache holds
  * meet one panel after the other (Goto and van de Geijn 2008).
  */
-#include "native.h"
+#include "product.h"
 
-#if defined(__F16C__) || defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
-#define PANEL 16
 #define VECS (PANEL / LANES)
 #define ROWS (LANES == 16 ? 12 : 6) /* of x in a tile: its sums and what they need have registers */
 #define MOST_PANELS 4 /* in a tile */
 #define BLOCK_ROWS 96
 #define MANY_ROWS 18 /* so many that it pays to make a panel float32 for all of them at once */
+#define TILED_ROWS(kind) ((kind) == BFLOAT16 ? 4 : 24) /* so many are faster on matrix registers */
 #define BLOCK_DEPTH 384 /* numbers of a row at a time; even, as are the depths of bfloat16 panels */
 
 typedef struct {
-    const float *x;
-    const char *w[2]; /* two: of silu(W0 x) * W1 x */
-    const float *bias;
-    float *y;
-    int64_t m, n, k, depth, panels_at_once; /* depth: k, even for bfloat16 */
-    enum kind kind;
-} product;
+    const product *p;
+    int64_t panels_at_once;
+} columns_of;
 
 INLINE int64_t bytes_of(enum kind kind)
 {
     return kind == FLOAT32 ? 4 : 2;
-}
-
-INLINE vec half(const char *from)
-{
-#if LANES == 16 && defined(__AVX512F__)
-    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)from));
-#elif LANES == 8 && defined(__F16C__)
-    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const void *)from));
-#else
-    vec x;
-    _Float16 numbers[LANES];
-    memcpy(numbers, from, sizeof numbers);
-    for (int lane = 0; lane < LANES; lane++)
-        x[lane] = numbers[lane];
-    return x;
-#endif
 }
 
 /* The numbers at one depth of the 16 rows of a panel; of bfloat16, two depths of a row lie in 32 bits,
@@ -212,44 +188,44 @@ static void multiply_panels(
     }
 }
 
-static void add_bias(float *y, const float *bias, int64_t width)
+void finish(
+    const product *p, int64_t row, int64_t rows, int64_t panel, int64_t panels, const float *sums,
+    const float *up, int64_t next_row, int64_t next_panel)
 {
-    for (int64_t i = 0; i < width; i++)
-        y[i] += bias[i];
-}
-
-static void silu_times(float *gate, const float *up, int64_t count)
-{
-    for (int64_t i = 0; i < count; i += LANES) {
-        vec x = load(gate + i);
-        store(gate + i, x / (vexp(-x) + 1.0f) * load(up + i));
-    }
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < panels; i++) {
+            const int64_t column = (panel + i) * PANEL, there = least(p->n - column, PANEL);
+            const int64_t from = r * next_row + i * next_panel;
+            float *y = p->y + (row + r) * p->n + column, part[2][PANEL] = {{0}};
+            if (p->bias)
+                memcpy(part[0], p->bias + column, (size_t)there * 4);
+            for (int64_t v = 0; v < PANEL; v += LANES) {
+                const vec x = load(sums + from + v);
+                store(
+                    part[1] + v, p->w[1] ? x / (vexp(-x) + 1.0f) * load(up + from + v)
+                                         : x + load(part[0] + v));
+            }
+            memcpy(y, part[1], (size_t)there * 4);
+        }
 }
 
 /* Some panels for all rows. */
 static void columns(void *context, int64_t index)
 {
-    const product *p = context;
-    const int64_t panel = index * p->panels_at_once;
-    const int64_t panels = least((p->n + PANEL - 1) / PANEL - panel, p->panels_at_once);
-    const int64_t width = panels * PANEL, there = least(p->n - panel * PANEL, width);
-    const int64_t block = block_rows(p) * width;
+    const columns_of *some = context;
+    const product *p = some->p;
+    const int64_t panel = index * some->panels_at_once;
+    const int64_t panels = least((p->n + PANEL - 1) / PANEL - panel, some->panels_at_once);
+    const int64_t block = block_rows(p) * panels * PANEL;
     const int64_t room = 2 * block + (block_rows(p) + PANEL) * block_depth(p);
-    float *result = scratch(room), *up = result + block;
+    float *result = scratch(OWN, room), *up = result + block;
     float *packed = up + block;
     for (int64_t row = 0; row < p->m; row += BLOCK_ROWS) {
         const int64_t rows = least(p->m - row, BLOCK_ROWS);
         multiply_panels(p, p->w[0], row, rows, panel, panels, result, packed);
-        if (p->w[1]) {
+        if (p->w[1])
             multiply_panels(p, p->w[1], row, rows, panel, panels, up, packed);
-            silu_times(result, up, rows * width);
-        }
-        for (int64_t r = 0; r < rows; r++) {
-            float *y = p->y + (row + r) * p->n + panel * PANEL;
-            memcpy(y, result + r * width, (size_t)there * 4);
-            if (p->bias)
-                add_bias(y, p->bias + panel * PANEL, there);
-        }
+        finish(p, row, rows, panel, panels, result, up, panels * PANEL, PANEL);
     }
 }
 
@@ -257,10 +233,15 @@ void multiply(
     const float *x, const void *const w[2], const float *bias, float *y, int64_t m, int64_t n,
     int64_t k, int64_t depth, enum kind kind)
 {
-    const int64_t panels = (n + PANEL - 1) / PANEL;
+    const product p = {x, {w[0], w[1]}, bias, y, m, n, k, depth, kind};
+    if (kind != FLOAT32 && m >= TILED_ROWS(kind) && tiles_usable()) {
+        multiply_by_tiles(&p);
+        return;
+    }
     /* Few at once, so that threads come to an end together, but enough to be worth a block of x. */
-    product p = {x, {w[0], w[1]}, bias, y, m, n, k, depth, m > ROWS ? 16 : 4, kind};
-    parallel(columns, &p, (panels + p.panels_at_once - 1) / p.panels_at_once);
+    columns_of some = {&p, m > ROWS ? 16 : 4};
+    const int64_t panels = (n + PANEL - 1) / PANEL;
+    parallel(columns, &some, (panels + some.panels_at_once - 1) / some.panels_at_once);
 }
 
 /* The nearest bfloat16; of two the even one. */

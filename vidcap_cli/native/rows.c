@@ -148,7 +148,7 @@ static void attend_head(void *context, int64_t index)
     const int64_t tokens = p->last[row] + 1;
     const float *q = p->q + index * width, *k = p->keys + row * p->length * width;
     const float *v = p->values + row * p->length * width, scale = 1 / sqrtf((float)width);
-    float *scores = scratch(tokens + LANES), *to = p->attended + index * width;
+    float *scores = scratch(OWN, tokens + LANES), *to = p->attended + index * width;
     float most = -INFINITY;
     for (int64_t token = 0; token < tokens; token++) {
         scores[token] = dot(q, k + token * width, width) * scale;

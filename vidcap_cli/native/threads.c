@@ -106,14 +106,21 @@ void parallel(void (*work)(void *, int64_t), void *context, int64_t count)
     pthread_mutex_unlock(&busy);
 }
 
-float *scratch(int64_t floats)
+int64_t threads(void)
 {
-    static _Thread_local float *memory;
-    static _Thread_local int64_t size;
-    if (floats > size) {
-        free(memory);
-        memory = aligned_alloc(64, (size_t)(floats * 4 + 63) / 64 * 64);
-        size = memory ? floats : 0;
+    return helpers + 1;
+}
+
+float *scratch(enum use use, int64_t floats)
+{
+    static _Thread_local struct {
+        float *memory;
+        int64_t size;
+    } kept[2];
+    if (floats > kept[use].size) {
+        free(kept[use].memory);
+        kept[use].memory = aligned_alloc(64, (size_t)(floats * 4 + 63) / 64 * 64);
+        kept[use].size = kept[use].memory ? floats : 0;
     }
-    return memory;
+    return kept[use].memory;
 }

@@ -1,0 +1,52 @@
+/* What the ways to compute a product share: product.c, tiles.c. */
+#ifndef VIDCAP_PRODUCT_H
+#define VIDCAP_PRODUCT_H
+
+#include "native.h"
+
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#define PANEL 16 /* rows of W that lie together */
+
+/* y [m, n] = x W^T + bias, or silu(x W0^T) * x W1^T. */
+typedef struct {
+    const float *x;
+    const char *w[2];
+    const float *bias;
+    float *y;
+    int64_t m, n, k, depth; /* depth: k, even for bfloat16 */
+    enum kind kind;
+} product;
+
+/* As many numbers of float16 as a vector has. */
+INLINE vec half(const char *from)
+{
+#if LANES == 16 && defined(__AVX512F__)
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)from));
+#elif LANES == 8 && defined(__F16C__)
+    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const void *)from));
+#else
+    vec x;
+    _Float16 numbers[LANES];
+    memcpy(numbers, from, sizeof numbers);
+    for (int lane = 0; lane < LANES; lane++)
+        x[lane] = numbers[lane];
+    return x;
+#endif
+}
+
+/* product.c: ``rows`` of y from ``row`` on, of some panels, from the sums of both products, whose
+ * rows and panels are so many floats apart. */
+void finish(
+    const product *p, int64_t row, int64_t rows, int64_t panel, int64_t panels, const float *sums,
+    const float *up, int64_t next_row, int64_t next_panel);
+
+/* tiles.c: whether the processor has matrix registers, and lets this process use them. */
+bool tiles_usable(void);
+
+/* tiles.c: the same for many rows of x. Weights of 16 bits only. */
+void multiply_by_tiles(const product *p);
+
+#endif

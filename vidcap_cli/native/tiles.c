@@ -1,0 +1,293 @@
+/* Products of many rows on the processor's matrix registers (Intel AMX, bfloat16 products with
+ * float32 sums: Intel's Architecture Instruction Set Extensions Programming Reference, chapter 3).
+ *
+ * A row of float32 is two of bfloat16, what it rounds to and what that leaves (x = high + low, off by
+ * 2^-17 of it): two products with weights of bfloat16 are as good as float32, at many times the
+ * speed. A weight of float16 is exactly two of bfloat16, and takes three products: low times low is
+ * less than what is left out of x anyway.
+ */
+#include "product.h"
+
+#if defined(__AMX_BF16__) && LANES == 16
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define TILE 1024 /* bytes of a register: 16 rows of 32 numbers, or 32 of them of 16 rows of W */
+#define ROWS 16   /* of x in a tile */
+#define STEP 32   /* numbers of a row in a tile */
+#define SUMS 256  /* floats in a tile */
+#define BLOCK_STEPS 48
+#define BLOCK_DEPTH (BLOCK_STEPS * STEP) /* two panels of it, x of so many rows, and their sums */
+#define BLOCK_ROWS 256                   /* stay in the second cache */
+#define ROW_TILES(rows) (((rows) + ROWS - 1) / ROWS)
+#define MOST_ROWS 1024 /* that are split at a time: this bounds the memory it takes */
+#define MOST_PANELS 32 /* in an item of work */
+
+/* Linux gives the registers to a process that asks for them (Documentation/arch/x86/xstate.rst). */
+enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+
+static bool permitted;
+
+__attribute__((constructor)) static void ask(void)
+{
+    permitted = !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
+}
+
+bool tiles_usable(void)
+{
+    return permitted;
+}
+
+typedef struct {
+    const product *p;
+    char *split; /* [depth blocks][tiles of rows][steps of a block][high, low] tiles */
+    int64_t row, rows, panels_at_once;
+} tiled;
+
+static int64_t depth_blocks(const product *p)
+{
+    return (p->depth + BLOCK_DEPTH - 1) / BLOCK_DEPTH;
+}
+
+static int64_t steps_of(int64_t depth)
+{
+    return (depth + STEP - 1) / STEP;
+}
+
+/* 16 numbers of a row from ``x`` on, of which ``count`` are there, as high and low. */
+INLINE void split(const float *x, int64_t count, char *high, char *low)
+{
+    const __mmask16 there = count >= 16 ? 0xffff : count > 0 ? (1 << count) - 1 : 0;
+    const __m512 numbers = _mm512_maskz_loadu_ps(there, x);
+    const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(numbers);
+    const __m512 back = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16);
+    _mm256_store_si256((void *)high, rounded);
+    _mm256_store_si256((void *)low, (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(numbers, back)));
+}
+
+/* One tile of rows, all of its depth. */
+static void split_rows(void *context, int64_t index)
+{
+    const tiled *t = context;
+    const product *p = t->p;
+    const int64_t row = index * ROWS, tiles = ROW_TILES(t->rows), steps = steps_of(p->depth);
+    for (int64_t step = 0; step < steps; step++) {
+        const int64_t block = step / BLOCK_STEPS;
+        char *to = t->split
+                   + ((block * tiles + index) * BLOCK_STEPS + step % BLOCK_STEPS) * 2 * TILE;
+        for (int64_t r = 0; r < ROWS; r++, to += STEP * 2) {
+            const bool there = row + r < t->rows;
+            const float *x = p->x + (t->row + row + r) * p->k + step * STEP;
+            for (int64_t i = 0; i < STEP; i += 16)
+                split(
+                    x + i, there ? p->k - step * STEP - i : 0, to + i * 2, to + i * 2 + TILE);
+        }
+    }
+}
+
+/* The registers: 0 to 3 sums, 4 and 5 of W, 6 and 7 of x. */
+INLINE void multiply_add(const int rows, const int panels)
+{
+    _tile_dpbf16ps(0, 6, 4);
+    if (panels > 1)
+        _tile_dpbf16ps(1, 6, 5);
+    if (rows > 1)
+        _tile_dpbf16ps(2, 7, 4);
+    if (rows > 1 && panels > 1)
+        _tile_dpbf16ps(3, 7, 5);
+}
+
+INLINE void load_rows(const int rows, const char *x)
+{
+    _tile_loadd(6, x, STEP * 2);
+    if (rows > 1)
+        _tile_loadd(7, x + BLOCK_STEPS * 2 * TILE, STEP * 2);
+}
+
+INLINE void load_panels(const int panels, const char *w, int64_t next)
+{
+    _tile_loadd(4, w, PANEL * 4);
+    if (panels > 1)
+        _tile_loadd(5, w + next, PANEL * 4);
+}
+
+/* y [rows, panels] (+)= x W^T in tiles, ``more`` floats from one tile of rows to the next. ``next``
+ * bytes on is the next panel, ``low`` bytes on its low part, if it has one. */
+INLINE void tile(
+    const int rows, const int panels, const char *x, const char *w, int64_t next, int64_t low,
+    int64_t steps, float *y, int64_t more, bool add)
+{
+    if (add) {
+        _tile_loadd(0, y, PANEL * 4);
+        if (panels > 1)
+            _tile_loadd(1, y + SUMS, PANEL * 4);
+        if (rows > 1)
+            _tile_loadd(2, y + more, PANEL * 4);
+        if (rows > 1 && panels > 1)
+            _tile_loadd(3, y + more + SUMS, PANEL * 4);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t step = 0; step < steps; step++, x += 2 * TILE, w += TILE) {
+        load_panels(panels, w, next);
+        load_rows(rows, x + TILE);
+        multiply_add(rows, panels);
+        load_rows(rows, x);
+        multiply_add(rows, panels);
+        if (low) {
+            load_panels(panels, w + low, next);
+            multiply_add(rows, panels);
+        }
+    }
+    _tile_stored(0, y, PANEL * 4);
+    if (panels > 1)
+        _tile_stored(1, y + SUMS, PANEL * 4);
+    if (rows > 1)
+        _tile_stored(2, y + more, PANEL * 4);
+    if (rows > 1 && panels > 1)
+        _tile_stored(3, y + more + SUMS, PANEL * 4);
+}
+
+/* Some columns of a panel of ``there`` rows of W as tiles; zeros for what it lacks. */
+static void copy_panel(char *to, const char *w, int64_t there, int64_t columns)
+{
+    memset(to, 0, BLOCK_DEPTH * PANEL * 2);
+    for (int64_t i = 0; i < columns; i += 2)
+        memcpy(to + i * PANEL * 2, w + i * there * 2, (size_t)there * 4);
+}
+
+/* 16 numbers as what they round to in bfloat16 and what that leaves, in the upper halves. */
+INLINE void split_weights(__m512 numbers, __m512i *high, __m512i *low)
+{
+    *high = _mm512_slli_epi32(
+        _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(numbers)), 16);
+    *low = (__m512i)_mm512_sub_ps(numbers, (__m512)*high);
+}
+
+/* The same of float16, as high and low parts. */
+static void split_panel(char *to, char *low, const char *w, int64_t there, int64_t columns)
+{
+    memset(to, 0, BLOCK_DEPTH * PANEL * 2);
+    memset(low, 0, BLOCK_DEPTH * PANEL * 2);
+    for (int64_t i = 0; i < columns; i++) {
+        const int64_t odd = i % 2, at = (i - odd) * PANEL * 2;
+        char numbers[PANEL * 2] = {0};
+        memcpy(numbers, w + i * there * 2, (size_t)there * 2);
+        __m512i parts[2];
+        split_weights((__m512)half(numbers), parts, parts + 1);
+        for (int which = 0; which < 2; which++) {
+            char *pairs = (which ? low : to) + at;
+            _mm512_storeu_si512(
+                pairs, odd ? _mm512_or_si512(_mm512_loadu_si512(pairs), parts[which])
+                           : _mm512_srli_epi32(parts[which], 16));
+        }
+    }
+}
+
+/* Two panels of W at a depth, one if ``panel`` is the last. ``copies`` has room for those that are
+ * not kept as tiles: of float16, or not whole. */
+static void multiply_two(
+    const tiled *t, const char *w, int64_t panel, int64_t start, const char *x, int64_t tiles,
+    float *y, int64_t more, char *copies)
+{
+    const product *p = t->p;
+    const int64_t size = BLOCK_DEPTH * PANEL * 2, depth = least(p->depth - start, BLOCK_DEPTH);
+    const int64_t panels = least((p->n + PANEL - 1) / PANEL - panel, 2), steps = steps_of(depth);
+    const char *here = w + (panel * PANEL * p->depth + start * PANEL) * 2;
+    int64_t next = PANEL * p->depth * 2, low = 0;
+    if (p->kind == FLOAT16 || depth % STEP || (panel + panels) * PANEL > p->n) {
+        for (int64_t i = 0; i < panels; i++) {
+            const int64_t there = least(p->n - (panel + i) * PANEL, PANEL);
+            const char *from = w + ((panel + i) * PANEL * p->depth + start * there) * 2;
+            if (p->kind == FLOAT16)
+                split_panel(copies + i * size, copies + (2 + i) * size, from, there, depth);
+            else
+                copy_panel(copies + i * size, from, there, depth);
+        }
+        here = copies;
+        next = size;
+        low = p->kind == FLOAT16 ? 2 * size : 0;
+    }
+    for (int64_t i = 0; i < tiles; i += 2, x += 2 * BLOCK_STEPS * 2 * TILE, y += 2 * more) {
+        const bool add = start > 0;
+        if (i + 1 < tiles && panels > 1)
+            tile(2, 2, x, here, next, low, steps, y, more, add);
+        else if (panels > 1)
+            tile(1, 2, x, here, next, low, steps, y, more, add);
+        else if (i + 1 < tiles)
+            tile(2, 1, x, here, next, low, steps, y, more, add);
+        else
+            tile(1, 1, x, here, next, low, steps, y, more, add);
+    }
+}
+
+/* Some panels for a block of rows. */
+static void multiply_block(void *context, int64_t index)
+{
+    static const struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } registers = {
+        1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    const tiled *t = context;
+    const product *p = t->p;
+    const int64_t blocks = (t->rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    const int64_t row = index % blocks * BLOCK_ROWS, panel = index / blocks * t->panels_at_once;
+    const int64_t rows = least(t->rows - row, BLOCK_ROWS), tiles = ROW_TILES(rows);
+    const int64_t panels = least((p->n + PANEL - 1) / PANEL - panel, t->panels_at_once);
+    const int64_t more = panels * SUMS, floats = tiles * more;
+    float *sums[2] = {scratch(OWN, 2 * floats + 4 * BLOCK_DEPTH * PANEL / 2)};
+    sums[1] = sums[0] + floats;
+    char *const copies = (char *)(sums[1] + floats);
+    _tile_loadconfig(&registers);
+    for (int64_t start = 0; start < p->depth; start += BLOCK_DEPTH) {
+        const char *x = t->split
+                        + (start / BLOCK_DEPTH * ROW_TILES(t->rows) + row / ROWS) * BLOCK_STEPS * 2
+                              * TILE;
+        for (int64_t i = 0; i < panels; i += 2)
+            for (int which = 0; which < (p->w[1] ? 2 : 1); which++)
+                multiply_two(
+                    t, p->w[which], panel + i, start, x, tiles, sums[which] + i * SUMS, more,
+                    copies);
+    }
+    _tile_release();
+    for (int64_t i = 0; i < tiles; i++)
+        finish(
+            p, t->row + row + i * ROWS, least(rows - i * ROWS, ROWS), panel, panels,
+            sums[0] + i * more, sums[1] + i * more, PANEL, SUMS);
+}
+
+void multiply_by_tiles(const product *p)
+{
+    const int64_t panels = (p->n + PANEL - 1) / PANEL;
+    for (int64_t row = 0; row < p->m; row += MOST_ROWS) {
+        tiled t = {.p = p, .row = row, .rows = least(p->m - row, MOST_ROWS)};
+        const int64_t tiles = ROW_TILES(t.rows), blocks = (t.rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+        t.split =
+            (char *)scratch(SHARED, depth_blocks(p) * tiles * BLOCK_STEPS * 2 * TILE / 4);
+        parallel(split_rows, &t, tiles);
+        /* Few enough that threads come to an end together, and an even number. */
+        const int64_t share = panels * blocks / (4 * threads());
+        t.panels_at_once = share < 4 ? 4 : least(share & ~1, MOST_PANELS);
+        const int64_t groups = (panels + t.panels_at_once - 1) / t.panels_at_once;
+        parallel(multiply_block, &t, groups * blocks);
+    }
+}
+
+#else
+
+bool tiles_usable(void)
+{
+    return false;
+}
+
+void multiply_by_tiles(const product *p)
+{
+    (void)p;
+}
+
+#endif
