@@ -16,25 +16,43 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 _PROBE_BYTES = 65_536
 
 
-def atomic_write(path: Path, data: bytes, *, replace: bool = True) -> None:
+def atomic_write(
+    path: Path, data: bytes, *, replace: bool = True, by_way_of: Path | None = None
+) -> None:
     """Make ``path`` hold ``data``: after a crash at any instant it has all of it or is untouched.
 
-    The temporary file lies in the same folder, so the rename never crosses file systems, and
-    both file and folder are flushed to the disk before this returns. ``replace`` as in ``commit``.
+    Both file and folder are flushed to the disk before this returns. ``replace`` as in ``commit``,
+    ``by_way_of`` as in ``committing``.
     """
-    with committing(path, replace=replace) as temporary:
+    with committing(path, replace=replace, by_way_of=by_way_of) as temporary:
         temporary.write_bytes(data)
 
 
-@contextmanager
-def committing(path: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Hand out a temporary file beside ``path``; what is written there becomes ``path``.
+def replace_file(path: Path, data: bytes) -> None:
+    """Make ``path`` hold ``data`` for whoever reads it; after a crash of the machine it may not."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
-    The file is flushed to the disk before the rename. When the block raises, the temporary file
-    is removed and ``path`` is as it was. Until then this process holds a lock on the temporary
-    file, which tells ``sweep`` that somebody still writes it. ``replace`` as in ``commit``.
+
+@contextmanager
+def committing(
+    path: Path, *, replace: bool = True, by_way_of: Path | None = None
+) -> Iterator[Path]:
+    """Hand out a temporary file; what is written there becomes ``path``.
+
+    It lies beside ``path``, so that the rename never crosses file systems, or in the folder
+    ``by_way_of`` of the same one: who removes that folder with what is in it can be sure that
+    nothing is committed from there any more. It is flushed to the disk before the rename. When the
+    block raises, it is removed and ``path`` is as it was. Until then this process holds a lock on
+    it, which tells ``sweep`` that somebody still writes it. ``replace`` as in ``commit``.
     """
-    temporary, lock = _locked_temporary(path)
+    temporary, lock = _locked_temporary(path, by_way_of)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -66,10 +84,10 @@ def probe(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _locked_temporary(path: Path) -> tuple[Path, int]:
+def _locked_temporary(path: Path, folder: Path | None = None) -> tuple[Path, int]:
     """A new temporary file for ``path``, and the descriptor that holds its lock."""
     while True:
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+        temporary = (folder or path.parent) / f".{path.name}.{uuid4().hex}.tmp"
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with suppress(OSError):  # without locks (some network folders) nothing is swept either
             fcntl.flock(file, fcntl.LOCK_EX)

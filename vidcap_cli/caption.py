@@ -81,7 +81,7 @@ def caption(request: Request) -> int:
     with _working_place(request, output, temporary=shown) as (run_dir, target):
         cluster = _cluster(request)
         if request.launch.node_rank:
-            return join(run_dir, cluster, request.launch.log_dir)
+            return join(run_dir, cluster, request.launch.log_dir, notice)
         job = Job(
             meta=meta,
             run_dir=run_dir,

@@ -38,6 +38,10 @@ class RunError(VidcapError):
     """The run as a whole failed; finished rows are on disk."""
 
 
+class RevokedError(RunError):
+    """The launch of this rank is over for who leads the run: it commits nothing any more."""
+
+
 class DamagedPartError(RunError):
     """A part file that is not as it was written, or whose rows are another run's.
 

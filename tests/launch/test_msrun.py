@@ -81,7 +81,7 @@ def test_msrun_and_ranks_import_nothing_of_the_users_and_read_paths_as_bytes(tmp
     done = subprocess.run(
         ["python", "-c", program],
         cwd=tmp_path,
-        env=launch._environment(folder, 1),
+        env=launch._environment(folder, Cluster()),
         capture_output=True,
         text=True,
         check=False,

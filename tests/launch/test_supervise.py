@@ -6,7 +6,7 @@ import pytest
 
 from tests.launch.runs import Notices
 from vidcap_cli.launch.msrun import Cluster, Ranks
-from vidcap_cli.launch.supervise import _Watch
+from vidcap_cli.launch.supervise import Interrupts, _Watch
 from vidcap_cli.rundir.events import Began, Event, EventWriter, Started
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.records import RankExit
@@ -43,7 +43,8 @@ def test_a_process_that_started_anew_has_only_its_own_rows(tmp_path, anew):
     with EventWriter(folder.events(0)) as events:
         for event in reported:
             events.write(event)
-    watch = _Watch(folder, Cluster(), FakeRanks(), View())
+    watch = _Watch(folder, Cluster(), View(), Interrupts())
+    watch.ranks = FakeRanks()
     watch.look()
     assert watch.exits() == [RankExit(0, -signal.SIGKILL, (2,) if anew else (1, 2))]
 

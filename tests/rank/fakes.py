@@ -15,6 +15,7 @@ from vidcap_cli.rank.recorder import Recorder
 from vidcap_cli.rank.row import Row
 from vidcap_cli.rank.worker import Rank, Stop
 from vidcap_cli.rundir.events import Event, EventReader, EventWriter
+from vidcap_cli.rundir.leases import grant
 from vidcap_cli.rundir.parts import read_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.statuses import Flag, Status
@@ -144,6 +145,7 @@ class Scene:
         self.folder = self.run_dir.attempt(1)
         self.folder.path.mkdir(parents=True)
         self.run_dir.parts.mkdir()
+        self.lease = self.folder.lease(0, grant(self.folder, [0]) or "")
         self.config = CaptionConfig("qwen2vl", "/models/some", on_oom=on_oom, flush_seconds=1000)
         self.engine, self.decoders, self.rows, self.ahead = engine, decoders, rows, ahead
         self.stop = Stop()
@@ -159,7 +161,9 @@ class Scene:
     def recorder(self) -> Iterator[Recorder]:
         with (
             EventWriter(self.folder.events(0)) as events,
-            Recorder(self.run_dir, 1, 0, self.config, events) as recorder,
+            Recorder(
+                self.run_dir, self.folder, 0, lease=self.lease, config=self.config, events=events
+            ) as recorder,
         ):
             yield recorder
 

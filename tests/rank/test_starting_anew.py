@@ -16,6 +16,7 @@ from vidcap_cli.rank import worker
 from vidcap_cli.rank.intake import Claims
 from vidcap_cli.rundir.claims import claim_chunks
 from vidcap_cli.rundir.events import Ended, Event, EventReader, EventWriter, Notice
+from vidcap_cli.rundir.leases import grant
 from vidcap_cli.rundir.parts import read_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import make_plan, write_todo
@@ -47,11 +48,14 @@ class Launch:
         self.folder.claims.mkdir(parents=True)
         write_todo(self.run, plan, self.folder)
         Attempt(config, rows=self._count, chunk=chunk, ranks=2, bases=plan.bases).write(self.folder)
+        self.lease = self.folder.lease(0, grant(self.folder, [0]) or "")
 
     def process(self) -> bool:
         """A process of rank 0; whether another is to take its place."""
         with EventWriter(self.folder.events(0)) as events:
-            return worker.work(self.run, self.folder, 0, events, self.stop)
+            return worker.work(
+                self.run, self.folder, 0, lease=self.lease, events=events, stop=self.stop
+            )
 
     def finish(self) -> int:
         """Process after process; how many there were."""

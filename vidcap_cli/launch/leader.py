@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,30 @@ from vidcap_cli.launch.msrun import Cluster, LaunchFailedError
 from vidcap_cli.launch.supervise import Interrupts, supervise
 from vidcap_cli.rundir.claims import chunk_size
 from vidcap_cli.rundir.events import Done
+from vidcap_cli.rundir.leases import revoke
 from vidcap_cli.rundir.ledger import Done as Ledgered
 from vidcap_cli.rundir.ledger import Ledger
 from vidcap_cli.rundir.lock import leadership
+from vidcap_cli.rundir.nodes import Heartbeat, Nodes
 from vidcap_cli.rundir.ownership import Found, acquire, discard, empty
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir, attempt_of
 from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan, write_todo
-from vidcap_cli.rundir.records import Attempt, Finished, read_errors, read_exits
+from vidcap_cli.rundir.records import (
+    DEATHS_TO_GIVE_UP,
+    Attempt,
+    Finished,
+    deaths_of,
+    left_out,
+    read_errors,
+    read_exits,
+)
 from vidcap_cli.statuses import Status
 from vidcap_cli.view.follower import View
 
 # How often to look whether other nodes have finished: it reads every part file.
 _OTHER_NODES_SECONDS = 2.0
-# A row in the model at this many deaths of a rank is left out.
-_DEATHS_TO_GIVE_UP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,9 @@ def leading(job: Job) -> Iterator["Leader"]:
             empty(run)
         plan = _plan_of(job, run, found)
         run.parts.mkdir(exist_ok=True)
-        yield Leader(job, run, plan)
+        leader = Leader(job, run, plan)
+        with leader.heartbeat:
+            yield leader
 
 
 def _plan_of(job: Job, run: RunDir, found: Found) -> Plan:
@@ -114,6 +125,9 @@ class Leader:
         self.rows = plan.rows if job.limit is None else min(job.limit, plan.rows)
         self._ledger = Ledger(run, plan)
         self._damage: list[str] = []  # what is still to be told of damaged parts
+        # Launches that were cut off are over, before it is read what they have committed.
+        for attempt in run.attempts():
+            _end(attempt)
         done = self._look()
         self._attempts = done.attempts
         # Rows that failed in an earlier command are tried again; a caption is kept.
@@ -121,12 +135,13 @@ class Leader:
         numbers = [attempt.number for attempt in run.attempts()]
         numbers += [attempt_of(part) or 0 for part in run.part_files()]
         self.first = max(numbers, default=0) + 1
-        # A run that is continued is not finished, and launches that were cut off are over.
-        run.finished.unlink(missing_ok=True)
-        for attempt in run.attempts():
-            attempt.over.touch()
+        run.finished.unlink(missing_ok=True)  # one that is continued is not finished
         self.finished_before = int(done.ok[: self.rows].sum())
         self._interrupts = Interrupts()
+        self.heartbeat = Heartbeat(run, job.cluster.launch.node_rank)
+        self._nodes = Nodes(run)
+        self._told: dict[str, set[str]] = {}  # of nodes, by what was said of them
+        self._next_look = 0.0
 
     def work(self, view: View) -> None:
         """Launch ranks until every row has a result.
@@ -166,6 +181,7 @@ class Leader:
         """Note that the merged table exists and, after a fresh start, replace the old run."""
         _sweep(self.run)  # of what ranks left that died in this command
         Finished(planned=self.plan.rows, rows=self.rows, failed=failed).write(self.run)
+        self.heartbeat.end()  # before the folder may get another name
         return Places.of(self._job.run_dir).settle(self.run)
 
     def _left(self) -> int:
@@ -232,27 +248,44 @@ class Leader:
                 logs=self._logs(folder),
                 view=view,
                 interrupts=self._interrupts,
-                over=lambda: self._over(folder),
+                elsewhere=lambda: self._goes_on_elsewhere(folder, view),
             )
         except LaunchFailedError as error:  # counted as a launch that brought nothing
             view.notice(str(error))
-        folder.over.touch()
-        if not self._interrupts.count:
-            self._raise_root_cause(folder)
+        if self._interrupts.count:
+            folder.over.touch()  # ranks of other nodes may still commit what is finished
+            return
+        _end(folder)
+        self._raise_root_cause(folder)
 
-    def _over(self, folder: AttemptDir) -> bool:
-        """Whether the other nodes have nothing left to do in this launch.
+    def _goes_on_elsewhere(self, folder: AttemptDir, view: View) -> bool:
+        """Whether other nodes have something left to do in this launch.
 
-        A rank says that it is there before it claims a row: those that have not said so by the time
-        that the ranks here have ended are not waited for, so a node may never come or come late.
+        A node that never comes, or comes late, is not waited for; nor one that is not heard of any
+        more.
         """
-        cluster = self._job.cluster
-        elsewhere = set(range(cluster.worker_num)) - set(cluster.local_ranks)
-        there = (rank for rank in elsewhere if folder.events(rank).exists())
-        if self._interrupts.count or all(folder.exit(rank).exists() for rank in there):
+        if self._interrupts.count:
+            return False
+        if time.monotonic() < self._next_look:
             return True
-        time.sleep(_OTHER_NODES_SECONDS)
-        return self._left() == 0
+        own = self._job.cluster.launch.node_rank
+        there, lost = (
+            {node.name for node in nodes if node.number != own and node.attempt == folder.number}
+            for nodes in self._nodes.look()
+        )
+        self._tell(lost, "not heard of any more, what they had taken goes to others", view)
+        if not there or not self._left():
+            return False
+        self._tell(there, "still at work, which is waited for", view)
+        self._next_look = time.monotonic() + _OTHER_NODES_SECONDS
+        return True
+
+    def _tell(self, nodes: set[str], what: str, view: View) -> None:
+        """Say something of nodes, if it has not been said of just these."""
+        if nodes != self._told.get(what, set()):
+            self._told[what] = nodes
+            if nodes:
+                view.notice(f"{', '.join(sorted(nodes))}: {what}")
 
     def _raise_root_cause(self, folder: AttemptDir) -> None:
         """An exception in a rank would come again in every launch: raise the earliest of all."""
@@ -263,19 +296,19 @@ class Leader:
 
     def _deaths(self) -> Counter[int]:
         """At how many deaths of a rank a row was in its model, for rows at which one was."""
-        deaths: Counter[int] = Counter()
-        for attempt in self.run.attempts():
-            for end in read_exits(attempt):
-                deaths.update(row for row in end.rows if 0 <= row < self.plan.rows)
-        return deaths
+        exits = chain.from_iterable(map(read_exits, self.run.attempts()))
+        found = deaths_of(exits)
+        return Counter({row: n for row, n in found.items() if 0 <= row < self.plan.rows})
 
     def _give_up_on_rows(self, folder: AttemptDir) -> list[Done]:
         """Give the status crashed to rows that were in the model at their second death."""
         suspects = {row for end in read_exits(folder) for row in end.rows}
         if not suspects:
             return []
+        self._left()  # a rank that was started again may have given some up itself
         deaths = self._deaths()
-        lost = sorted(row for row in suspects if deaths[row] >= _DEATHS_TO_GIVE_UP)
+        given_up = (row for row in suspects if deaths[row] >= DEATHS_TO_GIVE_UP)
+        lost = sorted(row for row in given_up if not self._skip[row])
         if not lost:
             return []
         paths = read_paths(self.run, lost)
@@ -284,7 +317,7 @@ class Leader:
                 row,
                 paths[row],
                 status=Status.CRASHED,
-                error=f"in the model at {deaths[row]} deaths of a rank, so it was left out",
+                error=left_out(deaths[row]),
                 attempts=int(self._attempts[row]) + deaths[row],
                 model=self._job.config.model,
                 prompt=self._job.config.question,
@@ -297,7 +330,14 @@ class Leader:
         ]
 
     def _logs(self, folder: AttemptDir) -> Path:
-        return self.run.launch_logs(folder.number, self._job.cluster.launch.log_dir)
+        launch = self._job.cluster.launch
+        return self.run.launch_logs(folder.number, launch.node_rank, launch.log_dir)
+
+
+def _end(launch: AttemptDir) -> None:
+    """Have the ranks of a launch leave, wherever they are, and commit nothing from now on."""
+    launch.over.touch()
+    revoke(launch)
 
 
 def _sweep(run: RunDir) -> None:

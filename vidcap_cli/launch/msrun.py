@@ -51,9 +51,11 @@ class LaunchFailedError(RunError):
 
 
 class Ranks:
-    """The ranks of one attempt on this node, started through msrun."""
+    """The ranks of one attempt on this node, started through msrun to commit by their ``lease``."""
 
-    def __init__(self, run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> None:
+    def __init__(
+        self, run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path, lease: str
+    ) -> None:
         self._cluster = cluster
         self._logs = logs
         self._numbers: dict[int, int] = {}
@@ -65,7 +67,7 @@ class Ranks:
         logs.mkdir(parents=True, exist_ok=True)
         command = _command(run, folder, cluster, logs)
         with (logs / "msrun.log").open("wb") as log:
-            environment = _environment(folder, len(cluster.local_ranks))
+            environment = {**_environment(folder, cluster), "VIDCAP_LEASE": lease}
             try:
                 # A session of its own: Ctrl-C at the terminal is for this process to answer.
                 self._msrun = subprocess.Popen(
@@ -188,9 +190,9 @@ def _command(run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> l
     return [*msrun, *flags, *worker, str(folder.number)]
 
 
-def _environment(folder: AttemptDir, ranks: int) -> dict[str, str]:
+def _environment(folder: AttemptDir, cluster: Cluster) -> dict[str, str]:
     """The ranks' environment. msrun starts ``python`` from PATH: make that this interpreter."""
-    programs = folder.programs
+    programs = folder.programs(cluster.launch.node_rank)
     programs.mkdir(exist_ok=True)
     wrapper = programs / "python"
     wrapper.write_bytes(os.fsencode(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'))
@@ -200,7 +202,7 @@ def _environment(folder: AttemptDir, ranks: int) -> dict[str, str]:
         **os.environ,
         "PATH": path,
         "VIDCAP_PARENT": str(os.getpid()),
-        "VIDCAP_LOCAL_RANKS": str(ranks),
+        "VIDCAP_LOCAL_RANKS": str(len(cluster.local_ranks)),
         "PYTHONUNBUFFERED": "1",
         # Paths are bytes on disk, whatever the locale; and a random.py of the user's in the
         # working directory, which an empty entry of PYTHONPATH is too, is not for import.

@@ -5,14 +5,16 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
 from vidcap_cli.launch.msrun import Cluster, LaunchFailedError, Ranks
 from vidcap_cli.rundir.events import Began, Done, Event, EventReader, Started, State
+from vidcap_cli.rundir.leases import grant
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
-from vidcap_cli.rundir.records import RankExit
+from vidcap_cli.rundir.records import RankExit, read_errors
 from vidcap_cli.statuses import Doing
 from vidcap_cli.view.follower import View
 
@@ -57,49 +59,60 @@ def supervise(
     logs: Path,
     view: View,
     interrupts: Interrupts,
-    over: Callable[[], bool] = lambda: True,
+    elsewhere: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Start this node's ranks, follow them, and record how each ended.
+    """Start this node's ranks, follow them, and record how each ended; then rest while others work.
 
     A rank that dies by itself stops its siblings here; one that reports nothing for too long is
     killed, which counts as such a death. The first interrupt asks ranks to commit and leave, the
     second kills them; so does the end of the time they are given. They are asked to leave as well
-    when the launch is over or gone, because who leads the run has begun another. Once they have
-    ended, the other nodes' ranks are watched until ``over()``. Raises RunError when msrun fails;
-    no process is left in any case.
+    when the launch is over or gone, because who leads the run has begun another. After a death
+    they are started again if the launch goes on ``elsewhere()``: what they had claimed is theirs.
+    Raises RunError when msrun fails; no process is left in any case.
     """
+    watch = _Watch(folder, cluster, view, interrupts)
+    fruitless = 0
+    while lease := grant(folder, cluster.local_ranks):
+        before, failure = watch.finished, None
+        start = _starts(folder, cluster)
+        try:
+            place = logs / f"again-{start}" if start else logs
+            _follow(Ranks(run, folder, cluster, place, lease), watch)
+        except LaunchFailedError as error:
+            failure = error
+            watch.fail()
+        finally:
+            _record(watch.exits(), folder, start)
+        fruitless = 0 if watch.finished > before else fruitless + 1
+        if watch.cut_short and fruitless <= cluster.launch.retries and elsewhere():
+            view.notice("starting the ranks of this node again, for others go on with this launch")
+            watch.begin()
+            continue
+        while elsewhere():
+            watch.rest()
+            time.sleep(_POLL_SECONDS)
+        if failure:
+            raise failure
+        return
+
+
+def _follow(ranks: Ranks, watch: "_Watch") -> None:
+    """Follow this node's ranks to the end of the last one."""
+    watch.ranks = ranks
     try:
-        ranks = Ranks(run, folder, cluster, logs)
-    except LaunchFailedError:
-        _record([RankExit(number, -signal.SIGKILL) for number in cluster.local_ranks], folder)
-        raise
-    watch = _Watch(folder, cluster, ranks, view)
-    handled = 0
-    try:
-        while ranks.alive or not over():
+        while ranks.alive:
             watch.look()
-            if interrupts.count > handled:
-                handled = interrupts.count
-                if handled == 1:
-                    view.notice("stopping: ranks commit what is finished (again: kill them)")
-                    folder.stop.touch()
-                    watch.stop(_LEAVE_SECONDS)
-                else:
-                    ranks.kill()
-            if not watch.stopped and _called_off(folder):
-                watch.stop(_LEAVE_SECONDS)
-            if watch.overdue and ranks.alive:
-                view.notice("killing the ranks that have not left in time")
-                ranks.kill()
-            view.tick()
+            watch.obey()
             time.sleep(_POLL_SECONDS)
         watch.look()
-    except LaunchFailedError:
-        watch.fail()
-        raise
     finally:
         ranks.kill()
-        _record(watch.exits(), folder)
+
+
+def _starts(folder: AttemptDir, cluster: Cluster) -> int:
+    """How often the ranks of this node were started in a launch, as far as their ends tell."""
+    first = cluster.local_ranks[0]
+    return next(start for start in count() if not folder.exit(first, start).exists())
 
 
 def _called_off(folder: AttemptDir) -> bool:
@@ -107,35 +120,78 @@ def _called_off(folder: AttemptDir) -> bool:
     return folder.stop.exists() or folder.over.exists() or not folder.config.exists()
 
 
-def _record(exits: list[RankExit], folder: AttemptDir) -> None:
+def _record(exits: list[RankExit], folder: AttemptDir, start: int) -> None:
     for end in exits:
         with suppress(OSError):  # a full disk, or no folder any more: told by who leads
-            end.write(folder)
+            end.write(folder, start)
 
 
 class _Watch:
-    """Reads what all ranks of a launch report, and notes who died here with which rows."""
+    """Reads what all ranks of a launch report, and notes who died here with which rows.
 
-    def __init__(self, folder: AttemptDir, cluster: Cluster, ranks: Ranks, view: View) -> None:
-        self._ranks = ranks
+    ``finished`` counts the results that the ranks of this node have reported.
+    """
+
+    ranks: Ranks
+
+    def __init__(
+        self, folder: AttemptDir, cluster: Cluster, view: View, interrupts: Interrupts
+    ) -> None:
+        self._folder = folder
         self._view = view
+        self._interrupts = interrupts
         self._local = cluster.local_ranks
         self._patience = cluster.launch.stall_timeout
+        self._readers = {n: EventReader(folder.events(n)) for n in range(cluster.worker_num)}
+        self._in_model: dict[int, set[int]] = {number: set() for number in self._readers}
+        self._obeyed = 0
+        self.finished = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """The ranks of this node are about to be started."""
         self._heard = dict.fromkeys(self._local, time.monotonic())
         self._loading: set[int] = set()
         self._deadline = float("inf")
-        self._readers = {n: EventReader(folder.events(n)) for n in range(cluster.worker_num)}
-        self._in_model: dict[int, set[int]] = {number: set() for number in self._readers}
         self._exits: dict[int, int] = {}
         self._died: set[int] = set()
+        self._failed = False
         self.stopped = False
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether ranks died here that may do better another time, in a launch that goes on."""
+        died = (self._died or self._failed) and not any(read_errors(self._folder))
+        return bool(died) and not self._interrupts.count and not _called_off(self._folder)
+
+    def obey(self) -> None:
+        """Do what the user, the run and the clock ask for."""
+        if self._interrupts.count > self._obeyed:
+            self._obeyed = self._interrupts.count
+            if self._obeyed == 1:
+                self._view.notice("stopping: ranks commit what is finished (again: kill them)")
+                self._folder.stop.touch()
+                self._stop(_LEAVE_SECONDS)
+            else:
+                self.ranks.kill()
+        if not self.stopped and _called_off(self._folder):
+            self._stop(_LEAVE_SECONDS)
+        if self._overdue and self.ranks.alive:
+            self._view.notice("killing the ranks that have not left in time")
+            self.ranks.kill()
+        self._view.tick()
+
+    def rest(self) -> None:
+        """Take in what the ranks of other nodes report; there is none here."""
+        if self._interrupts.count:
+            self._folder.stop.touch()
+        self.listen()
+        self._view.tick()
 
     def look(self) -> None:
         """Take in new events and ranks that ended; one that died stops its siblings."""
-        for number, reader in self._readers.items():
-            for event in reader.read():
-                self._take_in(number, event)
-        for number, code in self._ranks.poll():
+        self.listen()
+        for number, code in self.ranks.poll():
             self._exits[number] = code
             if code != 0 and not self.stopped:
                 self._died.add(number)
@@ -144,7 +200,13 @@ class _Watch:
             for number in sorted(self._died):
                 end = RankExit(number, self._exits[number])
                 self._view.notice(f"rank {number} {end.words}")
-            self.stop(self._patience)
+            self._stop(self._patience)
+
+    def listen(self) -> None:
+        """Take in new events."""
+        for number, reader in self._readers.items():
+            for event in reader.read():
+                self._take_in(number, event)
 
     def _take_in(self, number: int, event: Event) -> None:
         self._heard[number] = time.monotonic()
@@ -155,11 +217,12 @@ class _Watch:
             # Rows that an earlier process of the rank had are its own again to claim.
             self._in_model[number].clear()
             if number in self._local:
-                self._ranks.announce(number, event.pid)
+                self.ranks.announce(number, event.pid)
         elif isinstance(event, Began):
             self._in_model[number].update(event.rows)
         elif isinstance(event, Done):
             self._in_model[number].discard(event.row)
+            self.finished += number in self._local
 
     def _give_up_on_stalled(self) -> None:
         """Kill ranks that run here and have long said nothing: they hang, or are stopped."""
@@ -172,27 +235,28 @@ class _Watch:
                 words = f"rank {number} has reported nothing for {patience:g} s"
                 self._view.notice(f"{words} and is killed (--stall-timeout)")
                 self._heard[number] = time.monotonic()
-                if not self._ranks.kill_rank(number):
-                    self._ranks.kill()
+                if not self.ranks.kill_rank(number):
+                    self.ranks.kill()
                     self.stopped = True
 
     @property
-    def overdue(self) -> bool:
+    def _overdue(self) -> bool:
         """Whether ranks that were asked to leave have had the time for it, once."""
         if time.monotonic() < self._deadline:
             return False
         self._deadline = float("inf")
         return True
 
-    def stop(self, patience: float) -> None:
+    def _stop(self, patience: float) -> None:
         """Ask this node's ranks to commit and leave in ``patience`` seconds."""
         self._deadline = time.monotonic() + patience
         if not self.stopped:
             self.stopped = True
-            self._ranks.stop()
+            self.ranks.stop()
 
     def fail(self) -> None:
-        """The launch has failed: note an end of every rank here, so that no node waits for it."""
+        """The start has failed: note an end of every rank here."""
+        self._failed = True
         for number in self._local:
             self._exits.setdefault(number, -signal.SIGKILL)
 

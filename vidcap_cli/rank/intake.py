@@ -6,7 +6,7 @@ the model; rows that have no frames come out like the others, with their status.
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -21,8 +21,15 @@ from vidcap_cli.rundir.claims import any_unclaimed, claim_chunks, own_chunks
 from vidcap_cli.rundir.parts import read_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.plan import Todo, resolve
-from vidcap_cli.rundir.records import Attempt, ShortRows
-from vidcap_cli.statuses import Doing
+from vidcap_cli.rundir.records import (
+    DEATHS_TO_GIVE_UP,
+    Attempt,
+    ShortRows,
+    deaths_of,
+    left_out,
+    read_exits,
+)
+from vidcap_cli.statuses import Doing, Status
 from vidcap_cli.video.pool import Decoded
 
 # How long to wait for frames before looking whether the rank should stop, in seconds.
@@ -76,19 +83,31 @@ class Claims:
         """The rows of ``chunks`` that have no result."""
         size, rows = self._attempt.chunk, self._attempt.rows
         short = ShortRows.read(self._folder, self._number)
-        alone = short.alone | short.smaller | frozenset(self._attempt.alone)
+        deaths = self._deaths()
+        alone = short.alone | short.smaller | deaths.keys()
         done = self._done()
         try:
             todo = Todo(self._folder.todo)
             for chunk in chunks:
                 for row, path, attempts in todo.rows(chunk * size, min((chunk + 1) * size, rows)):
-                    if row not in done:
-                        yield Row(row, path, attempts + 1, row in alone, row in short.smaller)
+                    if row in done:
+                        continue
+                    taken = Row(row, path, attempts + 1, row in alone, row in short.smaller)
+                    if deaths[row] >= DEATHS_TO_GIVE_UP:
+                        taken.status, taken.error = Status.CRASHED, left_out(deaths[row])
+                    yield taken
         except (pa.ArrowException, OSError, ValueError) as error:
             raise RunError(
                 f"{self._folder.todo}: damaged, gone or not to be claimed from ({error}); repeat "
                 "the command, which writes a new one"
             ) from error
+
+    def _deaths(self) -> Counter[int]:
+        """At how many deaths a row was in the model: once in earlier launches, and those of this
+        rank in this one.
+        """
+        own = (end for end in read_exits(self._folder) if end.rank == self._number)
+        return Counter(self._attempt.alone) + deaths_of(own)
 
     def _claimed(self) -> Iterator[int]:
         yield from own_chunks(self._folder, self._number)
@@ -126,8 +145,9 @@ class Intake:
         self._recorder = recorder
         self._stop = stop
         self._decoding: dict[int, Row] = {}
-        # Rows to be alone that have their frames.
+        # Rows to be alone that have their frames, and rows that need none: they have failed.
         self._held: deque[Row] = deque()
+        self._failed: deque[Row] = deque()
 
     def read_ahead(self) -> None:
         """Claim rows and hand them to the decoders, as many as may be there."""
@@ -135,6 +155,9 @@ class Intake:
             row = next(self._rows, None)
             if row is None:
                 return
+            if row.status != Status.OK:
+                self._failed.append(row)
+                continue
             self._decoding[row.row_id] = row
             self._decoders.submit(row.row_id, str(resolve(row.path, self._bases)))
 
@@ -156,6 +179,8 @@ class Intake:
         """The next row that the decoders are done with."""
         while not self._stop():
             self.read_ahead()
+            if self._failed:
+                return self._failed.popleft()
             if not self._decoders.pending:
                 return None
             began = time.monotonic()

@@ -11,6 +11,7 @@ from typing import Self
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Generated
+from vidcap_cli.errors import RevokedError
 from vidcap_cli.rank.row import Row
 from vidcap_cli.rank.writer import PartWriter
 from vidcap_cli.rundir.events import (
@@ -24,8 +25,9 @@ from vidcap_cli.rundir.events import (
     Notice,
     State,
 )
-from vidcap_cli.rundir.parts import Result
-from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.leases import is_revoked
+from vidcap_cli.rundir.parts import Result, write_part
+from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.statuses import Doing, Status
 
 _LONGEST_ERROR = 500
@@ -34,21 +36,31 @@ _ALIVE_SECONDS = 30.0
 
 
 class Recorder:
-    """Records for rank ``number`` in launch ``attempt`` of ``run``; leaving it commits the rest.
+    """Records for rank ``number`` in the launch of ``folder``; leaving it commits the rest.
+
+    Raises RevokedError, from there or from what records a row, when ``lease`` is gone.
 
     ``busy_s`` and ``wait_s`` are seconds that the rank has captioned and waited for frames.
     """
 
     def __init__(
-        self, run: RunDir, attempt: int, number: int, config: CaptionConfig, events: EventWriter
+        self,
+        run: RunDir,
+        folder: AttemptDir,
+        number: int,
+        *,
+        lease: Path,
+        config: CaptionConfig,
+        events: EventWriter,
     ) -> None:
         self._run = run
-        self._attempt = attempt
+        self._folder = folder
+        self._lease = lease
         self._number = number
         self._config = config
         self._events = events
-        first = run.next_sequence(attempt, number)
-        self._writer = PartWriter(self._part, config.flush_seconds, self._committed, first=first)
+        first = run.next_sequence(folder.number, number)
+        self._writer = PartWriter(self._write, config.flush_seconds, self._committed, first=first)
         self._doing: Doing | None = None
         self._reported = time.monotonic()
         self.busy_s = 0.0
@@ -149,9 +161,18 @@ class Recorder:
             )
         )
 
-    def _part(self, sequence: int) -> Path:
+    def _write(self, sequence: int, results: list[Result]) -> None:
         form = self._config.part_format
-        return self._run.part(self._attempt, self._number, sequence, form)
+        part = self._run.part(self._folder.number, self._number, sequence, form)
+        try:
+            write_part(part, results, by_way_of=self._lease)
+        except FileNotFoundError as error:
+            if not is_revoked(self._folder, self._lease):
+                raise
+            raise RevokedError(
+                f"launch {self._folder.number} is over; what rank {self._number} had not committed "
+                "is done by others"
+            ) from error
 
     def _committed(self, rows: int) -> None:
         self._report(Committed(rows))

@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcap_cli.engine import Answer, Engine, Request, SpentError, load_engine
-from vidcap_cli.errors import OutOfMemoryError, VidcapError
+from vidcap_cli.errors import OutOfMemoryError, RevokedError, VidcapError
 from vidcap_cli.processes import die_with, start_anew
 from vidcap_cli.processors import Captioner, load_captioner
 from vidcap_cli.rank.intake import Claims, Intake
 from vidcap_cli.rank.recorder import Recorder
 from vidcap_cli.rank.row import Row
-from vidcap_cli.rundir.events import EventWriter, Started
+from vidcap_cli.rundir.events import Ended, EventWriter, Started
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.records import Attempt, RankError, ShortRows
 from vidcap_cli.statuses import Doing, Status
@@ -183,11 +183,13 @@ class Rank:
         self._recorder.failed(row, status, f"out of memory: {error}")
 
 
-def work(run: RunDir, folder: AttemptDir, number: int, events: EventWriter, stop: Stop) -> bool:
+def work(
+    run: RunDir, folder: AttemptDir, number: int, *, lease: Path, events: EventWriter, stop: Stop
+) -> bool:
     """Do the work of rank ``number`` in one launch; whether a fresh process is to go on with it."""
     attempt = Attempt.read(folder)
     config = attempt.config
-    recorder = Recorder(run, folder.number, number, config, events)
+    recorder = Recorder(run, folder, number, lease=lease, config=config, events=events)
     recorder.doing(Doing.LOADING)
     captioner = load_captioner(config)
     with (
@@ -232,6 +234,7 @@ def main(arguments: list[str]) -> int:
     run = RunDir(Path(arguments[0]))
     folder = run.attempt(int(arguments[1]))
     number = int(os.environ["RANK_ID"])
+    lease = folder.lease(number, os.environ["VIDCAP_LEASE"])
     with EventWriter(folder.events(number)) as events:
         events.write(Started(os.getpid(), socket.gethostname()))
         die_with(int(os.environ["VIDCAP_PARENT"]))
@@ -239,7 +242,11 @@ def main(arguments: list[str]) -> int:
             stop = Stop()
             signal.signal(signal.SIGTERM, stop.on_signal)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            again = work(run, folder, number, events, stop)
+            again = work(run, folder, number, lease=lease, events=events, stop=stop)
+        except RevokedError as error:
+            print(error, file=sys.stderr)  # noqa: T201 - into the rank's log
+            events.write(Ended(Doing.STOPPED))
+            return 0
         except Exception as error:  # noqa: BLE001 - shown by the launching process
             traceback.print_exc()
             record = RankError(

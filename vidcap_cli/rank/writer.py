@@ -8,30 +8,30 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from vidcap_cli.errors import RunError
-from vidcap_cli.rundir.parts import Result, write_part
+from vidcap_cli.errors import RevokedError, RunError
+from vidcap_cli.rundir.parts import Result
 
 
 class PartWriter:
     """Collects results and commits each at most ``flush_seconds`` after it was added.
 
-    ``name(sequence)`` gives the path of a part file; ``first`` is the first number that is free.
-    ``committed(rows)`` is called once they are on the disk.
+    ``write(sequence, results)`` commits a part of that number, FileExistsError when it is taken;
+    ``first`` is the first number that is free. ``committed(rows)`` is called once they are on the
+    disk.
     """
 
     def __init__(
         self,
-        name: Callable[[int], Path],
+        write: Callable[[int, list[Result]], None],
         flush_seconds: float,
         committed: Callable[[int], None],
         *,
         first: int = 0,
     ) -> None:
-        self._name = name
+        self._write_part = write
         self._flush_seconds = flush_seconds
         self._committed = committed
         self._sequence = first
@@ -60,7 +60,10 @@ class PartWriter:
             self._raise_failure()
 
     def add(self, result: Result) -> None:
-        """Take a finished row; raises RunError when an earlier commit failed."""
+        """Take a finished row.
+
+        Raises RunError when an earlier commit failed, RevokedError when it was refused.
+        """
         self._raise_failure()
         with self._changed:
             if not self._waiting:
@@ -89,12 +92,14 @@ class PartWriter:
     def _write(self, batch: list[Result]) -> None:
         """Commit a part under the next name that nobody has taken."""
         while True:
-            part = self._name(self._sequence)
+            sequence = self._sequence
             self._sequence += 1
             with suppress(FileExistsError):
-                write_part(part, batch)
+                self._write_part(sequence, batch)
                 return
 
     def _raise_failure(self) -> None:
+        if isinstance(self._error, RevokedError):
+            raise self._error
         if self._error is not None:
             raise RunError(f"cannot write captions: {self._error}") from self._error

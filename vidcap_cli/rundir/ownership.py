@@ -134,7 +134,15 @@ def _remove(run: RunDir, keep: tuple[str, ...]) -> None:
 
 
 def _own(run: RunDir) -> tuple[str, ...]:
-    files = (run.plan, run.rows, run.finished, run.parts, run.attempts_folder, run.logs)
+    files = (
+        run.plan,
+        run.rows,
+        run.finished,
+        run.parts,
+        run.attempts_folder,
+        run.nodes_folder,
+        run.logs,
+    )
     return tuple(path.name for path in (*files, run.lock, run.mark))
 
 

@@ -93,8 +93,10 @@ class Result:
             raise ValueError(f"row {self.row_id}: a caption goes with the status ok, and only then")
 
 
-def write_part(path: Path, results: Sequence[Result]) -> None:
+def write_part(path: Path, results: Sequence[Result], by_way_of: Path | None = None) -> None:
     """Commit ``results`` as one part file, in the format its suffix names.
+
+    ``by_way_of`` as in ``atomic.committing``.
 
     Raises FileExistsError instead of replacing a part that was committed before.
     """
@@ -113,7 +115,7 @@ def write_part(path: Path, results: Sequence[Result]) -> None:
             seal = pa.array([None] * (len(results) - 1) + [_UNSEALED.decode()], pa.string())
             table = table.append_column(CHECKSUM, seal)
         pacsv.write_csv(table, buffer)
-    atomic_write(path, _sealed(buffer.getvalue()), replace=False)
+    atomic_write(path, _sealed(buffer.getvalue()), replace=False, by_way_of=by_way_of)
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -15,9 +15,12 @@
         events-0000.jsonl          what rank 0 reports, and its journal of rows in flight
         error-0000.json            the exception that ended rank 0
         exit-0000.json             how rank 0 ended, written by the process that launched it
+        exit-0000-1.json           the same once its node had started it again in this launch
         memory-0000.json           rows that rank 0 ran out of memory with, how to try them again
         stop, over                 marks: ranks are to leave; the launch has ended
-        bin/python                 the interpreter that msrun is to start ranks with
+        lease-0000-…/              rank 0 commits by way of it; once it is gone rank 0 cannot
+        bin-0000/python            the interpreter that msrun is to start the ranks of node 0 with
+      nodes/0000.json              node 0 is there, written anew every few seconds
       msrun_log/                   output of msrun and the ranks
 
     RUN_DIR.next, RUN_DIR.old      a fresh start until it has finished; what it then replaces
@@ -77,6 +80,15 @@ class RunDir:
         return self.path / "attempts"
 
     @property
+    def nodes_folder(self) -> Path:
+        """What the nodes that serve the run say of themselves."""
+        return self.path / "nodes"
+
+    def node(self, number: int) -> Path:
+        """What node ``number`` says of itself."""
+        return self.nodes_folder / f"{number:04d}.json"
+
+    @property
     def logs(self) -> Path:
         """Where msrun and the ranks write their output unless ``--log-dir`` says otherwise."""
         return self.path / "msrun_log"
@@ -101,9 +113,13 @@ class RunDir:
         """Whether a plan was written here."""
         return self.plan.is_file()
 
-    def launch_logs(self, number: int, log_dir: Path | None) -> Path:
-        """Where msrun and the ranks of launch ``number`` write; ``log_dir`` is ``--log-dir``."""
-        return (log_dir or self.logs).absolute() / f"{number:04d}"
+    def launch_logs(self, number: int, node: int, log_dir: Path | None) -> Path:
+        """Where msrun and the ranks that ``node`` starts in launch ``number`` write.
+
+        ``log_dir`` is ``--log-dir``.
+        """
+        folder = (log_dir or self.logs).absolute() / f"{number:04d}"
+        return folder / f"node-{node:04d}" if node else folder
 
     def attempt(self, number: int) -> "AttemptDir":
         """The folder of launch ``number``, counted from 1."""
@@ -176,9 +192,10 @@ class AttemptDir:
         """The exception that ended ``rank``."""
         return self.path / f"error-{rank:04d}.json"
 
-    def exit(self, rank: int) -> Path:
-        """How ``rank`` ended."""
-        return self.path / f"exit-{rank:04d}.json"
+    def exit(self, rank: int, start: int = 0) -> Path:
+        """How ``rank`` ended that its node had started ``start`` times before in this launch."""
+        again = f"-{start}" if start else ""
+        return self.path / f"exit-{rank:04d}{again}.json"
 
     def memory(self, rank: int) -> Path:
         """The rows that ``rank`` ran out of memory with."""
@@ -194,10 +211,17 @@ class AttemptDir:
         """Exists once the leading process counts on nothing more from this launch."""
         return self.path / "over"
 
-    @property
-    def programs(self) -> Path:
+    def lease(self, rank: int, name: str) -> Path:
+        """The folder by way of which ``rank`` commits, of the start that ``name`` tells."""
+        return self.path / f"lease-{rank:04d}-{name}"
+
+    def leases(self, rank: int | None = None) -> list[Path]:
+        """The folders by way of which ``rank``, or any, can still commit."""
+        return list(self.path.glob(f"lease-{'[0-9]*' if rank is None else f'{rank:04d}'}-*"))
+
+    def programs(self, node: int) -> Path:
         """The folder that comes first on the PATH of msrun."""
-        return self.path / "bin"
+        return self.path / f"bin-{node:04d}"
 
     def errors(self) -> Iterator[Path]:
         """The records of exceptions written so far."""

@@ -7,6 +7,8 @@ is written whole or not at all. What a damaged one means is said at its ``read``
 
 import json
 import signal
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 
+# A row in the model at this many deaths of a rank is left out.
+DEATHS_TO_GIVE_UP = 2
 # What reading a file that holds something else raises.
 _DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError)
 
@@ -73,9 +77,9 @@ class RankExit:
     code: int
     rows: tuple[int, ...] = ()
 
-    def write(self, folder: AttemptDir) -> None:
-        """Record it in the run directory."""
-        atomic_write(folder.exit(self.rank), json.dumps(asdict(self)).encode())
+    def write(self, folder: AttemptDir, start: int = 0) -> None:
+        """Record it in the run directory; ``start`` as in ``AttemptDir.exit``."""
+        atomic_write(folder.exit(self.rank, start), json.dumps(asdict(self)).encode())
 
     @classmethod
     def read(cls, path: Path) -> "RankExit | None":
@@ -103,8 +107,21 @@ class RankExit:
 
 
 def read_exits(folder: AttemptDir) -> list[RankExit]:
-    """How the ranks of a launch ended, as far as it is recorded and the records are whole."""
+    """How the ranks of a launch ended, as far as it is recorded and the records are whole.
+
+    Those of a rank that was started again come in that order.
+    """
     return [end for path in sorted(folder.exits()) if (end := RankExit.read(path))]
+
+
+def deaths_of(exits: Iterable[RankExit]) -> Counter[int]:
+    """At how many of these ends a row was in the model, for rows that were."""
+    return Counter(row for end in exits for row in end.rows)
+
+
+def left_out(deaths: int) -> str:
+    """Why a row that was in the model at so many deaths of a rank is given up."""
+    return f"in the model at {deaths} deaths of a rank, so it was left out"
 
 
 @dataclass(frozen=True, slots=True)
