@@ -28,12 +28,14 @@ from vidcap_cli.errors import INCOMPLETE, OK, RunError, TableError, UsageError
 from vidcap_cli.launch.follower import join
 from vidcap_cli.launch.leader import Job, Leader, leading
 from vidcap_cli.launch.msrun import Cluster
+from vidcap_cli.launch.surroundings import look_around, placed
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.merge import Reconciliation, merge
 from vidcap_cli.options import LaunchOptions, RunOptions, TableOptions, declared, given
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
+from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.table_writer import output_form
 from vidcap_cli.tables import open_meta
 from vidcap_cli.view.live import make_view
@@ -60,6 +62,10 @@ class Request:
 
 def caption(request: Request) -> int:
     """Carry out the command; the exit code is 0 when every row has a caption, else 3."""
+    around = look_around(os.environ)
+    if around and around.idle and request.launch.node_rank is None:
+        return OK  # another process of this node leads its ranks
+    request = replace(request, launch=placed(request.launch, around))
     check_engine(request.config.engine)
     if request.run.demo:
         config = replace(request.config, model=NANO)
@@ -72,6 +78,8 @@ def caption(request: Request) -> int:
     if request.run.skip_if_existing and not shown and output.is_file():
         notice(f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
+    if shown and _selection(request).is_shard:
+        raise UsageError("--shard is for tables and folders, whose captions are merged in the end.")
     _check_columns(request.table, meta)
     if not request.launch.node_rank:
         _check_places(request, meta, None if shown else output)
@@ -88,14 +96,14 @@ def caption(request: Request) -> int:
             config=config,
             cluster=cluster,
             fresh=request.run.fresh,
-            limit=request.run.limit,
+            selection=_selection(request),
             table_options=_table_options(request.table),
         )
         with leading(job) as leader:
-            account = _lead(leader, request, target, shown=shown)
+            complete = _lead(leader, request, target, shown=shown)
         if shown:
             _print_captions(target, request.table.caption_column)
-    return OK if account.complete else INCOMPLETE
+    return OK if complete else INCOMPLETE
 
 
 def _with_model(request: Request) -> CaptionConfig:
@@ -136,7 +144,7 @@ def _check_places(request: Request, meta: Path, output: Path | None) -> None:
     if output:
         output_form(output, request.table.form)
         real = output.resolve()
-        run_dir = (request.run.run_dir or default_run_dir(output)).resolve()
+        run_dir = (request.run.run_dir or default_run_dir(output, _selection(request))).resolve()
         if real == meta.resolve():
             raise UsageError(f"{output}: is the table of videos itself; name another file with -o")
         if real.is_relative_to(run_dir):
@@ -152,22 +160,23 @@ def _check_places(request: Request, meta: Path, output: Path | None) -> None:
 def _dry_run(request: Request, meta: Path, config: CaptionConfig, output: Path | None) -> int:
     from vidcap_cli import estimate  # noqa: PLC0415 - for this option only
 
-    limit = request.run.limit
-    run_dir = request.run.run_dir or (default_run_dir(output) if output else None)
-    run = Places.of(run_dir).choose(limit=limit) if run_dir else None
+    selection = _selection(request)
+    run_dir = request.run.run_dir or (default_run_dir(output, selection) if output else None)
+    run = Places.of(run_dir).choose(selection) if run_dir else None
     begun = None if request.run.fresh else run
-    planned = estimate.look_ahead(meta, begun, config, limit)
+    planned = estimate.look_ahead(meta, begun, config, selection)
     cluster = _cluster(request)
     places = {
         "ranks": f"{cluster.worker_num}, {config.slots} video(s) at a time each",
-        "output": str(output or "stdout"),
+        "output": "none, but the run directory" if selection.is_shard else str(output or "stdout"),
         "run directory": str(run.path) if run else "temporary",
     }
-    estimate.show(planned, config, limit=limit, places=places)
+    estimate.show(planned, config, places=places)
     return OK
 
 
-def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> Reconciliation:
+def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> bool:
+    """Have the run done and its table written; whether every row has a caption."""
     began = time.monotonic()
     title = f"vidcap {request.config.family}"
     if not shown and request.meta:
@@ -176,22 +185,23 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> Rec
         leader.work(view)
         state = view.state
     run = leader.run.path
-    account = _merged(run, request, target, shown=shown)
-    failed = account.rows - account.ok
+    shard = _selection(request).is_shard  # its rows become a table with those of the others
+    ok = leader.captioned() if shard else _merged(run, request, target, shown=shown).ok
+    failed = leader.rows - ok
     settled = leader.settle(failed=failed)
     outcome = Outcome(
-        rows=account.rows,
-        ok=account.ok,
+        rows=leader.rows,
+        ok=ok,
         failed=state.failed_by,
         failures=state.failures,
         captioned=state.ok + state.failed,
         seconds=time.monotonic() - began,
-        output=None if shown else str(target),
-        next_command=_next_command(request, settled.path, failed=failed, shown=shown),
+        output=None if shown else str(settled.path if shard else target),
+        next_command=_next_command(request, settled.path, target, failed=failed, shown=shown),
     )
     if not shown or failed:
         summary(outcome)
-    return account
+    return not failed
 
 
 def _merged(run: Path, request: Request, target: Path, *, shown: bool) -> Reconciliation:
@@ -218,11 +228,17 @@ def _merged(run: Path, request: Request, target: Path, *, shown: bool) -> Reconc
         ) from error
 
 
-def _next_command(request: Request, run: Path, *, failed: int, shown: bool) -> str | None:
+def _next_command(
+    request: Request, run: Path, target: Path, *, failed: int, shown: bool
+) -> str | None:
     if shown:
         return None
     if failed:
         return f"{request.command_line}  (tries the {failed:,} failed again)"
+    selection = _selection(request)
+    if selection.is_shard:
+        others = f"the other {selection.of - 1} run directories"
+        return f"vidcap merge {run} … -o {target}  (with {others}, when they have finished)"
     return f"vidcap inspect {run}"
 
 
@@ -248,9 +264,18 @@ def default_output(meta: Path, family: str, form: str | None) -> Path:
     return meta.with_name(f"{meta.name if meta.is_dir() else meta.stem}_caption_{family}.{form}")
 
 
-def default_run_dir(output: Path) -> Path:
-    """Where a run lives unless ``--run-dir`` says otherwise: beside its output."""
+def default_run_dir(output: Path, selection: Selection | None = None) -> Path:
+    """Where a run lives unless ``--run-dir`` says otherwise: beside its output.
+
+    That of a shard has its number in its name.
+    """
+    if selection and selection.is_shard:
+        return output.with_suffix(f".{selection.shard}-of-{selection.of}.vidcap")
     return output.with_suffix(".vidcap")
+
+
+def _selection(request: Request) -> Selection:
+    return Selection.make(request.run.limit, request.run.shard)
 
 
 @contextmanager
@@ -259,7 +284,7 @@ def _working_place(
 ) -> Iterator[tuple[Path, Path]]:
     """The run directory and the table to write; in a temporary folder for captions on stdout."""
     if not temporary:
-        yield request.run.run_dir or default_run_dir(output), output
+        yield request.run.run_dir or default_run_dir(output, _selection(request)), output
         return
     try:
         place = Path(tempfile.mkdtemp(prefix="vidcap-"))
@@ -289,8 +314,11 @@ def _print_captions(table: Path, column: str) -> None:
 def _cluster(request: Request) -> Cluster:
     target, launch = request.config.device_target, request.launch
     found = device_count(target)
-    workers = launch.worker_num or found
-    local = launch.local_worker_num or workers
+    around = look_around(os.environ)
+    nodes = around.nodes if around else 1
+    share = launch.worker_num // nodes if launch.worker_num else found
+    local = launch.local_worker_num or max(share, 1)
+    workers = launch.worker_num or (local * nodes if around else found)
     if local > workers:
         raise UsageError(f"--local-worker-num {local} is more than --worker-num {workers}.")
     if local > found and devices(target):

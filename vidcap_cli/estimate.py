@@ -16,6 +16,7 @@ from vidcap_cli.processors import load_captioner
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan, resolve
+from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.video import Clip, Rule, probe
 from vidcap_cli.video.pool import DecodePool
 from vidcap_cli.view.words import one_line, printable
@@ -37,14 +38,17 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What a dry run found. ``left`` rows of ``rows`` have no caption yet."""
+    """What a dry run found: of the ``rows`` that it is about, ``left`` have no caption yet."""
 
     plan: Plan
+    rows: int
     left: int
     estimate: Estimate
 
 
-def look_ahead(meta: Path, run: RunDir | None, config: CaptionConfig, limit: int | None) -> Planned:
+def look_ahead(
+    meta: Path, run: RunDir | None, config: CaptionConfig, selection: Selection
+) -> Planned:
     """Plan ``meta`` as a run would, in a temporary folder, and sample its videos.
 
     ``run`` is the run directory that would be continued, if any.
@@ -52,14 +56,13 @@ def look_ahead(meta: Path, run: RunDir | None, config: CaptionConfig, limit: int
     with TemporaryDirectory() as place:
         scratch = RunDir(Path(place))
         plan = make_plan(meta, scratch, config)
-        rows = plan.rows if limit is None else min(limit, plan.rows)
-        paths = _sample(scratch, rows)
-    left = rows
+        paths = _sample(scratch, selection.until(plan.rows))
+    left = rows = selection.count(plan.rows)
     if run and run.is_run:
         before = read_plan(run)
         check_unchanged(before, meta, config)
-        left = int((~done_mask(run, before).ok[:rows]).sum())
-    return Planned(plan, left, estimate([str(resolve(p, plan.bases)) for p in paths], config))
+        left = int((~done_mask(run, before).ok & selection.mask(before.rows)).sum())
+    return Planned(plan, rows, left, estimate([str(resolve(p, plan.bases)) for p in paths], config))
 
 
 def estimate(paths: list[str], config: CaptionConfig) -> Estimate:
@@ -112,14 +115,12 @@ def _sample(run: RunDir, rows: int) -> list[str]:
     return [str(groups[int(row // size)][int(row % size)]) for row in wanted]
 
 
-def show(
-    planned: Planned, config: CaptionConfig, *, limit: int | None, places: dict[str, str]
-) -> None:
+def show(planned: Planned, config: CaptionConfig, *, places: dict[str, str]) -> None:
     """Print what would be done to stdout."""
-    rows = planned.plan.rows if limit is None else min(limit, planned.plan.rows)
+    rows, in_all = planned.rows, planned.plan.rows
     guess = planned.estimate
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_row("rows", f"{rows:,}" + (f" of {planned.plan.rows:,}" if limit else ""))
+    table.add_row("rows", f"{rows:,}" + (f" of {in_all:,}" if rows < in_all else ""))
     table.add_row("to caption", f"{planned.left:,}")
     table.add_row(
         "model", Text(f"{printable(config.model)} ({config.family}, engine {config.engine})")

@@ -143,6 +143,14 @@ def as_shape(text: str) -> str:
     return text
 
 
+def as_shard(text: str) -> str:
+    """``text`` if it is written I/N, I from 0 on and less than N."""
+    found = re.fullmatch(r"(\d+)/([1-9]\d*)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise ValueError("write I/N, such as 0/4 to 3/4.")
+    return text
+
+
 def as_reader(name: str) -> str:
     """The reader that ``name`` means; one that is not installed is a wrong value."""
     if name == "decord" and importlib.util.find_spec("decord") is None:
@@ -209,6 +217,15 @@ class RunOptions:
     limit: Annotated[int | None, Option("Only the first N rows.", OUTPUT, metavar="N", low=1)] = (
         None
     )
+    shard: Annotated[
+        str | None,
+        Option(
+            "Only shard I (from 0) of N: every N-th row. vidcap merge joins their run directories.",
+            OUTPUT,
+            metavar="I/N",
+            read=as_shard,
+        ),
+    ] = None
     dry_run: Annotated[
         bool, Option("Show what would be done (rows, frames, tokens, output) and stop.", OUTPUT)
     ] = False
@@ -225,11 +242,18 @@ class LaunchOptions:
             LAUNCHING,
             metavar="N",
             low=1,
-            usual="Ascend devices found, 1 on CPU",
+            usual="Ascend devices found, 1 on CPU; on each node under srun or mpirun",
         ),
     ] = None
     local_worker_num: Annotated[
-        int | None, Option("Ranks on this node.", LAUNCHING, metavar="N", low=1, usual="all")
+        int | None,
+        Option(
+            "Ranks on this node.",
+            LAUNCHING,
+            metavar="N",
+            low=1,
+            usual="all, or what srun or mpirun starts here",
+        ),
     ] = None
     master_addr: Annotated[str, Option("Address of the first node.", LAUNCHING)] = "127.0.0.1"
     master_port: Annotated[
@@ -243,7 +267,10 @@ class LaunchOptions:
             usual="a free one",
         ),
     ] = None
-    node_rank: Annotated[int, Option("Number of this node.", LAUNCHING, low=0)] = 0
+    node_rank: Annotated[
+        int | None,
+        Option("Number of this node.", LAUNCHING, low=0, usual="0, or what srun or mpirun says"),
+    ] = None
     log_dir: Annotated[
         Path | None,
         Option(

@@ -67,7 +67,10 @@ class Pair:
 
     def start(self, number: int) -> Command:
         more = ["--local-worker-num", "1", "--node-rank", str(number), "--flush-seconds", "0.2"]
-        return self.scene.command(self.work, *more, workers=2, node=number)
+        return self.command(self.scene.words(*more, workers=2), number)
+
+    def command(self, words: list[str], node: int) -> Command:
+        return Command(words, self.work, self.scene.environment(self.work, node=node))
 
     def ranks(self, kind: str, attempt: int = 1) -> list[int]:
         wanted = (kind, attempt)

@@ -21,6 +21,7 @@ from vidcap_cli.launch.leader import leading
 from vidcap_cli.rundir import places as places_module
 from vidcap_cli.rundir.ownership import read_mark
 from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.selection import Selection
 
 
 def test_starting_over_keeps_the_old_run_until_the_new_one_has_finished(job):
@@ -65,11 +66,11 @@ def test_a_finished_run_starts_over_unless_rows_failed(job, failed, before):
 
 
 def test_a_limit_is_raised_within_the_same_run(job):
-    with leading(replace(job, limit=1)) as leader:
+    with leading(replace(job, selection=Selection(limit=1))) as leader:
         assert leader.rows == 1
         caption_rows(leader.run, 0)
         leader.settle(failed=0)
-    with leading(replace(job, limit=2)) as leader:
+    with leading(replace(job, selection=Selection(limit=2))) as leader:
         assert (leader.run.path, leader.finished_before, leader.rows) == (job.run_dir, 1, 2)
 
 

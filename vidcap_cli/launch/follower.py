@@ -79,12 +79,12 @@ class _Follower:
             return
         self._launched.add(attempt.path)
         self._said = ""
-        launch = self._cluster.launch
-        logs = run.launch_logs(attempt.number, launch.node_rank, self._log_dir)
-        title = f"vidcap node {launch.node_rank}"
+        node = self._cluster.node
+        logs = run.launch_logs(attempt.number, node, self._log_dir)
+        title = f"vidcap node {node}"
         rows = Attempt.read(attempt).rows
         with (
-            Heartbeat(run, launch.node_rank) as heartbeat,
+            Heartbeat(run, node) as heartbeat,
             make_view(title=title, total=rows) as view,
         ):
             leader = _Leader(run, attempt, view.notice)

@@ -43,6 +43,7 @@ from vidcap_cli.rundir.records import (
     read_errors,
     read_exits,
 )
+from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.statuses import Status
 from vidcap_cli.view.follower import View
 
@@ -54,7 +55,7 @@ _OTHER_NODES_SECONDS = 2.0
 class Job:
     """What a command is asked to do. Nothing here alters captions but ``config``.
 
-    ``limit`` takes only the first rows of the table. ``table_options`` are noted in the plan.
+    ``selection`` are the rows it is about. ``table_options`` are noted in the plan.
     """
 
     meta: Path
@@ -62,7 +63,7 @@ class Job:
     config: CaptionConfig
     cluster: Cluster = field(default_factory=Cluster)
     fresh: bool = False
-    limit: int | None = None
+    selection: Selection = field(default_factory=Selection)
     table_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -77,7 +78,7 @@ def leading(job: Job) -> Iterator["Leader"]:
     with faults_told(job.run_dir), ExitStack() as locks:
         places = Places.of(job.run_dir)
         places.mend()
-        run = places.choose(fresh=job.fresh, limit=job.limit)
+        run = places.choose(job.selection, fresh=job.fresh)
         replaces = ""
         if run.path == places.coming.path:
             # Nobody is to go on with the old run while the new one is made.
@@ -122,7 +123,8 @@ class Leader:
         self.run = run
         self.plan = plan
         self._job = job
-        self.rows = plan.rows if job.limit is None else min(job.limit, plan.rows)
+        self.rows = job.selection.count(plan.rows)
+        self._selected = job.selection.mask(plan.rows)
         self._ledger = Ledger(run, plan)
         self._damage: list[str] = []  # what is still to be told of damaged parts
         # Launches that were cut off are over, before it is read what they have committed.
@@ -131,14 +133,14 @@ class Leader:
         done = self._look()
         self._attempts = done.attempts
         # Rows that failed in an earlier command are tried again; a caption is kept.
-        self._skip = done.ok.copy()
+        self._skip = done.ok | ~self._selected
         numbers = [attempt.number for attempt in run.attempts()]
         numbers += [attempt_of(part) or 0 for part in run.part_files()]
         self.first = max(numbers, default=0) + 1
         run.finished.unlink(missing_ok=True)  # one that is continued is not finished
-        self.finished_before = int(done.ok[: self.rows].sum())
+        self.finished_before = int((done.ok & self._selected).sum())
         self._interrupts = Interrupts()
-        self.heartbeat = Heartbeat(run, job.cluster.launch.node_rank)
+        self.heartbeat = Heartbeat(run, job.cluster.node)
         self._nodes = Nodes(run)
         self._told: dict[str, set[str]] = {}  # of nodes, by what was said of them
         self._next_look = 0.0
@@ -177,6 +179,10 @@ class Leader:
                 view.notice(f"starting the ranks again for the {left:,} rows left")
                 number += 1
 
+    def captioned(self) -> int:
+        """How many of the rows have a caption."""
+        return int((self._look().ok & self._selected).sum())
+
     def settle(self, *, failed: int) -> RunDir:
         """Note that the merged table exists and, after a fresh start, replace the old run."""
         _sweep(self.run)  # of what ranks left that died in this command
@@ -189,7 +195,7 @@ class Leader:
         done = self._look(since=self.first)
         self._skip |= done.any
         self._attempts = np.maximum(self._attempts, done.attempts)
-        return int((~self._skip[: self.rows]).sum())
+        return int((~self._skip).sum())
 
     def _look(self, since: int = 1) -> Ledgered:
         """What the parts say now; those that are damaged are set aside and done again."""
@@ -223,7 +229,7 @@ class Leader:
             self.plan,
             folder,
             skip=self._skip,
-            limit=self.rows,
+            limit=self._job.selection.until(self.plan.rows),
             attempts_before=self._attempts,
         )
         ranks = self._job.cluster.worker_num
@@ -268,7 +274,7 @@ class Leader:
             return False
         if time.monotonic() < self._next_look:
             return True
-        own = self._job.cluster.launch.node_rank
+        own = self._job.cluster.node
         there, lost = (
             {node.name for node in nodes if node.number != own and node.attempt == folder.number}
             for nodes in self._nodes.look()
@@ -330,8 +336,8 @@ class Leader:
         ]
 
     def _logs(self, folder: AttemptDir) -> Path:
-        launch = self._job.cluster.launch
-        return self.run.launch_logs(folder.number, launch.node_rank, launch.log_dir)
+        cluster = self._job.cluster
+        return self.run.launch_logs(folder.number, cluster.node, cluster.launch.log_dir)
 
 
 def _end(launch: AttemptDir) -> None:

@@ -24,6 +24,8 @@ from vidcap_cli.options import LaunchOptions
 from vidcap_cli.processes import adopt_orphans
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 
+# What another msrun told this command, if it was the one to start it.
+_OF_MSRUN = {"MS_ROLE", "MS_NODE_ID", "MS_NODE_RANK", "RANK_ID", "RANK_SIZE", "DEVICE_ID"}
 # What keeps a process from being started for now.
 _PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY)
 
@@ -37,9 +39,14 @@ class Cluster:
     launch: LaunchOptions = field(default_factory=LaunchOptions)
 
     @property
+    def node(self) -> int:
+        """The number of this node."""
+        return self.launch.node_rank or 0
+
+    @property
     def local_ranks(self) -> range:
         """The numbers that msrun gives the ranks of this node."""
-        first = self.launch.node_rank * self.local_worker_num
+        first = self.node * self.local_worker_num
         return range(first, first + self.local_worker_num)
 
 
@@ -179,7 +186,7 @@ def _command(run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> l
         "local_worker_num": cluster.local_worker_num,
         "master_addr": cluster.launch.master_addr,
         "master_port": port,
-        "node_rank": cluster.launch.node_rank,
+        "node_rank": cluster.node,
         "log_dir": logs,
         "join": False,
     }
@@ -192,14 +199,14 @@ def _command(run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> l
 
 def _environment(folder: AttemptDir, cluster: Cluster) -> dict[str, str]:
     """The ranks' environment. msrun starts ``python`` from PATH: make that this interpreter."""
-    programs = folder.programs(cluster.launch.node_rank)
+    programs = folder.programs(cluster.node)
     programs.mkdir(exist_ok=True)
     wrapper = programs / "python"
     wrapper.write_bytes(os.fsencode(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'))
     wrapper.chmod(0o755)
     path = f"{programs.absolute()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in _OF_MSRUN},
         "PATH": path,
         "VIDCAP_PARENT": str(os.getpid()),
         "VIDCAP_LOCAL_RANKS": str(len(cluster.local_ranks)),

@@ -20,7 +20,8 @@ from uuid import uuid4
 from vidcap_cli.atomic import replace_file
 from vidcap_cli.rundir.paths import RunDir
 
-_BEAT_SECONDS = 3.0
+# How often a node says that it is there.
+BEAT_SECONDS = 3.0
 # How long a node may be silent before the others go on without it, in seconds.
 LOST_SECONDS = float(os.environ.get("VIDCAP_NODE_SECONDS", "120"))
 
@@ -83,7 +84,7 @@ class Heartbeat:
         self._write()
 
     def _beat(self) -> None:
-        while not self._leaving.wait(_BEAT_SECONDS):
+        while not self._leaving.wait(BEAT_SECONDS):
             self._write()
 
     def _write(self) -> None:

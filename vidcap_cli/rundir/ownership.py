@@ -143,7 +143,7 @@ def _own(run: RunDir) -> tuple[str, ...]:
         run.nodes_folder,
         run.logs,
     )
-    return tuple(path.name for path in (*files, run.lock, run.mark))
+    return tuple(path.name for path in (*files, run.lock, run.held, run.mark))
 
 
 def _foreign(run: RunDir, known: tuple[str, ...]) -> list[str]:

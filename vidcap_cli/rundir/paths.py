@@ -6,7 +6,7 @@
       vidcap-run.json              the mark: vidcap made this directory
       plan.json, rows.parquet      what is to be captioned, written once
       finished.json                written last: the merged table exists
-      lock                         held by the process that leads the run
+      lock, lock.held              held by the process that leads the run
       parts/part-0001-0000-00000.parquet      finished rows: attempt, rank, sequence
       parts/part-….damaged         a part that was damaged, set aside; it counts no more
       attempts/0001/               one launch of the ranks
@@ -68,6 +68,11 @@ class RunDir:
     def lock(self) -> Path:
         """Locked by the one process that leads this run."""
         return self.path / "lock"
+
+    @property
+    def held(self) -> Path:
+        """The lock besides, where the file system's does not hold on all nodes."""
+        return self.path / "lock.held"
 
     @property
     def parts(self) -> Path:

@@ -9,6 +9,7 @@ from vidcap_cli.rundir.ownership import discard, read_mark
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import read_plan
 from vidcap_cli.rundir.records import Finished
+from vidcap_cli.rundir.selection import Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,8 @@ class Places:
         run = RunDir(path)
         return cls(run, run.next, run.old)
 
-    def choose(self, *, fresh: bool = False, limit: int | None = None) -> RunDir:
-        """The run directory to work in.
+    def choose(self, selection: Selection, *, fresh: bool = False) -> RunDir:
+        """The run directory to work in, for the rows of ``selection``.
 
         A run that starts over does so in ``RUN_DIR.next`` and takes the place of the old one when
         it has finished, so the old one's captions stay until there are new ones. A finished run
@@ -37,7 +38,7 @@ class Places:
         if read_mark(settled) is None or not (settled.is_run or settled.part_files()):
             return settled
         begun = self.coming.is_run and self.successor(self.coming, settled)
-        over = fresh or begun or complete(settled, limit)
+        over = fresh or begun or complete(settled, selection)
         return self.coming if over else settled
 
     @staticmethod
@@ -110,14 +111,12 @@ class Places:
         return mark.id if mark else ""
 
 
-def complete(run: RunDir, limit: int | None) -> bool:
-    """Whether a command with ``limit`` finished this run with a caption in every row."""
+def complete(run: RunDir, selection: Selection) -> bool:
+    """Whether a command finished this run with a caption in every row of ``selection``."""
     try:
         done = Finished.read(run)
     except RunError:
         return False  # damaged: the run is continued and merged again
     if done is None:
         return False
-    return done.rows >= (done.planned if limit is None else min(limit, done.planned)) and not (
-        done.failed
-    )
+    return done.rows >= selection.count(done.planned) and not done.failed
