@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.faults import account, damage, kills, mutants, scene
 
-PARTS = ("kills", "bits", "vanish", "media", "tables")
+PARTS = ("kills", "nodes", "bits", "vanish", "media", "tables")
 
 
 def main() -> int:
@@ -31,8 +31,8 @@ def main() -> int:
         place.mkdir(parents=True, exist_ok=True)
         return _told(mutants.tables(place, seed, count))
     made = scene.make_scene(place, seed, options.rows, options.model)
-    if options.part == "kills":
-        found = kills.campaign(made, place, seed, count)
+    if options.part in ("kills", "nodes"):
+        found = kills.campaign(made, place, seed, count, nodes=options.part == "nodes")
         print(account.summary(found))
         return 1 if found.wrong else 0
     parts = {"bits": damage.bits, "vanish": damage.vanish, "media": mutants.media}

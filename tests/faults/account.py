@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 KINDS = (
     "rows lost",
     "captioned twice after commit",
+    "committed twice",
     "different tables",
     "processes left",
     "files left",

@@ -6,12 +6,13 @@ ranks. Processes die from outside (a signal at a moment of the run) and from ins
 before a chosen file operation). Then nothing may be missing, wrong, done twice or left behind.
 """
 
+import os
 import random
 import shutil
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -31,13 +32,19 @@ _DEADLY = {"parent": {signal.SIGKILL, signal.SIGTERM, signal.SIGINT}}
 _POLL_SECONDS = 0.03
 _NODES_SECONDS = 20.0
 _LONGEST_STOP = 1.5
+# A node is cut off or frozen for up to so long; the others take it for lost before.
+_LONGEST_ABSENCE = 12.0
+_LOST_SECONDS = 6
 # What a row may say that lost its decoder or was in a model at two deaths: it is tried again.
 _RETRIED = ("crashed", "decode_timeout", "decode_error")
 
 
 @dataclass(slots=True)
 class Fault:
-    """A signal to a process in ``role`` of ``node``, ``delay`` seconds into ``moment``."""
+    """A signal to a process in ``role`` of ``node``, ``delay`` seconds into ``moment``.
+
+    In the role ``node`` are all processes of it at once, as when a machine is lost or cut off.
+    """
 
     role: str
     number: int
@@ -47,7 +54,7 @@ class Fault:
     reached: float | None = None
     sent: bool = False
     continued: float | None = None
-    target: psutil.Process | None = None
+    targets: list[psutil.Process] = field(default_factory=list)
 
     @property
     def kills(self) -> bool:
@@ -58,19 +65,24 @@ class Fault:
 class Life:
     """One table from the first command to the last."""
 
-    def __init__(self, scene: Scene, place: Path, seed: str, account: Account) -> None:
-        self._scene = scene
+    def __init__(
+        self, scene: Scene, place: Path, seed: str, account: Account, nodes: int | None = None
+    ) -> None:
         self._place = place
         self._seed = seed
         self._chance = random.Random(seed)
         self._account = account
+        if nodes:
+            scene = replace(scene, lockless=self._chance.random() < 0.5)
+        self._scene = scene
         self._work = scene.copy(place)
         self._kept: list[tuple[int, Committed]] = []
         self._deaths = 0
         self._others: list[Command] = []
         self._started: list[Command] = []
         self._standin = scene.model == FAKE and self._chance.random() >= scene.real_msrun
-        self._nodes = 2 if self._chance.random() < 0.12 else 1
+        self._nodes = nodes or (2 if self._chance.random() < 0.12 else 1)
+        self._apart = nodes is not None  # each node with a host's name and network of its own
         self._before = sum(account.wrong.values())
 
     def live(self, kills: int) -> None:
@@ -103,7 +115,7 @@ class Life:
         self._account.commands += 1
         more: list[str] = []
         if self._nodes > 1:
-            workers = 2
+            workers = self._nodes
             more = ["--local-worker-num", "1", "--node-rank", str(node)]
         command = self._scene.command(
             self._work,
@@ -112,6 +124,7 @@ class Life:
             standin=self._standin,
             deaths=deaths,
             node=node,
+            before=_host(node) if self._apart else (),
         )
         self._started.append(command)
         return command
@@ -173,9 +186,11 @@ class Life:
         for _ in range(chance.choice((5, 10, 15))):
             role = chance.choices(("decoder", "rank", "parent", "msrun"), (45, 35, 12, 8))[0]
             number = chance.choices(_SIGNALS, _SHARES)[0]
+            if self._apart and chance.random() < 0.4:
+                role, number = "node", chance.choice((signal.SIGKILL, signal.SIGSTOP))
             if role == "msrun":
                 when = "starting"
-            elif role == "parent":
+            elif role in ("parent", "node"):
                 when = chance.choice(MOMENTS)
             else:
                 when = chance.choice(("loading", "captioning", "captioning"))
@@ -214,24 +229,29 @@ class Life:
         players = moments.players(command, fault.role)
         if not players:
             return
-        target = self._chance.choice(players)
-        try:
-            target.send_signal(fault.number)
-        except psutil.NoSuchProcess:
-            return
-        fault.sent, fault.target = True, target
-        if fault.number == signal.SIGSTOP:
-            fault.continued = now + self._chance.random() * _LONGEST_STOP
-        self._account.note(
-            fault.role, fault.number, when, kills=fault.kills, real=not self._standin
-        )
+        self._send(fault, players if fault.role == "node" else [self._chance.choice(players)])
+        if fault.targets:
+            self._account.note(
+                fault.role, fault.number, when, kills=fault.kills, real=not self._standin
+            )
+
+    def _send(self, fault: Fault, targets: list[psutil.Process]) -> None:
+        for target in targets:
+            with suppress(psutil.NoSuchProcess):
+                target.send_signal(fault.number)
+                fault.targets.append(target)
+        fault.sent = bool(fault.targets)
+        if fault.sent and fault.number == signal.SIGSTOP:
+            longest = _LONGEST_ABSENCE if fault.role == "node" else _LONGEST_STOP
+            fault.continued = time.monotonic() + self._chance.random() * longest
 
     @staticmethod
     def _resume(fault: Fault) -> None:
-        if fault.continued is not None and fault.target is not None:
+        if fault.continued is not None:
             fault.continued = None
-            with suppress(psutil.NoSuchProcess):
-                fault.target.send_signal(signal.SIGCONT)
+            for target in fault.targets:
+                with suppress(psutil.NoSuchProcess):
+                    target.send_signal(signal.SIGCONT)
 
     def _note_struck(self, deaths: list[Death]) -> None:
         for death in deaths:
@@ -314,6 +334,8 @@ class Life:
         first: dict[int, float] = {}
         for one in moments.committed(run):
             if one.status == "ok":
+                if one.row in first:
+                    self._wrong("committed twice", f"row {one.row}")
                 first[one.row] = min(one.time, first.get(one.row, one.time))
         again = set()
         for one in moments.begun(self._work):
@@ -332,6 +354,13 @@ class Life:
         left += [str(path) for path in (self._work / RUN).rglob("*.tmp*")]
         if left:
             self._wrong("files left", ", ".join(sorted(left)))
+
+
+def _host(node: int) -> list[str]:
+    """What runs a command on a host of its own, as far as name and network go."""
+    # msrun wants an address to listen on, though nobody calls there.
+    named = f'hostname node-{node}; ip link set lo up; exec "$@"'
+    return ["unshare", "--uts", "--net", "sh", "-c", named, "sh"]
 
 
 def _place_of(record: str) -> str:
@@ -358,12 +387,26 @@ def _difference(found: bytes, expected: bytes) -> str:
     return f"{len(rows)} lines for {len(wanted)}; {pairs[:3]}"
 
 
-def campaign(scene: Scene, place: Path, seed: int, kills: int, most: int = 25) -> Account:
-    """Live lives until ``kills`` processes have been killed, or Ctrl-C ends it early."""
+def campaign(
+    scene: Scene, place: Path, seed: int, kills: int, most: int = 25, *, nodes: bool = False
+) -> Account:
+    """Live lives until ``kills`` processes have been killed, or Ctrl-C ends it early.
+
+    ``nodes``: every run has two or three nodes, which are lost, cut off, frozen and given again;
+    half of the runs know no locks.
+    """
     account = Account()
+    if nodes:
+        os.environ["VIDCAP_NODE_SECONDS"] = str(_LOST_SECONDS)
     while account.kills < kills:
         number = account.lives
-        life = Life(scene, place / f"life-{number:04d}", f"{seed}-{number}", account)
+        life = Life(
+            scene,
+            place / f"life-{number:04d}",
+            f"{seed}-{number}",
+            account,
+            number % 2 + 2 if nodes else None,
+        )
         try:
             life.live(min(most, kills - account.kills))
         except KeyboardInterrupt:

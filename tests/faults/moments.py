@@ -122,10 +122,10 @@ def role_of(process: psutil.Process) -> str | None:
 
 
 def players(command: Command, role: str) -> list[psutil.Process]:
-    """The live processes of a command in that role."""
+    """The live processes of a command in that role; in the role node are all."""
     try:
         parent = psutil.Process(command.process.pid)
         family = [parent, *parent.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
-    return [process for process in family if role_of(process) == role]
+    return [process for process in family if role in ("node", role_of(process))]

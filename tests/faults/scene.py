@@ -44,7 +44,8 @@ class Scene:
 
     ``slowness`` is the mean of the seconds that the fake model takes for a row, ``real_msrun`` the
     share of its runs that msrun launches; with nano it launches all. The fake model runs out of
-    memory for good with a row in ``short``, so many times.
+    memory for good with a row in ``short``, so many times. ``lockless``: the file system has no
+    locks.
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class Scene:
     expected: bytes = b""
     operations: dict[str, int] = field(default_factory=dict)
     short: dict[int, int] = field(default_factory=dict)
+    lockless: bool = False
 
     def copy(self, place: Path) -> Path:
         """A folder of its own for one run: the table, and links to the videos."""
@@ -83,6 +85,7 @@ class Scene:
             "seed": self.seed,
             "slowness": self.slowness,
             "short": self.short,
+            "lockless": self.lockless,
             "at": [asdict(death) for death in deaths if death.node == node],
         }
         return {
@@ -105,10 +108,11 @@ class Scene:
         standin: bool = True,
         deaths: Sequence[Death] = (),
         node: int = 0,
+        before: Sequence[str] = (),
     ) -> Command:
-        """Start captioning in ``work``, a copy of this scene."""
+        """Start captioning in ``work``, a copy of this scene; ``before``: by way of these words."""
         environment = self.environment(work, standin=standin, deaths=deaths, node=node)
-        return Command(self.words(*more, workers=workers), work, environment)
+        return Command(self.words(*more, workers=workers), work, environment, before=before)
 
 
 def make_scene(place: Path, seed: int, rows: int, model: str = FAKE) -> Scene:

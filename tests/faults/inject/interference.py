@@ -5,6 +5,7 @@ The package has no hooks for this. A process knows its role by its command line:
 * ranks get the fake model (``fake.py``) in place of captioner and engine;
 * with ``standin`` msrun is replaced by a program that starts the ranks in the same way (the
   scheduler first, each worker in a session of its own, then it leaves) without importing MindSpore;
+* with ``lockless`` the file system refuses locks, as Lustre does without its option ``flock``;
 * a process whose role is in ``at`` sends itself a signal before its n-th file operation in the
   folder of the run. Python's audit hooks see every file opened, renamed, made or removed, so this
   reaches the instants between two of them, which no signal from outside can aim at.
@@ -14,6 +15,8 @@ beside the run. A process that is not struck leaves the number of its operations
 """
 
 import atexit
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -42,6 +45,8 @@ def begin() -> None:
     """Interfere with this process as the campaign wants it."""
     wanted = json.loads(os.environ["VIDCAP_FAULTS"])
     mine = role()
+    if wanted["lockless"] and mine in ("parent", "rank"):
+        fcntl.flock = _no_lock
     if mine in ("parent", "rank"):
         _Deaths(mine, wanted).watch()
     if mine == "msrun" and wanted["standin"]:
@@ -51,6 +56,10 @@ def begin() -> None:
         import fake
 
         fake.install(wanted)
+
+
+def _no_lock(*_: object) -> None:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
 class _Deaths:
