@@ -70,7 +70,7 @@ class Claims:
         Raises RunError when the list of rows is damaged or gone.
         """
         folder, number = self._folder, self._number
-        chunks = claim_chunks(folder, self._attempt.chunks, number)
+        chunks = claim_chunks(folder, self._attempt.chunks, number, self._attempt.ranks)
         return self._rows_of(chain(self._claimed(), chunks))
 
     @property

@@ -31,6 +31,8 @@ from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.statuses import Doing, Status
 
 _LONGEST_ERROR = 500
+# Characters of a caption that an event tells: what a line of the view shows. All is in the part.
+_SHOWN = 120
 # A rank that gets on says so at least this often, in seconds.
 _ALIVE_SECONDS = 30.0
 
@@ -153,7 +155,7 @@ class Recorder:
                 result.row_id,
                 result.path,
                 result.status,
-                result.text,
+                result.text and result.text[:_SHOWN],
                 result.error,
                 result.new_tokens or 0,
                 self.busy_s,

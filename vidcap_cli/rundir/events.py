@@ -60,8 +60,10 @@ class Began(Event):
 
 @dataclass(frozen=True, slots=True)
 class Done(Event):
-    """A row has its result. ``busy_s`` and ``wait_s`` are the rank's running totals of seconds
-    spent captioning and waiting for frames since its model was loaded.
+    """A row has its result; ``text`` is the beginning of its caption.
+
+    ``busy_s`` and ``wait_s`` are the rank's running totals of seconds spent captioning and waiting
+    for frames since its model was loaded.
     """
 
     kind: ClassVar[str] = "done"
@@ -185,14 +187,15 @@ class EventReader:
     def read(self) -> Iterator[Event]:
         """Yield the events added since the last call; none when the file is not there yet."""
         try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
+            file = self._path.open("rb")
         except FileNotFoundError:
             return
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.split(b"\n")[:-1]:
-            event = decode(line)
-            if event is not None:
-                yield event
+        with file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                event = decode(line)
+                if event is not None:
+                    yield event

@@ -12,6 +12,7 @@
       attempts/0001/               one launch of the ranks
         attempt.json, todo.arrow   configuration and the rows that were left
         claims/000000              chunk 0 belongs to the rank named inside
+        claimed-0000               the chunks that rank 0 has taken
         events-0000.jsonl          what rank 0 reports, and its journal of rows in flight
         error-0000.json            the exception that ended rank 0
         exit-0000.json             how rank 0 ended, written by the process that launched it
@@ -188,6 +189,10 @@ class AttemptDir:
     def claim(self, chunk: int) -> Path:
         """Exists once a rank has taken ``chunk``."""
         return self.claims / f"{chunk:06d}"
+
+    def claimed(self, rank: int) -> Path:
+        """The chunks that ``rank`` has taken, a line each."""
+        return self.path / f"claimed-{rank:04d}"
 
     def events(self, rank: int) -> Path:
         """What ``rank`` reports."""
