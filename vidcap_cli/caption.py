@@ -78,8 +78,7 @@ def caption(request: Request) -> int:
     if request.run.skip_if_existing and not shown and output.is_file():
         notice(f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
-    if shown and _selection(request).is_shard:
-        raise UsageError("--shard is for tables and folders, whose captions are merged in the end.")
+    _check_together(request.run, shown=shown)
     _check_columns(request.table, meta)
     if not request.launch.node_rank:
         _check_places(request, meta, None if shown else output)
@@ -96,6 +95,7 @@ def caption(request: Request) -> int:
             config=config,
             cluster=cluster,
             fresh=request.run.fresh,
+            extend=request.run.extend,
             selection=_selection(request),
             table_options=_table_options(request.table),
         )
@@ -104,6 +104,14 @@ def caption(request: Request) -> int:
         if shown:
             _print_captions(target, request.table.caption_column)
     return OK if complete else INCOMPLETE
+
+
+def _check_together(run: RunOptions, *, shown: bool) -> None:
+    """Refuse options that say nothing together."""
+    if run.extend and (run.fresh or run.dry_run):
+        raise UsageError("--extend goes neither with --fresh nor with --dry-run.")
+    if run.shard and shown:
+        raise UsageError("--shard is for tables and folders, whose captions are merged in the end.")
 
 
 def _with_model(request: Request) -> CaptionConfig:

@@ -214,6 +214,13 @@ class RunOptions:
         bool,
         Option("Start over; the old run is replaced when the new one has finished.", OUTPUT),
     ] = False
+    extend: Annotated[
+        bool,
+        Option(
+            "When the table or folder has changed, keep the captions of rows with the same path.",
+            OUTPUT,
+        ),
+    ] = False
     limit: Annotated[int | None, Option("Only the first N rows.", OUTPUT, metavar="N", low=1)] = (
         None
     )

@@ -137,10 +137,10 @@ def test_a_rank_that_dies_is_started_again_in_the_launch_that_goes_on(pair, node
     ends = [command.finish() for command in commands]
     assert {code for code, _, _ in ends} <= set(FINISHED)
     assert "starting the ranks of this node again" in ends[node][2]
-    assert "starting the ranks" not in ends[1 - node][2]
-    assert [folder.number for folder in RunDir(pair.run).attempts()] == [1]
+    assert "starting the ranks of this node again" not in ends[1 - node][2]
     assert pair.ranks("started").count(node) == 2
-    assert read_exits(RunDir(pair.run).attempt(1))[node].code in (0, -signal.SIGKILL)
+    codes = [end.code for end in read_exits(RunDir(pair.run).attempt(1)) if end.rank == node]
+    assert codes[0] == -signal.SIGKILL
     pair.check()
 
 
@@ -170,6 +170,18 @@ def test_a_node_that_was_frozen_commits_nothing_that_others_have_done(pair, monk
     ends = [command.finish() for command in (leader, other)]
     assert {code for code, _, _ in ends} <= set(FINISHED)
     assert "node 1" in ends[0][2]
+    pair.check()
+
+
+def test_rows_that_were_claimed_by_nobody_who_lives_are_done_in_another_launch(pair):
+    """When the ranks of all nodes have ended nobody waits for anybody."""
+    commands = pair.start(0), pair.start(1)
+    launch = RunDir(pair.run).attempt(1)
+    commands[0].wait_until(launch.config.exists)
+    launch.claim(Attempt.read(launch).chunks - 1).touch()  # its owner died at this moment
+    ends = [command.finish() for command in commands]
+    assert {code for code, _, _ in ends} <= set(FINISHED)
+    assert len(RunDir(pair.run).attempts()) == 2
     pair.check()
 
 

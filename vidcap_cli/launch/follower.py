@@ -88,7 +88,6 @@ class _Follower:
             make_view(title=title, total=rows) as view,
         ):
             leader = _Leader(run, attempt, view.notice)
-            heartbeat.works_in(attempt.number)
             try:
                 supervise(
                     run,
@@ -97,6 +96,7 @@ class _Follower:
                     logs=logs,
                     view=view,
                     interrupts=self._interrupts,
+                    heartbeat=heartbeat,
                     elsewhere=leader.goes_on,
                 )
             except LaunchFailedError as error:

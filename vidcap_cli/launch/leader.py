@@ -24,12 +24,13 @@ from vidcap_cli.launch.msrun import Cluster, LaunchFailedError
 from vidcap_cli.launch.supervise import Interrupts, supervise
 from vidcap_cli.rundir.claims import chunk_size
 from vidcap_cli.rundir.events import Done
+from vidcap_cli.rundir.extension import Wanted, extend
 from vidcap_cli.rundir.leases import revoke
 from vidcap_cli.rundir.ledger import Done as Ledgered
 from vidcap_cli.rundir.ledger import Ledger
 from vidcap_cli.rundir.lock import leadership
 from vidcap_cli.rundir.nodes import Heartbeat, Nodes
-from vidcap_cli.rundir.ownership import Found, acquire, discard, empty
+from vidcap_cli.rundir.ownership import Found, acquire, discard, empty, read_mark
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir, attempt_of
 from vidcap_cli.rundir.places import Places
@@ -55,7 +56,8 @@ _OTHER_NODES_SECONDS = 2.0
 class Job:
     """What a command is asked to do. Nothing here alters captions but ``config``.
 
-    ``selection`` are the rows it is about. ``table_options`` are noted in the plan.
+    ``fresh`` starts over, ``extend`` keeps the captions of rows that META still has when that has
+    changed. ``selection`` are the rows it is about. ``table_options`` are noted in the plan.
     """
 
     meta: Path
@@ -63,6 +65,7 @@ class Job:
     config: CaptionConfig
     cluster: Cluster = field(default_factory=Cluster)
     fresh: bool = False
+    extend: bool = False
     selection: Selection = field(default_factory=Selection)
     table_options: dict[str, Any] = field(default_factory=dict)
 
@@ -80,12 +83,18 @@ def leading(job: Job) -> Iterator["Leader"]:
         places.mend()
         run = places.choose(job.selection, fresh=job.fresh)
         replaces = ""
-        if run.path == places.coming.path:
+        if job.extend and places.settled.is_run and read_mark(places.settled):
+            locks.enter_context(leadership(places.settled))
+            replaces = places.replaced()
+            wanted = Wanted(job.meta, job.config, job.table_options)
+            run = extend(wanted, places.settled, places.coming, replaces=replaces)
+        elif run.path == places.coming.path:
             # Nobody is to go on with the old run while the new one is made.
             locks.enter_context(leadership(places.settled))
             replaces = places.replaced()
         found = acquire(run, replaces=replaces)
-        locks.enter_context(leadership(run))
+        if run.path == places.coming.path or not replaces:
+            locks.enter_context(leadership(run))
         _sweep(run)
         if job.fresh and run.path == places.coming.path:
             empty(run)
@@ -254,6 +263,7 @@ class Leader:
                 logs=self._logs(folder),
                 view=view,
                 interrupts=self._interrupts,
+                heartbeat=self.heartbeat,
                 elsewhere=lambda: self._goes_on_elsewhere(folder, view),
             )
         except LaunchFailedError as error:  # counted as a launch that brought nothing

@@ -13,6 +13,7 @@ from typing import Self
 from vidcap_cli.launch.msrun import Cluster, LaunchFailedError, Ranks
 from vidcap_cli.rundir.events import Began, Done, Event, EventReader, Started, State
 from vidcap_cli.rundir.leases import grant
+from vidcap_cli.rundir.nodes import Heartbeat
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.records import RankExit, read_errors
 from vidcap_cli.statuses import Doing
@@ -59,6 +60,7 @@ def supervise(
     logs: Path,
     view: View,
     interrupts: Interrupts,
+    heartbeat: Heartbeat,
     elsewhere: Callable[[], bool] = lambda: False,
 ) -> None:
     """Start this node's ranks, follow them, and record how each ended; then rest while others work.
@@ -68,11 +70,13 @@ def supervise(
     second kills them; so does the end of the time they are given. They are asked to leave as well
     when the launch is over or gone, because who leads the run has begun another. After a death
     they are started again if the launch goes on ``elsewhere()``: what they had claimed is theirs.
+    ``heartbeat`` tells the other nodes whether ranks work here.
     Raises RunError when msrun fails; no process is left in any case.
     """
     watch = _Watch(folder, cluster, view, interrupts)
     fruitless = 0
     while lease := grant(folder, cluster.local_ranks):
+        heartbeat.works_in(folder.number)
         before, failure = watch.finished, None
         start = _starts(folder, cluster)
         try:
@@ -88,6 +92,7 @@ def supervise(
             view.notice("starting the ranks of this node again, for others go on with this launch")
             watch.begin()
             continue
+        heartbeat.works_in(None)
         while elsewhere():
             watch.rest()
             time.sleep(_POLL_SECONDS)

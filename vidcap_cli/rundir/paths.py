@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PART = re.compile(r"part-(\d{4,})-(\d{4,}|main)-(\d{5,})\.(parquet|csv)")
+_EXIT = re.compile(r"exit-(\d{4,})(?:-(\d+))?\.json")
 _ATTEMPT = re.compile(r"\d{4,}")
 _NEXT, _OLD = ".next", ".old"
 
@@ -237,9 +238,11 @@ class AttemptDir:
         """The records of exceptions written so far."""
         return self.path.glob("error-[0-9]*.json")
 
-    def exits(self) -> Iterator[Path]:
-        """The exit records written so far."""
-        return self.path.glob("exit-[0-9]*.json")
+    def exits(self) -> list[Path]:
+        """The exit records written so far, by rank, and for each in the order of its starts."""
+        found = ((_EXIT.fullmatch(path.name), path) for path in self.path.glob("exit-*.json"))
+        numbered = ((int(match[1]), int(match[2] or 0), path) for match, path in found if match)
+        return [path for _, _, path in sorted(numbered)]
 
 
 def _begin(attempt: int, rank: int) -> str:

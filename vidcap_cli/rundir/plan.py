@@ -85,11 +85,17 @@ class Plan:
 
 
 def make_plan(
-    meta: Path, run: RunDir, config: CaptionConfig, table_options: dict[str, Any] | None = None
+    meta: Path,
+    run: RunDir,
+    config: CaptionConfig,
+    table_options: dict[str, Any] | None = None,
+    *,
+    finish: bool = True,
 ) -> Plan:
     """Read META, refuse what cannot be worked with, and write the plan into ``run``.
 
     ``rows.parquet`` comes first and ``plan.json`` last: a run directory with a plan is complete.
+    Without ``finish`` that is left to the caller.
     """
     meta = _absolute(meta)
     kind = kind_of(meta)
@@ -112,7 +118,8 @@ def make_plan(
         rows_digest=digest,
         table_options=table_options or {},
     )
-    atomic_write(run.plan, plan.to_json().encode())
+    if finish:
+        atomic_write(run.plan, plan.to_json().encode())
     return plan
 
 
@@ -168,27 +175,51 @@ def check_unchanged(plan: Plan, meta: Path, config: CaptionConfig) -> None:
     META at another place is a change, even with the same bytes: its relative paths would name
     other videos. Another working directory alone is not; the plan's own keeps counting.
     """
-    differences = []
+    contents, others = _differences(plan, meta, config)
+    if contents or others:
+        raise _changed([*contents, *others], extends=not others)
+
+
+def only_contents_changed(plan: Plan, meta: Path, config: CaptionConfig) -> bool:
+    """Whether META has changed since the plan, False when nothing has.
+
+    Raises RunChangedError when it is another META, or an option that captions depend on has
+    changed.
+    """
+    contents, others = _differences(plan, meta, config)
+    if others:
+        raise _changed([*contents, *others], extends=False)
+    return bool(contents)
+
+
+def _changed(differences: list[str], *, extends: bool) -> RunChangedError:
+    remedy = "Repeat the command as it was to continue the run, or add --fresh to start over"
+    if extends:
+        remedy += ", or --extend to keep the captions of the rows that are still there"
+    listed = "\n  ".join(differences)
+    return RunChangedError(
+        f"the unfinished run was made with something else:\n  {listed}\n{remedy}"
+    )
+
+
+def _differences(plan: Plan, meta: Path, config: CaptionConfig) -> tuple[list[str], list[str]]:
+    """What is different of META's contents, and what else."""
+    contents, others = [], []
     meta = _absolute(meta)
     kind = kind_of(meta)
     if str(meta) != plan.meta:
-        differences.append(f"the table: {plan.meta} -> {meta}")
+        others.append(f"the table: {plan.meta} -> {meta}")
     if fingerprint_of(meta, kind) != plan.fingerprint:
         rows = sum(batch.num_rows for batch in _planned(meta, kind))
         count = f"{plan.rows} -> {rows} rows" if rows != plan.rows else f"still {rows} rows"
-        differences.append(f"the contents of {meta.name}: {count}")
+        contents.append(f"the contents of {meta.name}: {count}")
     now = config.caption_options()
     for name in dict.fromkeys([*plan.options, *now]):
         # Through JSON, as the plan's options went: a tuple and a list are the same option.
         new, called = json.loads(json.dumps(now.get(name))), config.called(name)
         if called and plan.options.get(name) != new:
-            differences.append(f"{called}: {plan.options.get(name)!r} -> {new!r}")
-    if differences:
-        raise RunChangedError(
-            "the unfinished run was made with something else:\n  "
-            + "\n  ".join(differences)
-            + "\nRepeat the command as it was to continue the run, or add --fresh to start over"
-        )
+            others.append(f"{called}: {plan.options.get(name)!r} -> {new!r}")
+    return contents, others
 
 
 def resolve(path: str, bases: Sequence[str]) -> Path:

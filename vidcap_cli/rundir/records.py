@@ -111,7 +111,7 @@ def read_exits(folder: AttemptDir) -> list[RankExit]:
 
     Those of a rank that was started again come in that order.
     """
-    return [end for path in sorted(folder.exits()) if (end := RankExit.read(path))]
+    return [end for path in folder.exits() if (end := RankExit.read(path))]
 
 
 def deaths_of(exits: Iterable[RankExit]) -> Counter[int]:

@@ -1,0 +1,114 @@
+"""Extension: a table or folder has changed, and the captions of rows that it still has are kept.
+
+A row is its position in META, so a changed META is a new plan. The run that replaces the old one
+begins with the old captions, by path letter by letter: rows that are new or failed are left to do.
+Whether a file behind a path is still the same is not asked.
+
+The new run is made at ``RUN_DIR.next.next`` and takes the place ``RUN_DIR.next``, where a fresh
+start works until it has finished, when it is whole; an extension that was begun before, for what
+META was then, gives it its captions and goes.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vidcap_cli.atomic import atomic_write
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import DamagedPartError
+from vidcap_cli.rundir.ledger import RunParts, _hashes
+from vidcap_cli.rundir.ownership import acquire, discard
+from vidcap_cli.rundir.parts import SCHEMA, Result, write_part
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import Plan, make_plan, only_contents_changed, read_plan
+from vidcap_cli.statuses import Status
+
+_ROWS_IN_A_PART = 10_000
+_GROUP = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the new plan is made of: as for ``make_plan``."""
+
+    meta: Path
+    config: CaptionConfig
+    table_options: dict[str, Any]
+
+
+def extend(wanted: Wanted, settled: RunDir, coming: RunDir, *, replaces: str) -> RunDir:
+    """The run to go on with for META as it is now, of a place with a run, both of which are locked.
+
+    ``replaces`` is the identity of the settled run. Raises RunChangedError when more than the
+    contents of META is not as it was.
+    """
+    staged = coming.next
+    if not coming.path.exists() and staged.is_run:
+        staged.path.rename(coming.path)  # cut off between the last two steps
+    before = [run for run in (coming, settled) if run.is_run]
+    plans = [read_plan(run) for run in before]
+    if not only_contents_changed(plans[0], wanted.meta, wanted.config):
+        return before[0]
+    discard(staged)
+    acquire(staged, replaces=replaces)
+    plan = make_plan(wanted.meta, staged, wanted.config, wanted.table_options, finish=False)
+    staged.parts.mkdir(exist_ok=True)
+    results = _kept(list(zip(before, plans, strict=True)), Index(staged, plan.rows))
+    sequence = count()
+    while some := list(islice(results, _ROWS_IN_A_PART)):
+        write_part(staged.part(0, None, next(sequence), wanted.config.part_format), some)
+    # The old plan's folders keep counting for relative paths.
+    atomic_write(staged.plan, replace(plan, bases=plans[0].bases).to_json().encode())
+    if coming.path.exists():
+        discard(coming)
+    staged.path.rename(coming.path)
+    return coming
+
+
+class Index:
+    """The rows of a plan by their paths."""
+
+    def __init__(self, run: RunDir, rows: int) -> None:
+        hashes = np.empty(rows, np.int64)
+        start = 0
+        with pq.ParquetFile(run.rows) as file:
+            for batch in file.iter_batches(batch_size=_GROUP, columns=["path"]):
+                hashes[start : start + batch.num_rows] = _hashes(batch.column(0))
+                start += batch.num_rows
+        self._order = np.argsort(hashes, kind="stable")
+        self._sorted = hashes[self._order]
+
+    def rows(self, path: str) -> npt.NDArray[np.int64]:
+        """The rows with this path."""
+        first = np.searchsorted(self._sorted, hash(path), "left")
+        last = np.searchsorted(self._sorted, hash(path), "right")
+        return self._order[first:last]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+
+def _kept(runs: Sequence[tuple[RunDir, Plan]], index: Index) -> Iterator[Result]:
+    """The captions of ``runs`` for the rows of ``index``; of two for one row that of the first run.
+
+    Parts that are damaged give none: their rows are done again.
+    """
+    kept = np.zeros(len(index), np.bool_)
+    for run, plan in runs:
+        parts = RunParts(run, plan)
+        for file in reversed(run.part_files()):  # the latest attempt first
+            with suppress(DamagedPartError):
+                table = parts.read(file, SCHEMA.names)
+                for fields in table.filter(pc.equal(table["status"], Status.OK)).to_pylist():
+                    for row in index.rows(fields["path"]):
+                        if not kept[row]:
+                            kept[row] = True
+                            yield Result(**{**fields, "row_id": int(row)})
