@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vidcap_cli.errors import DamagedPartError
+from vidcap_cli.errors import DamagedPartError, RunError
 from vidcap_cli.inspect.command import continue_command
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.rundir.events import EventReader
@@ -105,6 +105,10 @@ def read_rows(run: RunDir, plan: Plan) -> Rows:
         except DamagedPartError as error:
             damaged.append(str(error))
             continue
+        except RunError:
+            if file.exists():
+                raise
+            return read_rows(run, plan)  # another part stands for it since
         row_ids = table["row_id"].to_numpy()
         values = table["status"].to_pylist()
         names += sorted(set(values) - set(names))

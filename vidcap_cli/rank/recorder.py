@@ -5,13 +5,15 @@ before the model sees them: who reads the events knows which rows a rank died wi
 """
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Generated
-from vidcap_cli.errors import RevokedError
+from vidcap_cli.errors import RevokedError, RunError
+from vidcap_cli.rank.compaction import TOGETHER, compact
 from vidcap_cli.rank.row import Row
 from vidcap_cli.rank.writer import PartWriter
 from vidcap_cli.rundir.events import (
@@ -175,6 +177,11 @@ class Recorder:
                 f"launch {self._folder.number} is over; what rank {self._number} had not committed "
                 "is done by others"
             ) from error
+        if sequence % TOGETHER == TOGETHER - 1:
+            # What keeps parts from becoming one keeps nobody from writing more of them, or is told
+            # by the next one.
+            with suppress(OSError, RunError):
+                compact(self._run, self._folder.number, self._number, self._lease)
 
     def _committed(self, rows: int) -> None:
         self._report(Committed(rows))

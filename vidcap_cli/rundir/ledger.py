@@ -5,7 +5,7 @@ A result counts when its part is as it was written and its ``path`` is the one p
 on the wrong video is worse than a row that is done again. Nothing here writes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vidcap_cli.errors import DamagedPartError
+from vidcap_cli.errors import DamagedPartError, RunError
 from vidcap_cli.rundir.parts import read_part
 from vidcap_cli.rundir.paths import RunDir, attempt_of
 from vidcap_cli.rundir.plan import Plan
@@ -105,15 +105,22 @@ class Ledger:
     def read(self, since: int = 1) -> Done:
         """Read the parts that are new; ``Done.any`` counts attempt ``since`` and later ones."""
         damaged = []
-        for part in self._run.part_files():
-            if part.name in self._seen:
-                continue
-            self._seen.add(part.name)
+        for part in self._new():
             try:
                 self._add(part)
             except DamagedPartError as error:
                 damaged.append(error)
+            except RunError:
+                # Another may stand for it since: then there is one that is new.
+                if part.exists():
+                    raise
         return Done(self._ok.copy(), self._latest >= since, self._attempts.copy(), tuple(damaged))
+
+    def _new(self) -> Iterator[Path]:
+        """Parts that have not been seen, until there is none."""
+        while parts := [part for part in self._run.part_files() if part.name not in self._seen]:
+            self._seen.update(part.name for part in parts)
+            yield from parts
 
     def _add(self, part: Path) -> None:
         table = self._parts.read(part, ["row_id", "status", "attempts"])

@@ -8,6 +8,7 @@
       finished.json                written last: the merged table exists
       lock, lock.held              held by the process that leads the run
       parts/part-0001-0000-00000.parquet      finished rows: attempt, rank, sequence
+      parts/part-0001-0000-00000-00063.parquet  stands for these 64, which may still be there
       parts/part-….damaged         a part that was damaged, set aside; it counts no more
       attempts/0001/               one launch of the ranks
         attempt.json, todo.arrow   configuration and the rows that were left
@@ -34,7 +35,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_PART = re.compile(r"part-(\d{4,})-(\d{4,}|main)-(\d{5,})\.(parquet|csv)")
+_PART = re.compile(r"part-(\d{4,})-(\d{4,}|main)-(\d{5,})(?:-(\d{5,}))?\.(parquet|csv)")
 _EXIT = re.compile(r"exit-(\d{4,})(?:-(\d+))?\.json")
 _ATTEMPT = re.compile(r"\d{4,}")
 _NEXT, _OLD = ".next", ".old"
@@ -141,10 +142,16 @@ class RunDir:
         found = [self.attempt(int(name)) for name in names]
         return [attempt for attempt in found if attempt.config.is_file()]
 
-    def part(self, attempt: int, rank: int | None, sequence: int, form: str) -> Path:
-        """The name of a part file; ``rank`` None is the leading process itself."""
+    def part(
+        self, attempt: int, rank: int | None, sequence: int, form: str, last: int | None = None
+    ) -> Path:
+        """The name of a part file; ``rank`` None is the leading process itself.
+
+        One that stands for others has the numbers of the first and the ``last`` of them.
+        """
         who = "main" if rank is None else f"{rank:04d}"
-        return self.parts / f"part-{attempt:04d}-{who}-{sequence:05d}.{form}"
+        until = "" if last is None else f"-{last:05d}"
+        return self.parts / f"part-{attempt:04d}-{who}-{sequence:05d}{until}.{form}"
 
     def parts_of(self, attempt: int, rank: int) -> list[Path]:
         """The parts that a rank has committed in a launch."""
@@ -153,7 +160,7 @@ class RunDir:
     def next_sequence(self, attempt: int, rank: int) -> int:
         """A number that no part of a rank in a launch has, nor had before it was set aside."""
         names = (path.name for path in self.parts.glob(f"{_begin(attempt, rank)}*"))
-        numbers = (int(match[3]) for name in names if (match := _PART.match(name)))
+        numbers = (int(match[4] or match[3]) for name in names if (match := _PART.match(name)))
         return max(numbers, default=-1) + 1
 
     def damaged_parts(self) -> list[Path]:
@@ -251,12 +258,31 @@ def _begin(attempt: int, rank: int) -> str:
 
 
 def part_files(folder: Path) -> list[Path]:
-    """The committed part files in ``folder``, ordered by attempt, writer and sequence."""
+    """The committed part files in ``folder``, ordered by attempt, writer and sequence.
+
+    Those for which another stands are not among them.
+    """
     if not folder.is_dir():
         return []
-    found = [(match, path) for path in folder.iterdir() if (match := _PART.fullmatch(path.name))]
-    found.sort(key=lambda pair: (int(pair[0][1]), pair[0][2], int(pair[0][3])))
-    return [path for _, path in found]
+    matches = [match for path in folder.iterdir() if (match := _PART.fullmatch(path.name))]
+    # The one that stands for most comes first of those that begin with the same.
+    matches.sort(key=lambda m: (int(m[1]), m[2], int(m[3]), -int(m[4] or m[3])))
+    found: list[Path] = []
+    before, until = ("", ""), -1
+    for match in matches:
+        first, last = int(match[3]), int(match[4] or match[3])
+        if before == (match[1], match[2]) and first <= until:
+            continue
+        before, until = (match[1], match[2]), last
+        found.append(folder / match[0])
+    return found
+
+
+def sequences_of(part: Path) -> tuple[int, int]:
+    """The first and the last sequence number that a part file stands for."""
+    match = _PART.fullmatch(part.name)
+    assert match
+    return int(match[3]), int(match[4] or match[3])
 
 
 def attempt_of(part: Path) -> int | None:
