@@ -1,6 +1,8 @@
 """A run is continued or refused, and never loses what is there. No ranks are launched here."""
 
+import errno
 import fcntl
+import os
 import resource
 import shutil
 from collections.abc import Iterator
@@ -233,15 +235,22 @@ def test_a_run_directory_that_cannot_be_made(job):
         pytest.fail("it began")
 
 
-def test_a_file_system_without_locks(job, monkeypatch):
+@pytest.mark.parametrize("fault", [errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks(job, monkeypatch, fault):
+    """One that has none is made do without; where they fail there is no run."""
     finished_run(job, failed=1)
 
-    def unsupported(_file: object, _how: int) -> None:
-        raise OSError(95, "Operation not supported")
+    def fail(_file: object, _how: int) -> None:
+        raise OSError(fault, os.strerror(fault))
 
-    monkeypatch.setattr(fcntl, "flock", unsupported)
-    with pytest.raises(UsageError, match=r"lock: cannot be locked.*--run-dir"), leading(job):
-        pytest.fail("it began")
+    monkeypatch.setattr(fcntl, "flock", fail)
+    if fault == errno.EIO:
+        with pytest.raises(UsageError, match=r"lock: cannot be locked.*--run-dir"), leading(job):
+            pytest.fail("it began")
+        return
+    with leading(job) as leader:
+        assert leader.run.held.exists()
+    assert not leader.run.held.exists()
 
 
 def test_a_run_directory_that_vanishes_ends_in_a_sentence_and_is_not_made_again(job):
