@@ -143,9 +143,18 @@ def test_a_prompt_that_fills_its_cache_to_the_last_token(decoder):
     close(logits, prefilled(decoder, ids).next_token.logits.asnumpy()[0])
 
 
+@pytest.fixture(scope="module")
+def with_scores() -> Decoder:
+    """A decoder of the flavour that computes matrices of scores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDCAP_NATIVE", "none")
+        return make_decoder(ms.float32)
+
+
 @ON_CPU
-def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
-    ids = tokens(10, LONG)
+def test_blocks_are_larger_where_there_is_room(with_scores, monkeypatch):
+    decoder, ids = with_scores, tokens(10, LONG)
+    monkeypatch.setattr(decoder, "score_bytes", 1)
     in_blocks = prefilled(decoder, ids).next_token.logits.asnumpy()[0]
     monkeypatch.setattr(decoder, "score_bytes", 10**9)
     close(prefilled(decoder, ids).next_token.logits.asnumpy()[0], in_blocks)
@@ -156,8 +165,8 @@ def test_blocks_are_larger_where_there_is_room(decoder, monkeypatch):
 
 @ON_CPU
 @pytest.mark.parametrize("length", [257, 700])
-def test_parts_of_the_queries_equal_all_of_them(decoder, monkeypatch, length):
-    ids = tokens(11, length)
+def test_parts_of_the_queries_equal_all_of_them(with_scores, monkeypatch, length):
+    decoder, ids = with_scores, tokens(11, length)
     monkeypatch.setattr(decoder, "score_bytes", 10**9)
     in_parts = prefilled(decoder, ids)
     monkeypatch.setattr(cpu, "_CAUSAL_PART", 4096)

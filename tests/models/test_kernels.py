@@ -1,5 +1,7 @@
 """Every kernel computes what numpy computes, compiled and operator by operator."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -85,6 +87,15 @@ def test_linear(kernels, rows):
     kept = kernels.weight(weight, ms.float32)
     close(both(kernels.linear, x, kept.asnumpy(), bias), x @ weight.T + bias)
     close(kernels.linear(Tensor(x), kept), x @ weight.T)
+
+
+def test_linear_with_what_follows(kernels):
+    x, weight, bias, residual = normal(5, 12), normal(20, 12), normal(20), normal(5, 20)
+    kept, inner = kernels.weight(weight, ms.float32).asnumpy(), x @ weight.T + bias
+    erf = np.vectorize(math.erf)(inner / np.sqrt(2))
+    close(both(kernels.linear_gelu, x, kept, bias), inner * (1 + erf) / 2)
+    close(both(kernels.linear_quick_gelu, x, kept, bias), inner / (1 + np.exp(-1.702 * inner)))
+    close(both(kernels.linear_add, x, kept, bias, residual), inner + residual)
 
 
 def test_norms(kernels):
@@ -226,8 +237,8 @@ def test_a_later_block_sees_all_of_the_past(attention):
     q = normal(rows, HEADS * HEAD_DIM)
     k, v = (normal(past + rows, KV_HEADS * HEAD_DIM, seed=seed) for seed in (1, 2))
     with eagerly():
-        by_head = [attention.by_head(Tensor(x)) for x in (q, k[past:], k[:past], k, v)]
-        q_by_head, *others = by_head
+        q_by_head = attention.queries(Tensor(q))
+        others = [attention.by_head(Tensor(x)) for x in (k[past:], k[:past], k, v)]
         names = ("k", "past", "keys", "values")
         found = attention.later(
             q_by_head, **dict(zip(names, others, strict=True)), masks=attention.later_masks(rows)

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import math
 import platform
 import subprocess
 import sys
@@ -20,6 +21,7 @@ HERE = [name for name, needs in native._NEEDS.items() if needs <= native._proces
 # What 128 and 512 bits at a time are compiled to without the instructions for it.
 WIDTHS = [16, 64]
 DTYPES = ["float32", "float16", "bfloat16"]
+ACTIVATIONS = [None, "quick_gelu", "gelu", "swiglu"]
 
 
 def rounded(weight: np.ndarray, dtype: str) -> np.ndarray:
@@ -37,7 +39,9 @@ def pointer(array: np.ndarray | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if array is None else array.ctypes.data)
 
 
-def product(library, x, weights, dtype: str, bias=None) -> np.ndarray:
+def product(
+    library, x, weights, dtype: str, bias=None, residual=None, activation: str | None = None
+) -> np.ndarray:
     """``multiply`` of ``library``, whatever MindSpore makes of it."""
     (rows, columns), (n, _) = x.shape, weights[0].shape
     depth = columns + columns % 2 if dtype == "bfloat16" else columns
@@ -49,9 +53,38 @@ def product(library, x, weights, dtype: str, bias=None) -> np.ndarray:
     y = np.full((rows, n), np.nan, np.float32)
     both = (ctypes.c_void_p * 2)(*(it.ctypes.data for it in kept))
     library.multiply(
-        pointer(x), both, pointer(bias), pointer(y), ctypes.c_int64(rows), *sizes, kind
-    )
+        pointer(x), both, pointer(bias), pointer(residual), pointer(y), ctypes.c_int64(rows),
+        *sizes, kind, ACTIVATIONS.index(activation or ("swiglu" if len(weights) == 2 else None)),
+    )  # fmt: skip
     return y
+
+
+def call(library, name: str, *inputs: np.ndarray) -> np.ndarray:
+    """The result of a kernel as MindSpore calls it, of the shape of the first of its inputs."""
+    result = np.full_like(inputs[0], np.nan)
+    arrays = [*inputs, result]
+    shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
+    dtypes = [array.dtype.name.encode() for array in arrays]
+    count = len(arrays)
+    failed = getattr(library, name)(
+        count,
+        (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
+        (ctypes.c_int * count)(*(array.ndim for array in arrays)),
+        (ctypes.c_void_p * count)(*map(ctypes.addressof, shapes)),
+        (ctypes.c_char_p * count)(*dtypes),
+        None,
+        None,
+    )
+    assert not failed
+    return result
+
+
+def attended(q: np.ndarray, k: np.ndarray, v: np.ndarray, hidden) -> np.ndarray:
+    """Attention of a head ``[n, D]``; what is ``hidden`` is not seen."""
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    scores = np.where(hidden, -np.inf, q @ k.T / np.sqrt(q.shape[1]))
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v
 
 
 @pytest.fixture(scope="module", params=[*HERE, *WIDTHS])
@@ -94,6 +127,71 @@ def compare(library, rows: int, n: int, k: int, dtype: str) -> None:
     np.testing.assert_allclose(product(library, x, [weight], dtype, bias), exact + bias, **close)
     gated = exact / (1 + np.exp(-exact)) * (x.astype(np.float64) @ rounded(up, dtype).T)
     np.testing.assert_allclose(product(library, x, [weight, up], dtype), gated, **close)
+
+
+def test_what_becomes_of_a_product(library):
+    rng = np.random.default_rng(4)
+    for rows, n in ((3, 37), (40, 64)):
+        x, residual = rng.normal(0, 1, (rows, 16)), rng.normal(0, 1, (rows, n))
+        weight, bias = rng.normal(0, 1, (n, 16)), rng.normal(0, 1, n)
+        x, residual, weight, bias = (a.astype(np.float32) for a in (x, residual, weight, bias))
+        weight = rounded(weight, "bfloat16")
+        inner = x.astype(np.float64) @ weight.T + bias
+        erf = np.vectorize(math.erf)(inner / np.sqrt(2))
+        expected = {
+            None: inner,
+            "quick_gelu": inner / (1 + np.exp(-1.702 * inner)),
+            "gelu": inner * (1 + erf) / 2,
+        }
+        for activation, result in expected.items():
+            found = product(library, x, [weight], "bfloat16", bias, residual, activation)
+            np.testing.assert_allclose(found, result + residual, rtol=0, atol=1e-4)
+            found = product(library, x, [weight], "bfloat16", bias, None, activation)
+            np.testing.assert_allclose(found, result, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("head_dim", [7, 16, 64, 80])
+@pytest.mark.parametrize(("patches", "seen"), [(1, 1), (37, 30), (97, 97), (420, 385)])
+def test_patches_attend_to_their_own_sequence(library, patches, seen, head_dim):
+    rng, heads = np.random.default_rng([patches, head_dim]), 3
+    q, k, v = rng.normal(0, 1, (3, 2, patches, heads, head_dim)).astype(np.float32)
+    found = call(library, "tower_attention", q, k, v, np.array([seen], np.int32))
+    hidden = np.arange(patches) >= seen
+    for at in np.ndindex(2, heads):
+        one = at[0], slice(None), at[1]
+        expected = attended(q[one], k[one], v[one], hidden)
+        np.testing.assert_allclose(found[one], expected, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("head_dim", [16, 72, 128])
+@pytest.mark.parametrize(
+    ("queries", "keys"), [(1, 1), (1, 500), (33, 33), (401, 401), (50, 800), (385, 769)]
+)
+def test_a_token_attends_to_those_before_it(library, queries, keys, head_dim):
+    rng, heads, kv_heads = np.random.default_rng([queries, head_dim]), 4, 2
+    q = rng.normal(0, 1, (queries, heads * head_dim)).astype(np.float32)
+    k, v = rng.normal(0, 1, (2, kv_heads, keys, head_dim)).astype(np.float32)
+    found = call(library, "prompt_attention", q, k, v)
+    hidden = np.arange(keys) > np.arange(queries)[:, None] + keys - queries
+    for head in range(heads):
+        columns, group = slice(head * head_dim, (head + 1) * head_dim), head // 2
+        expected = attended(q[:, columns], k[group], v[group], hidden)
+        np.testing.assert_allclose(found[:, columns], expected, rtol=0, atol=5e-5)
+
+
+def test_scores_that_grow_and_numbers_that_do_not_fit(library):
+    # Every block of keys has larger scores than all before: earlier sums shrink to nothing.
+    q, v = np.ones((1, 16), np.float32), np.arange(1200, dtype=np.float32)
+    k = np.repeat(v[:, None] / 4, 16, 1)[None]
+    v = np.repeat(v[:, None], 16, 1)[None]
+    expected = attended(q, k[0], v[0], hidden=False)
+    found = call(library, "prompt_attention", q, k, v)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    # In the other order all but the first block weigh nothing.
+    found = call(library, "prompt_attention", q, k[:, ::-1].copy(), v[:, ::-1].copy())
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    k[0, 3] = np.nan
+    assert np.isnan(call(library, "prompt_attention", q, k, v)).all()
 
 
 def test_numbers_out_of_the_ordinary(library):

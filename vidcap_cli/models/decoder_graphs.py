@@ -76,7 +76,7 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
         """Of a block ``[T, H]``: queries, keys and values, by head."""
         _, q, k, v = self.qkv(x, None, (cos, sin), layer)
         by_head = self.attention.by_head
-        return by_head(q), by_head(k), by_head(v)
+        return self.attention.queries(q), by_head(k), by_head(v)
 
     @ms.jit
     def finish(self, x: Tensor, attended: Tensor, *layer: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Source: Dosovitskiy et al. 2021, as in transformers 4.57 ``modeling_clip.py`` an
 ``modeling_qwen2_vl.py``.
 """
 
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from vidcap_cli.models.kernels import Kernels
 from vidcap_cli.models.weights import Weights
@@ -35,26 +35,24 @@ class ViTBlock(nn.Cell):  # type: ignore[misc]
         must not be seen.
         """
         normed = self.kernels.layer_norm(x, block[NORM1], block[NORM1_BIAS], self.eps)
-        x = x + self.attend(normed, batch, block, rope, mask)
+        attended = self.attend(normed, batch, block, rope, mask)
+        x = self.kernels.linear_add(attended, block[OUT], block[OUT_BIAS], x)
         normed = self.kernels.layer_norm(x, block[NORM2], block[NORM2_BIAS], self.eps)
-        inner = self.kernels.linear(normed, block[FC1], block[FC1_BIAS])
-        inner = inner * ops.sigmoid(inner * 1.702)  # QuickGELU
-        return x + self.kernels.linear(inner, block[FC2], block[FC2_BIAS])
+        inner = self.kernels.linear_quick_gelu(normed, block[FC1], block[FC1_BIAS])
+        return self.kernels.linear_add(inner, block[FC2], block[FC2_BIAS], x)
 
     def attend(
         self, x: Tensor, batch: int, block: Tensors, rope: Tensors, mask: Tensor | None
     ) -> Tensor:
-        """Self-attention within each sequence."""
+        """Self-attention within each sequence, before the output projection."""
         qkv = self.kernels.linear(x, block[QKV], block[QKV_BIAS])
         q, k, v = self.qkv_split(qkv, rope)
-        attended = self.kernels.vit_attention(q, k, v, batch=batch, heads=self.heads, mask=mask)
-        return self.kernels.linear(attended, block[OUT], block[OUT_BIAS])
+        return self.kernels.vit_attention(q, k, v, batch=batch, heads=self.heads, mask=mask)
 
 
 def gelu_mlp(kernels: Kernels, x: Tensor, mlp: Tensors) -> Tensor:
     """``W_2 gelu(W_1 x + b_1) + b_2``: what leads to the language model."""
-    inner = ops.gelu(kernels.linear(x, mlp[0], mlp[1]), approximate="none")
-    return kernels.linear(inner, mlp[2], mlp[3])
+    return kernels.linear(kernels.linear_gelu(x, mlp[0], mlp[1]), mlp[2], mlp[3])
 
 
 def read_block(

@@ -3,6 +3,7 @@
  * ``params`` are the inputs, then the outputs; ``shapes`` and ``dtypes`` are theirs. 0 is success.
  * Rows are float32; weights float32, float16, or bfloat16 as uint16, kept as ``pack`` does.
  */
+#include "flash.h"
 #include "native.h"
 #include "rows.h"
 
@@ -32,18 +33,48 @@ static int kind_of(const char *dtype)
     return -1;
 }
 
-/* x [m, k], W [n, depth], and perhaps a bias [n]: y [m, n]. */
-KERNEL(linear)
+/* x [m, k], W [n, depth], and perhaps a bias [n], then as ``last`` a residual [m, n]: y [m, n]. */
+static int one_product(
+    int count, void **params, int64_t **shapes, const char **dtypes, bool last,
+    enum activation activation)
 {
-    UNUSED;
-    const int kind = kind_of(dtypes[1]);
+    const int kind = kind_of(dtypes[1]), biased = count - last == 4;
     if (kind < 0 || !float32(dtypes, 0, 1) || !float32(dtypes, 2, count - 3))
         return WRONG_DTYPE;
     const void *const w[2] = {params[1], NULL};
     multiply(
-        params[0], w, count == 4 ? params[2] : NULL, params[count - 1], shapes[0][0], shapes[1][0],
-        shapes[0][1], shapes[1][1], (enum kind)kind);
+        params[0], w, biased ? params[2] : NULL, last ? params[count - 2] : NULL,
+        params[count - 1], shapes[0][0], shapes[1][0], shapes[0][1], shapes[1][1], (enum kind)kind,
+        activation);
     return 0;
+}
+
+/* x [m, k], W [n, depth], and perhaps a bias [n]: y [m, n]. */
+KERNEL(linear)
+{
+    UNUSED;
+    return one_product(count, params, shapes, dtypes, false, NONE);
+}
+
+/* The same, its QuickGELU. */
+KERNEL(linear_quick_gelu)
+{
+    UNUSED;
+    return one_product(count, params, shapes, dtypes, false, QUICK_GELU);
+}
+
+/* The same, its GELU. */
+KERNEL(linear_gelu)
+{
+    UNUSED;
+    return one_product(count, params, shapes, dtypes, false, GELU);
+}
+
+/* x, W and perhaps a bias as before, and last what is added to y [m, n]. */
+KERNEL(linear_add)
+{
+    UNUSED;
+    return one_product(count, params, shapes, dtypes, true, NONE);
 }
 
 /* x [m, k], W_gate and W_up [n, depth]: silu(x W_gate^T) * x W_up^T [m, n]. */
@@ -55,8 +86,8 @@ KERNEL(swiglu)
         return WRONG_DTYPE;
     const void *const w[2] = {params[1], params[2]};
     multiply(
-        params[0], w, NULL, params[3], shapes[0][0], shapes[1][0], shapes[0][1], shapes[1][1],
-        (enum kind)kind);
+        params[0], w, NULL, NULL, params[3], shapes[0][0], shapes[1][0], shapes[0][1], shapes[1][1],
+        (enum kind)kind, SWIGLU);
     return 0;
 }
 
@@ -159,5 +190,41 @@ KERNEL(step_attention)
         .attended = params[4], .heads = shapes[0][1] / head_dim, .kv_heads = shapes[1][0] / slots,
         .head_dim = head_dim, .length = shapes[1][1]};
     attend(&p, slots);
+    return 0;
+}
+
+/* q, k and v [sequences, n, heads, D], seen [1]: what the queries see, the first keys of their
+ * sequence [sequences, n, heads, D].
+ */
+KERNEL(tower_attention)
+{
+    UNUSED;
+    if (!float32(dtypes, 0, 3) || strcmp(dtypes[3], "int32") || shapes[0][3] > MOST_HEAD_DIM)
+        return WRONG_DTYPE;
+    const int64_t *shape = shapes[0];
+    const flash p = {
+        .q = params[0], .k = params[1], .v = params[2], .attended = params[4],
+        .sequences = shape[0], .queries = shape[1], .keys = shape[1], .heads = shape[2],
+        .kv_heads = shape[2], .head_dim = shape[3], .next_token = shape[2] * shape[3],
+        .next_head = shape[3], .first = *(int32_t *)params[3]};
+    flash_attention(&p);
+    return 0;
+}
+
+/* q [m, heads * D], keys and values [kv_heads, n, D]: what the last m of n tokens see
+ * [m, heads * D].
+ */
+KERNEL(prompt_attention)
+{
+    UNUSED;
+    if (!float32(dtypes, 0, 3) || shapes[1][2] > MOST_HEAD_DIM)
+        return WRONG_DTYPE;
+    const int64_t head_dim = shapes[1][2], keys = shapes[1][1], queries = shapes[0][0];
+    const flash p = {
+        .q = params[0], .k = params[1], .v = params[2], .attended = params[3],
+        .sequences = 1, .queries = queries, .keys = keys, .heads = shapes[0][1] / head_dim,
+        .kv_heads = shapes[1][0], .head_dim = head_dim, .next_token = head_dim,
+        .next_head = keys * head_dim, .first = keys - queries + 1, .more = 1};
+    flash_attention(&p);
     return 0;
 }

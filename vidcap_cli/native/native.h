@@ -89,10 +89,15 @@ float *scratch(enum use use, int64_t floats);
 /* product.c: in what numbers weights are kept. */
 enum kind { FLOAT32, FLOAT16, BFLOAT16 };
 
-/* product.c: y [m, n] = x W^T (+ bias), x [m, k] and W [n, depth]; of two weights silu(y0) * y1. */
+/* product.c: what becomes of a product: GELU is that with erf, QUICK_GELU x sigmoid(1.702 x)
+ * (Hendrycks and Gimpel 2016), SWIGLU silu(x W0^T) * x W1^T (Shazeer 2020). */
+enum activation { NONE, QUICK_GELU, GELU, SWIGLU };
+
+/* product.c: y [m, n] = activation(x W^T + bias) + residual, x [m, k] and W [n, depth]. SWIGLU has two
+ * weights and no bias. Bias [n] and residual [m, n] may be NULL. */
 EXPORT void multiply(
-    const float *x, const void *const w[2], const float *bias, float *y, int64_t m, int64_t n,
-    int64_t k, int64_t depth, enum kind kind);
+    const float *x, const void *const w[2], const float *bias, const float *residual, float *y,
+    int64_t m, int64_t n, int64_t k, int64_t depth, enum kind kind, enum activation activation);
 
 /* product.c: a row of W [n, depth]. */
 void unpack_row(float *to, const void *w, int64_t row, int64_t n, int64_t depth, enum kind kind);

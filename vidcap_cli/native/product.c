@@ -8,6 +8,7 @@
  * meet one panel after the other (Goto and van de Geijn 2008).
  */
 #include "product.h"
+#include "tiles.h"
 
 #define VECS (PANEL / LANES)
 #define ROWS (LANES == 16 ? 12 : 6) /* of x in a tile: its sums and what they need have registers */
@@ -15,7 +16,6 @@
 #define BLOCK_ROWS 96
 #define MANY_ROWS 18 /* so many that it pays to make a panel float32 for all of them at once */
 #define TILED_ROWS(kind) ((kind) == BFLOAT16 ? 4 : 24) /* so many are faster on matrix registers */
-#define BLOCK_DEPTH 384 /* numbers of a row at a time; even, as are the depths of bfloat16 panels */
 
 typedef struct {
     const product *p;
@@ -150,14 +150,32 @@ static void widen_panel(
     }
 }
 
+/* As ``tile`` for any number of rows: as many in each tile, as far as possible. */
+static void multiply_strips(
+    enum kind kind, int64_t panels, const float *x, int64_t rows, const char *w, int64_t size,
+    int64_t depth, float *y, int64_t y_stride, bool add)
+{
+    const int64_t strips = (rows + ROWS - 1) / ROWS, more = rows % strips;
+    for (int64_t strip = 0, row = 0, some; strip < strips; strip++, row += some) {
+        some = rows / strips + (strip < more);
+        tiles[some][kind](
+            panels, x + row * BLOCK_DEPTH, w, size, depth, y + row * y_stride, y_stride, add);
+    }
+}
+
+void multiply_panel(
+    const float *x, int64_t rows, const float *panel, int64_t depth, float *y, int64_t y_stride,
+    bool add)
+{
+    multiply_strips(FLOAT32, 1, x, rows, (const char *)panel, 0, depth, y, y_stride, add);
+}
+
 /* y[rows, 16 panels] = x W^T. ``packed`` has room for a block of x, and for a panel of its depth. */
 static void multiply_panels(
     const product *p, const char *w, int64_t row, int64_t rows, int64_t panel, int64_t panels,
     float *y, float *packed)
 {
     const int64_t size = bytes_of(p->kind), width = panels * PANEL, whole = p->n / PANEL - panel;
-    /* As many rows in each tile, as far as possible. */
-    const int64_t strips = (rows + ROWS - 1) / ROWS, more = rows % strips;
     const int64_t at_once = block_depth(p);
     float *const widened = packed + block_rows(p) * at_once;
     for (int64_t start = 0; start < p->depth; start += at_once) {
@@ -168,7 +186,7 @@ static void multiply_panels(
             const int64_t there = least(p->n - (panel + i) * PANEL, PANEL);
             const char *here = w + ((panel + i) * PANEL * p->depth + start * there) * size;
             enum kind kind = p->kind;
-            count = strips == 1 ? PANELS_FOR(rows) : 1;
+            count = rows <= ROWS ? PANELS_FOR(rows) : 1;
             if (i + count > least(panels, whole))
                 count = 1;
             if (there < PANEL || (rows > MANY_ROWS && kind != FLOAT32)) {
@@ -176,16 +194,53 @@ static void multiply_panels(
                 here = (const char *)widened;
                 kind = FLOAT32;
             }
-            int64_t first = 0;
-            for (int64_t strip = 0; strip < strips; strip++) {
-                const int64_t some = rows / strips + (strip < more);
-                tiles[some][kind](
-                    count, packed + first * BLOCK_DEPTH, here, PANEL * p->depth * size, depth,
-                    y + first * width + i * PANEL, width, start > 0);
-                first += some;
-            }
+            multiply_strips(
+                kind, count, packed, rows, here, PANEL * p->depth * size, depth, y + i * PANEL,
+                width, start > 0);
         }
     }
+}
+
+/* erf within 2e-7 (Abramowitz and Stegun 1964, 7.1.26). */
+INLINE vec verf(vec x)
+{
+    const vec size = choose(x < 0, -x, x), t = 1 / (size * 0.3275911f + 1);
+    vec p = splat(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    const vec erf = 1 - p * t * vexp(-x * x);
+    return choose(x < 0, -erf, erf);
+}
+
+/* 16 numbers of y. Those of ``up``, ``bias`` and ``residual`` are read as far as they are used. */
+static void finish_panel(
+    const product *p, const float *sums, const float *up, const float *bias, const float *residual,
+    float *y)
+{
+    for (int64_t v = 0; v < PANEL; v += LANES) {
+        vec x = load(sums + v);
+        if (p->bias)
+            x += load(bias + v);
+        if (p->activation == QUICK_GELU)
+            x = x / (vexp(x * -1.702f) + 1);
+        else if (p->activation == GELU)
+            x = x * (verf(x * 0.707106781f) + 1) * 0.5f;
+        else if (p->activation == SWIGLU)
+            x = x / (vexp(-x) + 1) * load(up + v);
+        if (p->residual)
+            x += load(residual + v);
+        store(y + v, x);
+    }
+}
+
+/* ``there`` of 16 numbers, in memory that has room for 16. */
+INLINE const float *padded(const float *from, int64_t there, float room[PANEL])
+{
+    if (from)
+        memcpy(room, from, (size_t)there * 4);
+    return room;
 }
 
 void finish(
@@ -195,17 +250,18 @@ void finish(
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < panels; i++) {
             const int64_t column = (panel + i) * PANEL, there = least(p->n - column, PANEL);
-            const int64_t from = r * next_row + i * next_panel;
-            float *y = p->y + (row + r) * p->n + column, part[2][PANEL] = {{0}};
-            if (p->bias)
-                memcpy(part[0], p->bias + column, (size_t)there * 4);
-            for (int64_t v = 0; v < PANEL; v += LANES) {
-                const vec x = load(sums + from + v);
-                store(
-                    part[1] + v, p->w[1] ? x / (vexp(-x) + 1.0f) * load(up + from + v)
-                                         : x + load(part[0] + v));
+            const int64_t from = r * next_row + i * next_panel, to = (row + r) * p->n + column;
+            const float *bias = p->bias ? p->bias + column : NULL;
+            const float *residual = p->residual ? p->residual + to : NULL;
+            if (there == PANEL) {
+                finish_panel(p, sums + from, up + from, bias, residual, p->y + to);
+                continue;
             }
-            memcpy(y, part[1], (size_t)there * 4);
+            float room[3][PANEL] = {{0}};
+            bias = padded(bias, there, room[0]);
+            residual = padded(residual, there, room[1]);
+            finish_panel(p, sums + from, up + from, bias, residual, room[2]);
+            memcpy(p->y + to, room[2], (size_t)there * 4);
         }
 }
 
@@ -230,10 +286,10 @@ static void columns(void *context, int64_t index)
 }
 
 void multiply(
-    const float *x, const void *const w[2], const float *bias, float *y, int64_t m, int64_t n,
-    int64_t k, int64_t depth, enum kind kind)
+    const float *x, const void *const w[2], const float *bias, const float *residual, float *y,
+    int64_t m, int64_t n, int64_t k, int64_t depth, enum kind kind, enum activation activation)
 {
-    const product p = {x, {w[0], w[1]}, bias, y, m, n, k, depth, kind};
+    const product p = {x, {w[0], w[1]}, bias, residual, y, m, n, k, depth, kind, activation};
     if (kind != FLOAT32 && m >= TILED_ROWS(kind) && tiles_usable()) {
         multiply_by_tiles(&p);
         return;

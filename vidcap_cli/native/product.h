@@ -9,15 +9,17 @@
 #endif
 
 #define PANEL 16 /* rows of W that lie together */
+#define BLOCK_DEPTH 384 /* numbers of a row at a time; even, as are the depths of bfloat16 panels */
 
-/* y [m, n] = x W^T + bias, or silu(x W0^T) * x W1^T. */
+/* As ``multiply`` says. */
 typedef struct {
     const float *x;
     const char *w[2];
-    const float *bias;
+    const float *bias, *residual;
     float *y;
     int64_t m, n, k, depth; /* depth: k, even for bfloat16 */
     enum kind kind;
+    enum activation activation;
 } product;
 
 /* As many numbers of float16 as a vector has. */
@@ -43,10 +45,10 @@ void finish(
     const product *p, int64_t row, int64_t rows, int64_t panel, int64_t panels, const float *sums,
     const float *up, int64_t next_row, int64_t next_panel);
 
-/* tiles.c: whether the processor has matrix registers, and lets this process use them. */
-bool tiles_usable(void);
-
-/* tiles.c: the same for many rows of x. Weights of 16 bits only. */
-void multiply_by_tiles(const product *p);
+/* product.c: y [rows, 16] (+)= x W^T of a panel of float32. Rows of x are BLOCK_DEPTH floats apart,
+ * those of y ``y_stride``. */
+void multiply_panel(
+    const float *x, int64_t rows, const float *panel, int64_t depth, float *y, int64_t y_stride,
+    bool add);
 
 #endif

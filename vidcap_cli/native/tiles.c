@@ -6,20 +6,15 @@
  * speed. A weight of float16 is exactly two of bfloat16, and takes three products: low times low is
  * less than what is left out of x anyway.
  */
-#include "product.h"
+#include "tiles.h"
 
-#if defined(__AMX_BF16__) && LANES == 16
+#if TILES
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define TILE 1024 /* bytes of a register: 16 rows of 32 numbers, or 32 of them of 16 rows of W */
-#define ROWS 16   /* of x in a tile */
-#define STEP 32   /* numbers of a row in a tile */
-#define SUMS 256  /* floats in a tile */
 #define BLOCK_STEPS 48
-#define BLOCK_DEPTH (BLOCK_STEPS * STEP) /* two panels of it, x of so many rows, and their sums */
+#define TILED_DEPTH (BLOCK_STEPS * STEP) /* two panels of it, x of so many rows, and their sums */
 #define BLOCK_ROWS 256                   /* stay in the second cache */
-#define ROW_TILES(rows) (((rows) + ROWS - 1) / ROWS)
 #define MOST_ROWS 1024 /* that are split at a time: this bounds the memory it takes */
 #define MOST_PANELS 32 /* in an item of work */
 
@@ -38,6 +33,22 @@ bool tiles_usable(void)
     return permitted;
 }
 
+void take_tiles(void)
+{
+    static const struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } registers = {
+        1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    _tile_loadconfig(&registers);
+}
+
+void release_tiles(void)
+{
+    _tile_release();
+}
+
 typedef struct {
     const product *p;
     char *split; /* [depth blocks][tiles of rows][steps of a block][high, low] tiles */
@@ -46,7 +57,7 @@ typedef struct {
 
 static int64_t depth_blocks(const product *p)
 {
-    return (p->depth + BLOCK_DEPTH - 1) / BLOCK_DEPTH;
+    return (p->depth + TILED_DEPTH - 1) / TILED_DEPTH;
 }
 
 static int64_t steps_of(int64_t depth)
@@ -70,12 +81,12 @@ static void split_rows(void *context, int64_t index)
 {
     const tiled *t = context;
     const product *p = t->p;
-    const int64_t row = index * ROWS, tiles = ROW_TILES(t->rows), steps = steps_of(p->depth);
+    const int64_t row = index * TILE_ROWS, tiles = ROW_TILES(t->rows), steps = steps_of(p->depth);
     for (int64_t step = 0; step < steps; step++) {
         const int64_t block = step / BLOCK_STEPS;
         char *to = t->split
                    + ((block * tiles + index) * BLOCK_STEPS + step % BLOCK_STEPS) * 2 * TILE;
-        for (int64_t r = 0; r < ROWS; r++, to += STEP * 2) {
+        for (int64_t r = 0; r < TILE_ROWS; r++, to += STEP * 2) {
             const bool there = row + r < t->rows;
             const float *x = p->x + (t->row + row + r) * p->k + step * STEP;
             for (int64_t i = 0; i < STEP; i += 16)
@@ -97,11 +108,11 @@ INLINE void multiply_add(const int rows, const int panels)
         _tile_dpbf16ps(3, 7, 5);
 }
 
-INLINE void load_rows(const int rows, const char *x)
+INLINE void load_rows(const int rows, const char *x, int64_t next)
 {
     _tile_loadd(6, x, STEP * 2);
     if (rows > 1)
-        _tile_loadd(7, x + BLOCK_STEPS * 2 * TILE, STEP * 2);
+        _tile_loadd(7, x + next, STEP * 2);
 }
 
 INLINE void load_panels(const int panels, const char *w, int64_t next)
@@ -111,11 +122,9 @@ INLINE void load_panels(const int panels, const char *w, int64_t next)
         _tile_loadd(5, w + next, PANEL * 4);
 }
 
-/* y [rows, panels] (+)= x W^T in tiles, ``more`` floats from one tile of rows to the next. ``next``
- * bytes on is the next panel, ``low`` bytes on its low part, if it has one. */
 INLINE void tile(
-    const int rows, const int panels, const char *x, const char *w, int64_t next, int64_t low,
-    int64_t steps, float *y, int64_t more, bool add)
+    const int rows, const int panels, const char *x, int64_t next_rows, const char *w, int64_t next,
+    int64_t low, int64_t steps, float *y, int64_t more, bool add)
 {
     if (add) {
         _tile_loadd(0, y, PANEL * 4);
@@ -133,9 +142,9 @@ INLINE void tile(
     }
     for (int64_t step = 0; step < steps; step++, x += 2 * TILE, w += TILE) {
         load_panels(panels, w, next);
-        load_rows(rows, x + TILE);
+        load_rows(rows, x + TILE, next_rows);
         multiply_add(rows, panels);
-        load_rows(rows, x);
+        load_rows(rows, x, next_rows);
         multiply_add(rows, panels);
         if (low) {
             load_panels(panels, w + low, next);
@@ -151,10 +160,25 @@ INLINE void tile(
         _tile_stored(3, y + more + SUMS, PANEL * 4);
 }
 
+void multiply_tiles(
+    const char *x, int64_t tiles, int64_t next_rows, const char *w, int panels, int64_t next,
+    int64_t low, int64_t steps, float *y, int64_t more, bool add)
+{
+    for (int64_t i = 0; i < tiles; i += 2, x += 2 * next_rows, y += 2 * more)
+        if (i + 1 < tiles && panels > 1)
+            tile(2, 2, x, next_rows, w, next, low, steps, y, more, add);
+        else if (panels > 1)
+            tile(1, 2, x, next_rows, w, next, low, steps, y, more, add);
+        else if (i + 1 < tiles)
+            tile(2, 1, x, next_rows, w, next, low, steps, y, more, add);
+        else
+            tile(1, 1, x, next_rows, w, next, low, steps, y, more, add);
+}
+
 /* Some columns of a panel of ``there`` rows of W as tiles; zeros for what it lacks. */
 static void copy_panel(char *to, const char *w, int64_t there, int64_t columns)
 {
-    memset(to, 0, BLOCK_DEPTH * PANEL * 2);
+    memset(to, 0, TILED_DEPTH * PANEL * 2);
     for (int64_t i = 0; i < columns; i += 2)
         memcpy(to + i * PANEL * 2, w + i * there * 2, (size_t)there * 4);
 }
@@ -170,8 +194,8 @@ INLINE void split_weights(__m512 numbers, __m512i *high, __m512i *low)
 /* The same of float16, as high and low parts. */
 static void split_panel(char *to, char *low, const char *w, int64_t there, int64_t columns)
 {
-    memset(to, 0, BLOCK_DEPTH * PANEL * 2);
-    memset(low, 0, BLOCK_DEPTH * PANEL * 2);
+    memset(to, 0, TILED_DEPTH * PANEL * 2);
+    memset(low, 0, TILED_DEPTH * PANEL * 2);
     for (int64_t i = 0; i < columns; i++) {
         const int64_t odd = i % 2, at = (i - odd) * PANEL * 2;
         char numbers[PANEL * 2] = {0};
@@ -194,7 +218,7 @@ static void multiply_two(
     float *y, int64_t more, char *copies)
 {
     const product *p = t->p;
-    const int64_t size = BLOCK_DEPTH * PANEL * 2, depth = least(p->depth - start, BLOCK_DEPTH);
+    const int64_t size = TILED_DEPTH * PANEL * 2, depth = least(p->depth - start, TILED_DEPTH);
     const int64_t panels = least((p->n + PANEL - 1) / PANEL - panel, 2), steps = steps_of(depth);
     const char *here = w + (panel * PANEL * p->depth + start * PANEL) * 2;
     int64_t next = PANEL * p->depth * 2, low = 0;
@@ -211,28 +235,13 @@ static void multiply_two(
         next = size;
         low = p->kind == FLOAT16 ? 2 * size : 0;
     }
-    for (int64_t i = 0; i < tiles; i += 2, x += 2 * BLOCK_STEPS * 2 * TILE, y += 2 * more) {
-        const bool add = start > 0;
-        if (i + 1 < tiles && panels > 1)
-            tile(2, 2, x, here, next, low, steps, y, more, add);
-        else if (panels > 1)
-            tile(1, 2, x, here, next, low, steps, y, more, add);
-        else if (i + 1 < tiles)
-            tile(2, 1, x, here, next, low, steps, y, more, add);
-        else
-            tile(1, 1, x, here, next, low, steps, y, more, add);
-    }
+    multiply_tiles(
+        x, tiles, BLOCK_STEPS * 2 * TILE, here, (int)panels, next, low, steps, y, more, start > 0);
 }
 
 /* Some panels for a block of rows. */
 static void multiply_block(void *context, int64_t index)
 {
-    static const struct {
-        uint8_t palette, start, reserved[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } registers = {
-        1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
     const tiled *t = context;
     const product *p = t->p;
     const int64_t blocks = (t->rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
@@ -240,13 +249,13 @@ static void multiply_block(void *context, int64_t index)
     const int64_t rows = least(t->rows - row, BLOCK_ROWS), tiles = ROW_TILES(rows);
     const int64_t panels = least((p->n + PANEL - 1) / PANEL - panel, t->panels_at_once);
     const int64_t more = panels * SUMS, floats = tiles * more;
-    float *sums[2] = {scratch(OWN, 2 * floats + 4 * BLOCK_DEPTH * PANEL / 2)};
+    float *sums[2] = {scratch(OWN, 2 * floats + 4 * TILED_DEPTH * PANEL / 2)};
     sums[1] = sums[0] + floats;
     char *const copies = (char *)(sums[1] + floats);
-    _tile_loadconfig(&registers);
-    for (int64_t start = 0; start < p->depth; start += BLOCK_DEPTH) {
+    take_tiles();
+    for (int64_t start = 0; start < p->depth; start += TILED_DEPTH) {
         const char *x = t->split
-                        + (start / BLOCK_DEPTH * ROW_TILES(t->rows) + row / ROWS) * BLOCK_STEPS * 2
+                        + (start / TILED_DEPTH * ROW_TILES(t->rows) + row / TILE_ROWS) * BLOCK_STEPS * 2
                               * TILE;
         for (int64_t i = 0; i < panels; i += 2)
             for (int which = 0; which < (p->w[1] ? 2 : 1); which++)
@@ -254,10 +263,10 @@ static void multiply_block(void *context, int64_t index)
                     t, p->w[which], panel + i, start, x, tiles, sums[which] + i * SUMS, more,
                     copies);
     }
-    _tile_release();
+    release_tiles();
     for (int64_t i = 0; i < tiles; i++)
         finish(
-            p, t->row + row + i * ROWS, least(rows - i * ROWS, ROWS), panel, panels,
+            p, t->row + row + i * TILE_ROWS, least(rows - i * TILE_ROWS, TILE_ROWS), panel, panels,
             sums[0] + i * more, sums[1] + i * more, PANEL, SUMS);
 }
 

@@ -1,7 +1,7 @@
 """The flavour for CPU with the package's own kernels in C (``vidcap_cli/native``).
 
-Weights are kept in 16 or 32 bits, rows are float32. What the kernels do not cover, above all the
-attention of prompts and towers, is as MindSpore computes it.
+Weights are kept in 16 or 32 bits, rows are float32. What the kernels do not cover is as MindSpore
+computes it.
 """
 
 from pathlib import Path
@@ -30,12 +30,17 @@ class NativeKernels(CpuKernels):
         self.library = library
         kernel = self.kernel
         self.product = kernel("linear", _product_shape)
+        self.quick_gelu = kernel("linear_quick_gelu", _product_shape)
+        self.gelu = kernel("linear_gelu", _product_shape)
+        self.added = kernel("linear_add", _product_shape)
         self.swiglu = kernel("swiglu", lambda x, gate, _up: _product_shape(x, gate))
         self.rows_of = kernel("embedding", lambda table, ids: [ids[0], table[1]])
         self.normed = kernel("rms_norm", _first_shape)
         self.added_normed = kernel("add_rms_norm", lambda x, *_: (x, x), (ms.float32, ms.float32))
         self.centered = kernel("layer_norm", _first_shape)
         self.largest = kernel("argmax", lambda x: [x[0]], ms.int32)
+        self.tower_attention = kernel("tower_attention", _first_shape)
+        self.prompt_attention = kernel("prompt_attention", _first_shape)
         self.step_attention = kernel("step_attention", _first_shape)
 
     def kernel(self, name: str, shape: Any, dtype: Any = ms.float32) -> ops.Custom:
@@ -54,6 +59,18 @@ class NativeKernels(CpuKernels):
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Product and bias in one."""
         return self.product(x, weight) if bias is None else self.product(x, weight, bias)
+
+    def linear_quick_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """One pass over the result, while the cache holds it."""
+        return self.quick_gelu(x, weight, bias)
+
+    def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The same."""
+        return self.gelu(x, weight, bias)
+
+    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+        """The same."""
+        return self.added(x, weight, bias, residual)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """One pass over the rows."""
@@ -87,6 +104,25 @@ class NativeKernels(CpuKernels):
         """One pass over the rows."""
         return NativeQkvSplit(self, q_width, kv_width, head_dim)
 
+    def vit_attention(
+        self, q: Tensor, k: Tensor, v: Tensor, *, batch: int, heads: int, mask: Tensor | None
+    ) -> Tensor:
+        """Block by block, without a matrix of scores."""
+        shape = (batch, q.shape[0] // batch, heads, q.shape[1] // heads)
+        seen = ops.scalar_to_tensor(shape[1], ms.int32) if mask is None else mask
+        q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)
+        return self.tower_attention(q, k, v, seen).reshape(batch * shape[1], -1)
+
+    def patch_mask(self, patches: int, padded: int, batch: int, heads: int) -> Tensor | None:
+        """How many patches are seen; also where that is all: one graph for both."""
+        del padded, batch, heads
+        return Tensor(np.array([patches], np.int32))
+
+    def vit_score_bytes(self, batch: int, sequence: int, heads: int) -> int:
+        """No more than the rows by head of other flavours, which are counted as rows."""
+        del batch, sequence, heads
+        return 0
+
     def argmax(self, logits: Tensor) -> Tensor:
         """Of equal ones the first."""
         return self.largest(logits)
@@ -119,19 +155,75 @@ class NativeQkvSplit(QkvSplit):
 
 
 class NativeAttention(CpuAttention):
-    """Steps in a kernel of their own, which reads no more of the caches than is there."""
+    """No scores are kept, and no masks needed. Queries stay rows; keys and values lie by head,
+    ``[kv_heads, T, D]``.
+    """
 
     def __init__(self, config: DecoderConfig, kernels: NativeKernels) -> None:
         super().__init__(config, kernels)
-        self.native = kernels.step_attention
+        self.prompt, self.one = kernels.prompt_attention, kernels.step_attention
+
+    def queries(self, q: Tensor) -> Tensor:
+        """As they are."""
+        return q
+
+    def by_token(self, attended: Tensor) -> Tensor:
+        """They are."""
+        return attended
+
+    def token(self, q: Tensor, row: Tensor) -> Tensor:
+        """A row."""
+        return self.kernels.gather(q, row)
+
+    def causal(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        masks: Tensors,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What is hidden is not computed."""
+        keys, values = self.by_head(k), self.by_head(v)
+        return self.prompt(q, keys, values), keys, values
+
+    def later(
+        self, q: Tensor, *, k: Tensor, past: Tensor, keys: Tensor, values: Tensor, masks: Tensors
+    ) -> Tensor:
+        """The last query sees all keys."""
+        del k, past, masks
+        return self.prompt(q, keys, values)
+
+    def last(self, q: Tensor, keys: Tensor, values: Tensor, padding: Tensor) -> Tensor:
+        """A step of one slot."""
+        return self.one(q, keys, values, padding)
 
     def step(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """``mask`` is the last token to look at."""
-        return self.native(q, keys, values, mask)
+        """Reads no more of the caches than is there; ``mask`` is the last token to look at."""
+        return self.one(q, keys, values, mask)
+
+    def first_masks(self, rows: int) -> list[Tensor]:
+        """None."""
+        del rows
+        return []
+
+    def later_masks(self, rows: int) -> list[Tensor]:
+        """None."""
+        del rows
+        return []
+
+    def padding_mask(self, length: int, padded: int) -> Tensor:
+        """The last token, for each head of keys."""
+        del padded
+        return Tensor(np.full((self.kv_heads, 1, 1), length - 1, np.int32))
 
     def step_mask(self, last: Tensor, length: int) -> Tensor:  # noqa: ARG002
         """Nothing to prepare."""
         return last
+
+    def score_bytes(self, rows: int, length: int) -> int:
+        """Keys and values once more, as the kernel takes them."""
+        del rows
+        return 2 * 4 * self.kv_heads * length * -(-self.head_dim // 32) * 32
 
 
 def _product_shape(x: Shape, weight: Shape, *_bias: Shape) -> Shape:

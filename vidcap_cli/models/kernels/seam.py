@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
 from vidcap_cli.models.decoder_config import DecoderConfig
@@ -36,6 +36,19 @@ class Kernels(nn.Cell):  # type: ignore[misc]
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x W^T + b``."""
         raise NotImplementedError
+
+    def linear_quick_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """``h sigmoid(1.702 h)`` of ``h = x W^T + b`` (Hendrycks and Gimpel 2016)."""
+        inner = self.linear(x, weight, bias)
+        return inner * ops.sigmoid(inner * 1.702)
+
+    def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """GELU, with erf, of ``x W^T + b``."""
+        return ops.gelu(self.linear(x, weight, bias), approximate="none")
+
+    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+        """``x W^T + b + residual``."""
+        return residual + self.linear(x, weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMSNorm (Zhang and Sennrich 2019)."""
@@ -164,6 +177,10 @@ class GroupedQueryAttention(nn.Cell):  # type: ignore[misc]
     def by_head(self, x: Tensor) -> Tensor:
         """Rows as ``later`` takes them and caches keep them."""
         raise NotImplementedError
+
+    def queries(self, q: Tensor) -> Tensor:
+        """Rows of queries as ``later`` and ``token`` take them."""
+        return self.by_head(q)
 
     def by_token(self, attended: Tensor) -> Tensor:
         """``later``'s result as rows."""

@@ -1,0 +1,243 @@
+/* Attention block by block, never with all scores of a query at a time (FlashAttention-2, Dao 2023).
+ *
+ * A block of queries of one head meets the keys it sees block by block. Of those it has met it keeps
+ * the largest score of each query, the sum of the weights 2^(score - largest), and that of the
+ * weighted values; when a larger score comes, both sums are scaled down.
+ */
+#include "flash.h"
+#include "tiles.h"
+
+#include <math.h>
+
+#define VECS (PANEL / LANES)
+#define LOG2_E 1.44269504f
+
+typedef struct {
+    const flash *p;
+    const products *with;
+    float *packed; /* keys and values of all heads of all sequences */
+} job;
+
+/* 2^x of x <= 0 within 3e-7 of it: x = n + r, a polynomial in r, n added to the exponent. What is
+ * below 2^-126 is that. */
+INLINE vec power_of_two(vec x)
+{
+    const vec bottom = splat(-126.0f);
+    x = choose(x < bottom, bottom, x);
+    /* 1.5 * 2^23: what is added to it is rounded to an integer, in its lower bits. */
+    const vec magic = splat(12582912.0f), shifted = x + magic, r = x - (shifted - magic);
+    vec p = splat(1.327647213e-3f);
+    p = p * r + 9.675541328e-3f;
+    p = p * r + 5.550713273e-2f;
+    p = p * r + 2.402211972e-1f;
+    p = p * r + 6.931469671e-1f;
+    p = p * r + 1.0f;
+    return (vec)((ivec)p + ((ivec)shifted << 23));
+}
+
+/* Halves against each other: by numbers, each would wait for the one before. */
+INLINE float largest_of(vec x)
+{
+    for (int half = LANES / 2; half; half /= 2)
+        for (int lane = 0; lane < half; lane++)
+            x[lane] = x[lane] > x[lane + half] ? x[lane] : x[lane + half];
+    return x[0];
+}
+
+/* Where a panel of a row is among ``panels`` of each. */
+INLINE float *place(bool tiled, float *numbers, int64_t panels, int64_t row, int64_t panel)
+{
+    return numbers
+           + (tiled ? (row / TILE_ROWS * panels + panel) * SUMS + row % TILE_ROWS * PANEL
+                    : (row * panels + panel) * PANEL);
+}
+
+INLINE void scale(float part[PANEL], float by)
+{
+    for (int lane = 0; lane < PANEL; lane++)
+        part[lane] *= by;
+}
+
+static int64_t packed_floats(const flash *p)
+{
+    const int64_t width = PANELS_OF(p->head_dim) * PANEL;
+    return PANELS_OF(p->keys) * PANEL * (p->head_dim + width);
+}
+
+INLINE float *values_of(const flash *p, const float *packed)
+{
+    return (float *)packed + PANELS_OF(p->keys) * PANEL * p->head_dim;
+}
+
+/* Keys by panels of 16 tokens, values by panels of 16 of their numbers. */
+static void pack(const flash *p, const float *k, const float *v, int64_t start, float *packed)
+{
+    const int64_t tokens = PANELS_OF(p->keys) * PANEL, end = least(start + PACKED, tokens);
+    float *const values = values_of(p, packed);
+    for (int64_t token = start; token < end; token++) {
+        const bool there = token < p->keys;
+        const float *key = k + token * p->next_token, *value = v + token * p->next_token;
+        float *const to = packed + token / PANEL * PANEL * p->head_dim + token % PANEL;
+        for (int64_t i = 0; i < p->head_dim; i++)
+            to[i * PANEL] = there ? key[i] : 0;
+        for (int64_t i = 0; i < p->head_dim; i += PANEL) {
+            float some[PANEL] = {0};
+            if (there)
+                memcpy(some, value + i, (size_t)least(p->head_dim - i, PANEL) * 4);
+            memcpy(values + i * tokens + token * PANEL, some, sizeof some);
+        }
+    }
+}
+
+static void pack_queries(const flash *p, const float *q, int64_t rows, float by, float *queries)
+{
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < p->head_dim; i++)
+            queries[row * BLOCK_DEPTH + i] = q[row * p->heads * p->head_dim + i] * by;
+}
+
+static void score(
+    const flash *p, const float *queries, int64_t rows, const float *packed, int64_t start,
+    int64_t panels, float *scores)
+{
+    for (int64_t i = 0; i < panels * PANEL; i += PANEL)
+        multiply_panel(
+            queries, rows, packed + (start + i) * p->head_dim, p->head_dim, scores + i, KEYS, false);
+}
+
+static void weigh(
+    const flash *p, const float *weights, int64_t rows, const float *packed, int64_t start,
+    int64_t panels, float *sums, bool add)
+{
+    const int64_t tokens = PANELS_OF(p->keys) * PANEL, width = PANELS_OF(p->head_dim) * PANEL;
+    const float *values = values_of(p, packed) + start * PANEL;
+    for (int64_t i = 0; i < width; i += PANEL)
+        multiply_panel(
+            weights, rows, values + i * tokens, panels * PANEL, sums + i, width, add);
+}
+
+static const products on_vectors = {
+    MOST_QUERIES, false, packed_floats, pack, pack_queries, score, weigh};
+
+/* All heads of some tokens: these lie together in memory. */
+static void pack_some(void *context, int64_t index)
+{
+    const job *it = context;
+    const flash *p = it->p;
+    const int64_t blocks = (p->keys + PACKED - 1) / PACKED, sequence = index / blocks;
+    for (int64_t head = 0; head < p->kv_heads; head++) {
+        const int64_t from = sequence * p->keys * p->next_token + head * p->next_head;
+        it->with->pack(
+            p, p->k + from, p->v + from, index % blocks * PACKED,
+            it->packed + (sequence * p->kv_heads + head) * it->with->packed_floats(p));
+    }
+}
+
+/* Make scores of keys that ``rows`` from ``query`` on do not see no scores. */
+static void hide(
+    const flash *p, bool tiled, int64_t query, int64_t rows, int64_t start, int64_t panels,
+    float *scores)
+{
+    for (int64_t row = 0; row < rows; row++) {
+        const int64_t seen = p->first + (query + row) * p->more - start;
+        for (int64_t i = seen < 0 ? 0 : seen; i < panels * PANEL; i++)
+            place(tiled, scores, KEY_PANELS, row, i / PANEL)[i % PANEL] = -INFINITY;
+    }
+}
+
+/* The scores of a query as weights, in their place. ``largest`` and ``total`` take them in; what is
+ * returned is the factor for sums of earlier weights. */
+INLINE float weights_of(
+    const bool tiled, float *scores, int64_t row, int64_t panels, float *largest, vec *total)
+{
+    float *const first = place(tiled, scores, KEY_PANELS, row, 0);
+    const int64_t next = tiled ? SUMS : PANEL;
+    vec most = splat(*largest), sums = {0};
+    for (int64_t i = 0; i < panels; i++)
+        for (int v = 0; v < VECS; v++) {
+            const vec x = load(first + i * next + v * LANES);
+            most = choose(x > most, x, most);
+        }
+    const float top = largest_of(most);
+    for (int64_t i = 0; i < panels; i += 2) {
+        float *const at = first + i * next;
+        vec x[2][VECS];
+        for (int part = 0; part < 2; part++)
+            for (int v = 0; v < VECS; v++) {
+                x[part][v] = splat(0);
+                if (i + part < panels)
+                    x[part][v] = power_of_two(load(at + part * next + v * LANES) - top);
+                sums += x[part][v];
+            }
+        /* Panels are an even number in a block: there is room for two. */
+        if (tiled)
+            split_pairs(x[0][0], x[1][0], at, at + next);
+        else
+            for (int part = 0; part < 2; part++)
+                for (int v = 0; v < VECS; v++)
+                    store(at + part * next + v * LANES, x[part][v]);
+    }
+    const float share = top == *largest ? 1 : exp2f(*largest - top);
+    *largest = top;
+    *total = *total * share + sums;
+    return share;
+}
+
+/* A block of queries of one head. */
+static void attend_block(void *context, int64_t index)
+{
+    const job *it = context;
+    const flash *p = it->p;
+    const products *with = it->with;
+    const bool tiled = with->tiled;
+    const int64_t blocks = (p->queries + with->queries - 1) / with->queries;
+    const int64_t query = index % blocks * with->queries, width = p->heads * p->head_dim;
+    const int64_t rows = least(p->queries - query, with->queries);
+    const int64_t head = index / blocks % p->heads, sequence = index / blocks / p->heads;
+    const int64_t kv_head = sequence * p->kv_heads + head / (p->heads / p->kv_heads);
+    const float *packed = it->packed + kv_head * with->packed_floats(p);
+    const int64_t seen = least(p->keys, p->first + (query + rows - 1) * p->more);
+    const int64_t place_of_rows = (sequence * p->queries + query) * width + head * p->head_dim;
+    const int64_t columns = PANELS_OF(p->head_dim);
+    float *const scores = scratch(OWN, MOST_QUERIES * (KEYS + columns * PANEL + BLOCK_DEPTH));
+    float *const sums = scores + MOST_QUERIES * KEYS;
+    float *const queries = sums + MOST_QUERIES * columns * PANEL;
+    float largest[MOST_QUERIES];
+    vec totals[MOST_QUERIES] = {0};
+    for (int64_t row = 0; row < rows; row++)
+        largest[row] = -INFINITY;
+    with->pack_queries(
+        p, p->q + place_of_rows, rows, LOG2_E / sqrtf((float)p->head_dim), queries);
+    for (int64_t start = 0; start < seen; start += KEYS) {
+        const int64_t panels = PANELS_OF(least(seen - start, KEYS));
+        with->score(p, queries, rows, packed, start, panels, scores);
+        if (p->first + query * p->more < start + panels * PANEL)
+            hide(p, tiled, query, rows, start, panels, scores);
+        for (int64_t row = 0; row < rows; row++) {
+            const float share =
+                tiled ? weights_of(true, scores, row, panels, largest + row, totals + row)
+                      : weights_of(false, scores, row, panels, largest + row, totals + row);
+            if (start && share != 1)
+                for (int64_t i = 0; i < columns; i++)
+                    scale(place(tiled, sums, columns, row, i), share);
+        }
+        with->weigh(p, scores, rows, packed, start, panels, sums, start > 0);
+    }
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < columns; i++) {
+            float *const part = place(tiled, sums, columns, row, i);
+            scale(part, 1 / sum(totals[row]));
+            memcpy(
+                p->attended + place_of_rows + row * width + i * PANEL, part,
+                (size_t)least(p->head_dim - i * PANEL, PANEL) * 4);
+        }
+}
+
+void flash_attention(const flash *p)
+{
+    const products *with = tiles_usable() ? &on_tiles : &on_vectors;
+    const int64_t blocks = (p->queries + with->queries - 1) / with->queries;
+    job it = {p, with, scratch(SHARED, p->sequences * p->kv_heads * with->packed_floats(p))};
+    parallel(pack_some, &it, p->sequences * ((p->keys + PACKED - 1) / PACKED));
+    parallel(attend_block, &it, p->sequences * p->heads * blocks);
+}
