@@ -103,19 +103,25 @@ def write_part(path: Path, results: Sequence[Result], by_way_of: Path | None = N
     if path.exists():
         raise FileExistsError(f"{path}: this part exists already; a part is never replaced")
     table = pa.Table.from_pylist([asdict(result) for result in results], schema=SCHEMA)
+    contents = part_bytes(table, path.suffix.removeprefix("."))
+    atomic_write(path, contents, replace=False, by_way_of=by_way_of)
+
+
+def part_bytes(table: pa.Table, form: str) -> bytes:
+    """The contents of a part with the rows of ``table``, which is in the types of ``SCHEMA``."""
     buffer = io.BytesIO()
-    if path.suffix == ".parquet":
+    if form == "parquet":
         with pq.ParquetWriter(
             buffer, SCHEMA, compression="zstd", write_page_checksum=True
         ) as writer:
             writer.write_table(table)
             writer.add_key_value_metadata({_KEY: _UNSEALED.decode()})
     else:
-        if results:  # a header alone has nothing to protect
-            seal = pa.array([None] * (len(results) - 1) + [_UNSEALED.decode()], pa.string())
+        if table.num_rows:  # a header alone has nothing to protect
+            seal = pa.array([None] * (table.num_rows - 1) + [_UNSEALED.decode()], pa.string())
             table = table.append_column(CHECKSUM, seal)
         pacsv.write_csv(table, buffer)
-    atomic_write(path, _sealed(buffer.getvalue()), replace=False, by_way_of=by_way_of)
+    return _sealed(buffer.getvalue())
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
