@@ -29,8 +29,9 @@ from vidcap_cli.launch.follower import join
 from vidcap_cli.launch.leader import Job, Leader, leading
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.launch.surroundings import look_around, placed
+from vidcap_cli.merge.account import Reconciliation
 from vidcap_cli.merge.columns import CaptionColumns
-from vidcap_cli.merge.merge import Reconciliation, merge
+from vidcap_cli.merge.merge import merge
 from vidcap_cli.options import LaunchOptions, RunOptions, TableOptions, declared, given
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.rundir.places import Places

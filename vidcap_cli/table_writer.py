@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -59,10 +60,9 @@ def writing(path: Path, schema: pa.Schema, form: str) -> Iterator[Callable[[pa.T
 
 def _csv_lines(columns: Sequence[pa.ChunkedArray], delimiter: str) -> bytes:
     """The rows of large_string columns as CSV, quoted where a reader needs it."""
-    special = f'["\r\n{delimiter}]'
     fields = []
     for column in columns:
-        needs = pc.match_substring_regex(column, special)
+        needs = _holds_any(column, f'"\r\n{delimiter}')
         if len(columns) == 1:
             # Without quotes a row with a single empty field would be a blank line.
             needs = pc.or_(needs, pc.equal(column, ""))
@@ -74,6 +74,23 @@ def _csv_lines(columns: Sequence[pa.ChunkedArray], delimiter: str) -> bytes:
     lines = _join([_join(fields, delimiter), ""], "\n").combine_chunks()
     # The values of a string array lie one after the other: that buffer is the text of the file.
     return bytes(lines.buffers()[2])
+
+
+def _holds_any(column: pa.ChunkedArray, characters: str) -> pa.ChunkedArray:
+    """Whether each string has one of ``characters``, which are ASCII; several times a regex."""
+    special = np.zeros(256, np.bool_)
+    special[list(characters.encode())] = True
+    found = []
+    for chunk in column.chunks:
+        _, offsets, values = chunk.buffers()
+        holds = np.zeros(len(chunk), np.bool_)
+        if len(chunk) and values is not None:
+            bounds = np.frombuffer(offsets, np.int64, len(chunk) + 1, 8 * chunk.offset)
+            text = np.frombuffer(values, np.uint8, bounds[-1] - bounds[0], bounds[0])
+            places = np.flatnonzero(special[text]) + bounds[0]
+            holds[np.searchsorted(bounds, places, side="right") - 1] = True
+        found.append(pa.array(holds))
+    return pa.chunked_array(found, pa.bool_())
 
 
 def _join(fields: Sequence[pa.ChunkedArray | str], separator: str) -> pa.ChunkedArray:

@@ -16,6 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
@@ -115,8 +117,19 @@ def paths(table: Table) -> Iterator[pa.Array]:
     All columns are read: a fault in one that only the final table needs should show at once, not
     when the captions are done.
     """
+    for _, column in with_paths(table, table.batches()):
+        yield column
+
+
+def with_paths(
+    table: Table, batches: Iterable[pa.RecordBatch]
+) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+    """Yield ``batches`` of ``table``, each with its ``path`` column as strings.
+
+    Raises as ``paths`` does.
+    """
     row = 0
-    for batch in table.batches():
+    for batch in batches:
         column = batch.column(PATH).cast(pa.string())
         blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
         first = pc.index(blank, True).as_py()
@@ -126,9 +139,17 @@ def paths(table: Table) -> Iterator[pa.Array]:
                 "fill it in or delete the row"
             )
         row += len(column)
-        yield column
+        yield batch, column
     if row == 0:
         raise TableError(f"{table.path}: the table has a header but no rows; add the videos")
+
+
+def hashes(strings: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Python's 64-bit hashes: equal strings have equal ones within this process."""
+    if isinstance(strings, pa.ChunkedArray):
+        strings = strings.combine_chunks()
+    values = strings.to_numpy(zero_copy_only=False)
+    return np.fromiter(map(hash, values), np.int64, len(values))
 
 
 def regroup(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

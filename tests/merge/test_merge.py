@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError, UsageError
 from vidcap_cli.merge import merge as merge_module
-from vidcap_cli.merge.merge import Example, merge
+from vidcap_cli.merge.account import Example
+from vidcap_cli.merge.merge import merge
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import RunDir

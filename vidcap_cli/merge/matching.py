@@ -1,174 +1,255 @@
-"""Matching: which result belongs to which planned row, and which one is the best of several."""
+"""Matching: which results belong to which planned row.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+The results are read once and set aside on the disk in blocks of planned rows. Those that go by
+path do not know their rows yet: they are first set aside by the hash of their path, as are the
+planned rows, so that a part of the planned paths at a time is in memory. That bounds the memory
+however many rows and results there are.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from vidcap_cli.merge.account import Example, Strays
 from vidcap_cli.merge.sources import Source, read_source, result_schema
-from vidcap_cli.options import Prefer
-from vidcap_cli.statuses import Status
-from vidcap_cli.tables import PATH, Table, paths, regroup
+from vidcap_cli.merge.spill import Ints, Spill
+from vidcap_cli.tables import PATH, Table, hashes, with_paths
 
-Ints = npt.NDArray[np.int64]
+AGE, ROW, _HASH = "age", "row", "hash"
 
-_LOOKUP_ROWS = 1 << 20  # META rows matched at once: each time the result paths are hashed anew
+_PATHS = 1 << 19  # planned paths in memory at once, roughly
+_ROW_BYTES = 64  # of a row in a text file, to estimate their number
+_MOST = 128 << 20  # bytes of results in memory at once
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All results, oldest first: the position of a result is its age.
+    """All results, in ``columns`` of ``parts.SCHEMA``; ``sources`` come oldest first.
 
-    ``table`` has columns of ``parts.SCHEMA``; ``source`` says by result which of ``sources`` it
-    is from, and ``ok`` whether it is a caption.
+    They are numbered oldest first, and this number is a result's age. ``ends`` has by source the
+    age after that of its last result, once all were read.
     """
 
-    table: pa.Table
-    source: Ints
     sources: list[Source]
-    ok: npt.NDArray[np.bool_]
+    columns: tuple[str, ...]
+    ends: list[int] = field(default_factory=list)
+
+    def read(self) -> Iterator[tuple[int, Ints, pa.Table]]:
+        """Yield the results of every source: its number, their ages, and what they are."""
+        age = 0
+        for number, source in enumerate(self.sources):
+            for table in read_source(source, self.columns):
+                yield number, np.arange(age, age + table.num_rows), table
+                age += table.num_rows
+            self.ends.append(age)
+
+    def numbers(self, ages: Ints) -> Ints:
+        """By result the number of its source."""
+        return np.searchsorted(self.ends, ages, side="right")
+
+    def name(self, age: int) -> Path:
+        """What the source of a result was called."""
+        return self.sources[int(self.numbers(np.array([age]))[0])].name
 
 
-@dataclass(frozen=True, slots=True)
+def read_results(sources: Sequence[Source], columns: tuple[str, ...]) -> Results:
+    """The results of ``sources``, none of which is read yet."""
+    return Results(sorted(sources, key=lambda source: (source.time, source.given)), columns)
+
+
 class Matches:
-    """Pairs of a planned row and a result for it (``row[i]``, ``result[i]``).
+    """The results of every planned row, to be read in blocks of ``block`` rows.
 
-    ``unmatched`` and ``mismatched`` are the results in no pair: those that fit no planned row,
-    and those whose ``row_id`` and ``path`` name different ones.
+    ``rows`` is the number of planned rows if it is known. ``unmatched`` are the results that fit
+    none of them, ``mismatched`` those whose ``row_id`` and ``path`` name different ones; both are
+    complete when all blocks and ``rest`` were read.
     """
 
-    rows: int
-    row: Ints
-    result: Ints
-    unmatched: Ints
-    mismatched: Ints
+    def __init__(self, results: Results, by_row: Spill, loose: Sequence[bool], block: int) -> None:
+        self.rows: int | None = None
+        self.unmatched = Strays()
+        self.mismatched = Strays()
+        self._results = results
+        self._by_row = by_row
+        self._loose = np.array(loose, np.bool_)
+        self._block = block
+
+    @property
+    def need_all_rows(self) -> bool:
+        """Whether every planned row must be seen to tell which results fit."""
+        return self.rows is None or bool(self._loose.any())
+
+    def add(self, table: pa.Table, age: Ints, row: Ints) -> None:
+        """Set results aside with their rows; a negative one is no row."""
+        inside = row >= 0
+        if not inside.all():
+            self.stray(table.filter(pa.array(~inside)), age[~inside])
+            table, age, row = table.filter(pa.array(inside)), age[inside], row[inside]
+        schema = self._by_row.schema
+        columns = [pa.array(age), pa.array(row), *table.select(schema.names[2:]).columns]
+        self._by_row.add(pa.Table.from_arrays(columns, schema=schema), row // self._block)
+
+    def stray(self, table: pa.Table, age: Ints) -> None:
+        """Count results that fit no row."""
+        self.unmatched.add(
+            age,
+            lambda place: Example(
+                None, table[PATH][place].as_py(), f"in {self._results.name(int(age[place]))}"
+            ),
+        )
+
+    def pieces(self, start: int, count: int) -> Iterator[tuple[int, int]]:
+        """Parts of a block whose results fit into memory together: first row, rows."""
+        step = -(-count // (1 + self._by_row.bytes_of(start // self._block) // _MOST))
+        for first in range(start, start + count, step):
+            yield first, min(step, start + count - first)
+
+    def of(self, start: int, paths: pa.ChunkedArray, limit: int | None) -> pa.Table:
+        """The results of the rows from ``start`` on, which have these ``paths``.
+
+        They all lie in one block. Of rows from ``limit`` on no example shows the path, and none of
+        their results is given.
+        """
+        found = [self._by_row.schema.empty_table()]
+        for table in self._by_row.read(start // self._block):
+            row = table[ROW].to_numpy()
+            inside = (row >= start) & (row < start + len(paths))
+            found.append(table if inside.all() else table.filter(pa.array(inside)))
+        table = pa.concat_tables(found).combine_chunks()
+        if self._loose.any():
+            table = self._agreeing(table, start, paths, limit)
+        if limit is None or start + len(paths) <= limit:
+            return table
+        return table.filter(pc.less(table[ROW], limit))
+
+    def given(self, ages: Ints) -> Ints:
+        """By result the place of its source among the inputs."""
+        given = np.array([source.given for source in self._results.sources], np.int64)
+        return given[self._results.numbers(ages)]
+
+    def rest(self, rows: int) -> None:
+        """Count the results with a ``row_id`` beyond the ``rows`` that there are."""
+        if self._loose.any():
+            for bucket in self._by_row.buckets():
+                if (bucket + 1) * self._block > rows:
+                    for table in self._by_row.read(bucket):
+                        beyond = table.filter(pc.greater_equal(table[ROW], rows))
+                        self.stray(beyond, beyond[AGE].to_numpy())
+
+    def _agreeing(
+        self, table: pa.Table, start: int, paths: pa.ChunkedArray, limit: int | None
+    ) -> pa.Table:
+        """Without results from parts without a plan whose path is another row's."""
+        age, row = table[AGE].to_numpy(), table[ROW].to_numpy()
+        planned = paths.take(pa.array(row - start)).cast(pa.large_string())
+        same = pc.fill_null(pc.equal(table[PATH], planned), False)
+        wrong = ~np.asarray(same.to_numpy(), np.bool_)
+        wrong &= self._loose[self._results.numbers(age)]
+        lost = np.flatnonzero(wrong)
+
+        def example(place: int) -> Example:
+            at = int(lost[place])
+            known = limit is None or row[at] < limit
+            detail = f"{table[PATH][at].as_py()!r} in {self._results.name(int(age[at]))}"
+            return Example(int(row[at]), planned[at].as_py() if known else None, detail)
+
+        self.mismatched.add(age[lost], example)
+        return table.filter(pa.array(~wrong)) if len(lost) else table
 
 
-def read_results(sources: Sequence[Source], columns: Sequence[str]) -> Results:
-    """Read all sources, the one written last at the end."""
-    ordered = sorted(sources, key=lambda source: (source.time, source.given))
-    tables = [read_source(source, columns) for source in ordered]
-    lengths = [table.num_rows for table in tables]
-    whole = pa.concat_tables([result_schema(columns).empty_table(), *tables]).combine_chunks()
-    ok = np.asarray(pc.equal(whole["status"], Status.OK).to_numpy(), np.bool_)
-    return Results(whole, np.repeat(np.arange(len(ordered)), lengths), ordered, ok)
-
-
-def match(results: Results, table: Table, rows: int | None, fingerprint: str) -> Matches:
+@contextmanager
+def match(
+    results: Results,
+    table: Table,
+    rows: int | None,
+    fingerprint: str,
+    *,
+    folder: Path,
+    block: int,
+) -> Iterator[Matches]:
     """Find the results of each row of ``table``, whose length is ``rows`` if that is known.
 
     Results of a plan with this fingerprint go by ``row_id``. Parts that come without a plan do
-    so where their path agrees. Everything else goes by path.
+    so where their path agrees. Everything else goes by path. What memory does not hold lies in
+    files in ``folder`` until the block ends.
     """
-
-    def each(flags: Sequence[bool]) -> npt.NDArray[np.bool_]:
-        return np.array(flags, np.bool_)[results.source]
-
-    trusted = each(
-        [s.plan is not None and s.plan.fingerprint == fingerprint for s in results.sources]
-    )
-    loose = each([s.plan is None and not s.is_table for s in results.sources])
-    code = row_code = np.empty(0, np.int64)
-    if rows is None or not trusted.all():
-        coded = results.table[PATH].combine_chunks().dictionary_encode()
-        # A result without a path (-2) agrees with no row, not even one of unknown path (-1).
-        code = coded.indices.fill_null(-2).to_numpy().astype(np.int64)
-        row_code = _row_codes(table, coded.dictionary)
-        rows = len(row_code)
-    row_id = results.table["row_id"].fill_null(-1).to_numpy()
-    inside = (row_id >= 0) & (row_id < rows)
-    agrees = inside & trusted
-    check = np.flatnonzero(inside & loose)
-    agrees[check[row_code[row_id[check]] == code[check]]] = True
-    by_id = np.flatnonzero(agrees)
-    path_rows, path_results = _join(code, np.flatnonzero(~trusted & ~loose), row_code)
-    mismatched = inside & loose & ~agrees
-    rest = ~mismatched
-    rest[by_id] = False
-    rest[path_results] = False
-    return Matches(
-        rows=rows,
-        row=np.concatenate([row_id[by_id], path_rows]),
-        result=np.concatenate([by_id, path_results]),
-        unmatched=np.flatnonzero(rest),
-        mismatched=np.flatnonzero(mismatched),
-    )
-
-
-def first_rows(matches: Matches, rows: int) -> Matches:
-    """The matches of the first ``rows`` rows."""
-    rows = min(rows, matches.rows)
-    within = matches.row < rows
-    return Matches(
-        rows,
-        matches.row[within],
-        matches.result[within],
-        matches.unmatched,
-        matches.mismatched,
-    )
-
-
-def _row_codes(table: Table, known: pa.Array) -> Ints:
-    """For every row of ``table`` the index of its path in ``known``, or -1."""
-    batches = (
-        pa.RecordBatch.from_arrays([column.cast(known.type)], [PATH]) for column in paths(table)
-    )
-    found: list[Ints] = [
-        pc.fill_null(pc.index_in(block[PATH], value_set=known), -1).to_numpy().astype(np.int64)
-        for block in regroup(batches, _LOOKUP_ROWS)
+    loose = [s.plan is None and not s.is_table for s in results.sources]
+    by_path = [
+        s.is_table or (s.plan is not None and s.plan.fingerprint != fingerprint)
+        for s in results.sources
     ]
-    return np.concatenate(found)
+    found = result_schema(results.columns)
+    rest = [field for field in found if field.name not in ("row_id", PATH)]
+    path = [found.field(PATH)]
+    age, row, number = ((name, pa.int64()) for name in (AGE, ROW, _HASH))
+    with Spill(folder, pa.schema([age, row, *(path if any(loose) else []), *rest])) as by_row:
+        matches = Matches(results, by_row, loose, block)
+        matches.rows = rows
+        with (
+            Spill(folder, pa.schema([age, number, *path, *rest])) as waiting,
+            Spill(folder, pa.schema([row, number, *path])) as planned,
+        ):
+            parts = 1 + _estimate(table, rows) // _PATHS
+            for source, ages, one in results.read():
+                if by_path[source]:
+                    _set_aside(waiting, one, pa.array(ages), parts)
+                else:
+                    matches.add(one, ages, one["row_id"].fill_null(-1).to_numpy())
+            if any(by_path):
+                matches.rows = 0
+                for _, column in with_paths(table, table.batches([PATH])):
+                    row_ids = np.arange(matches.rows, matches.rows + len(column))
+                    one = pa.table({PATH: column.cast(pa.large_string())})
+                    _set_aside(planned, one, pa.array(row_ids), parts)
+                    matches.rows += len(column)
+            for part in waiting.buckets():
+                _join(planned, waiting, part, matches)
+        yield matches
 
 
-def _join(code: Ints, results: Ints, row_code: Ints) -> tuple[Ints, Ints]:
-    """All pairs of a row and one of ``results`` with the same path."""
-    if not len(results):
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    import pandas as pd  # noqa: PLC0415 (half a second, only for results that go by path)
-
-    rows = np.flatnonzero(row_code >= 0)
-    left = pd.DataFrame({"code": row_code[rows], "row": rows})
-    pairs = left.merge(pd.DataFrame({"code": code[results], "result": results}), on="code")
-    return pairs["row"].to_numpy(np.int64), pairs["result"].to_numpy(np.int64)
+def _estimate(table: Table, rows: int | None) -> int:
+    """About how many rows there are."""
+    if rows is None and table.form == "parquet":
+        return int(pq.read_metadata(table.path).num_rows)
+    return rows or table.path.stat().st_size // _ROW_BYTES
 
 
-def choose(results: Results, matches: Matches, prefer: Prefer) -> Ints:
-    """For every row the index of its best result, or -1: a caption, then what ``prefer`` says."""
-    row, result = matches.row, matches.result
-    if prefer == "oldest":
-        key = -result
-    elif prefer == "first":
-        given = np.array([-source.given for source in results.sources], np.int64)
-        key = given[results.source[result]]
-    elif prefer == "longest":
-        lengths = pc.fill_null(pc.utf8_length(results.table["text"]), 0)
-        key = lengths.to_numpy().astype(np.int64)[result]
-    else:
-        key = result
-    order = np.lexsort((result, key, results.ok[result], row))
-    row, result = row[order], result[order]
-    last = np.flatnonzero(np.append(row[1:] != row[:-1], True)) if len(row) else row
-    best = np.full(matches.rows, -1, np.int64)
-    best[row[last]] = result[last]
-    return best
+def _set_aside(spill: Spill, table: pa.Table, first: pa.Array, parts: int) -> None:
+    """Add rows, ``first`` being the first column, to the one of ``parts`` buckets of their path."""
+    number = hashes(table[PATH])
+    columns = [first, pa.array(number), *table.select(spill.schema.names[2:]).columns]
+    spill.add(pa.Table.from_arrays(columns, schema=spill.schema), number % parts)
 
 
-def conflicts(results: Results, matches: Matches) -> dict[int, list[str]]:
-    """The rows with different captions to choose from, in order, and these, oldest first."""
-    several = np.bincount(matches.row, weights=results.ok[matches.result], minlength=1) > 1
-    keep = np.flatnonzero(several[matches.row] & results.ok[matches.result])
-    if not len(keep):
-        return {}
-    import pandas as pd  # noqa: PLC0415 (half a second, only for rows with several captions)
-
-    keep = keep[np.argsort(matches.result[keep], kind="stable")]
-    texts = results.table["text"].take(pa.array(matches.result[keep])).to_pylist()
-    frame = pd.DataFrame({"row": matches.row[keep], "text": texts}).drop_duplicates()
-    frame = frame[frame.duplicated("row", keep=False)].sort_values("row", kind="stable")
-    found: dict[int, list[str]] = {}
-    for row, text in zip(frame["row"].tolist(), frame["text"].tolist(), strict=True):
-        found.setdefault(row, []).append(text)
-    return found
+def _join(planned: Spill, waiting: Spill, part: int, matches: Matches) -> None:
+    """Find the rows of the results in a bucket; the planned paths of that bucket are in memory."""
+    tables = list(planned.read(part))
+    rows = pa.concat_tables(tables or [planned.schema.empty_table()]).combine_chunks()
+    del tables
+    order = np.argsort(rows[_HASH].to_numpy())
+    known, row_ids = rows[_HASH].to_numpy()[order], rows[ROW].to_numpy()[order]
+    paths = rows[PATH]
+    for table in waiting.read(part):
+        number = table[_HASH].to_numpy()
+        # Sorted, the searches walk through memory once.
+        result = np.argsort(number)
+        first = np.searchsorted(known, number[result])
+        count = np.searchsorted(known, number[result], side="right") - first
+        # All pairs with the same hash: places in ``known``, counted on from the first.
+        result = np.repeat(result, count)
+        place = np.arange(len(result)) + np.repeat(first - (np.cumsum(count) - count), count)
+        same = pc.equal(paths.take(pa.array(order[place])), table[PATH].take(pa.array(result)))
+        keep = np.asarray(pc.fill_null(same, False).to_numpy(), np.bool_)
+        result, place = result[keep], place[keep]
+        age = table[AGE].to_numpy()
+        lost = np.ones(len(age), np.bool_)
+        lost[result] = False
+        if lost.any():
+            matches.stray(table.filter(pa.array(lost)), age[lost])
+        matches.add(table.take(pa.array(result)), age[result], row_ids[place])

@@ -13,99 +13,35 @@ A caption beats a failure. Among equals ``prefer`` decides:
 * ``first``: the input that was named first.
 * ``longest``: the longest caption.
 
-Inputs are only read. Outputs appear whole or not at all, when everything has been read. Results
-are held in memory, META is streamed.
+Inputs are only read. Outputs appear whole or not at all, when everything has been read. Memory is
+bounded whatever the number of rows and results: they lie in temporary files beside the output,
+which have no name and so leave nothing behind.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import RunChangedError, TableError, UsageError
+from vidcap_cli.merge.account import Account, Reconciliation
+from vidcap_cli.merge.choosing import choose
 from vidcap_cli.merge.columns import CaptionColumns
-from vidcap_cli.merge.matching import (
-    Ints,
-    Matches,
-    Results,
-    choose,
-    conflicts,
-    first_rows,
-    match,
-    read_results,
-)
+from vidcap_cli.merge.matching import AGE, ROW, match, read_results
 from vidcap_cli.merge.sources import Source, find_sources
+from vidcap_cli.merge.spill import Ints
 from vidcap_cli.options import TEXT, Prefer
 from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir, attempt_of
 from vidcap_cli.rundir.plan import TABLE, fingerprint_of
 from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import (
-    PATH,
-    ROWS,
-    Table,
-    open_meta,
-    open_table,
-    regroup,
-)
-
-EXAMPLES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One row or result behind a number; ``row`` is None where it fits no planned row."""
-
-    row: int | None
-    path: str | None
-    detail: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """A number and the first few cases of it."""
-
-    count: int = 0
-    examples: tuple[Example, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Reconciliation:
-    """What became of every planned row: ``rows == ok + failed + missing``.
-
-    ``duplicates`` are rows with more than one result, ``conflicts`` rows with different captions
-    to choose from. ``unmatched`` are results that fit no planned row, ``mismatched`` those whose
-    ``row_id`` and ``path`` name different rows: neither is used. ``notes`` are sentences.
-    """
-
-    out: str
-    rows: int
-    ok: int
-    failed: dict[str, Tally]
-    missing: Tally
-    duplicates: Tally
-    conflicts: Tally
-    unmatched: Tally
-    mismatched: Tally
-    missing_file: str | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def complete(self) -> bool:
-        """Whether every planned row has a caption."""
-        return self.ok == self.rows
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return {**asdict(self), "complete": self.complete}
+from vidcap_cli.tables import PATH, ROWS, Table, open_meta, open_table, regroup, with_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,40 +86,72 @@ def merge(
     _check_outputs([out, *([missing] if missing else [])], sources, target)
     columns.check(target.table)
     kept, schema = columns.kept(target.table.schema), columns.added(target.table.schema)
-    results = read_results(sources, ("row_id", PATH, *columns.results))
-    matches = match(results, target.table, target.rows, target.fingerprint)
-    if limit is not None:
-        matches = first_rows(matches, limit)
-    best = choose(results, matches, prefer)
-    account = _Account(results, matches, best)
-    with ExitStack() as outputs:
-        write = outputs.enter_context(writing(out, schema, out_form))
+    account = Account()
+    with ExitStack() as opened:
+        matches = opened.enter_context(
+            match(
+                read_results(sources, ("row_id", PATH, *columns.results)),
+                target.table,
+                target.rows,
+                target.fingerprint,
+                folder=out.parent,
+                block=ROWS,
+            )
+        )
+        write = opened.enter_context(writing(out, schema, out_form))
         write_missing = (
-            outputs.enter_context(writing(missing, kept, missing_form)) if missing else None
+            opened.enter_context(writing(missing, kept, missing_form)) if missing else None
         )
         start = 0
-        for block in regroup(target.table.batches(kept.names), ROWS):
-            if start == matches.rows:  # of a limit
+        for block in regroup(_checked(target.table, kept.names), ROWS):
+            if limit is not None and start >= limit and not matches.need_all_rows:
                 break
-            rows = block.slice(0, matches.rows - start)
-            added = _columns(results, best[start : start + rows.num_rows], columns.results)
-            write(pa.Table.from_arrays([*rows.columns, *added], schema=schema))
-            if write_missing:
-                write_missing(rows.filter(pc.not_equal(added[1], Status.OK)))
-            account.note_paths(start, rows[PATH])
-            start += rows.num_rows
-        if start != matches.rows:
-            raise TableError(
-                f"{target.table.path}: has {start} rows where {matches.rows} were planned; it "
-                "changed while it was read: merge again"
-            )
-    return account.reconciliation(out, missing, (*target.notes, *_other_options(sources)))
+            for first, count in matches.pieces(start, block.num_rows):
+                piece = block.slice(first - start, count)
+                found = matches.of(first, _paths(piece), limit)
+                rows = piece if limit is None else piece.slice(0, max(0, limit - first))
+                if not rows.num_rows:
+                    continue
+                row, age = found[ROW].to_numpy() - first, found[AGE].to_numpy()
+                choice = choose(
+                    found, row, age, matches.given(age), rows=rows.num_rows, prefer=prefer
+                )
+                added = _columns(found, choice.best, columns.results)
+                write(pa.Table.from_arrays([*rows.columns, *added], schema=schema))
+                if write_missing:
+                    write_missing(rows.filter(pc.not_equal(added[1], Status.OK)))
+                account.add(first, _paths(rows), choice, added[1], added[2])
+            start += block.num_rows
+        else:
+            if matches.rows not in (None, start):
+                raise TableError(
+                    f"{target.table.path}: has {start} rows where {matches.rows} were planned; it "
+                    "changed while it was read: merge again"
+                )
+        matches.rest(start)
+    return account.reconciliation(
+        out,
+        missing,
+        unmatched=matches.unmatched.tally,
+        mismatched=matches.mismatched.tally,
+        notes=(*target.notes, *_other_options(sources)),
+    )
 
 
-def _columns(results: Results, best: Ints, names: Sequence[str]) -> list[pa.ChunkedArray]:
+def _checked(table: Table, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The columns ``names`` of META; a row without a path raises."""
+    for batch, _ in with_paths(table, table.batches(names)):
+        yield batch
+
+
+def _paths(rows: pa.Table) -> pa.ChunkedArray:
+    return rows[PATH].cast(pa.string())
+
+
+def _columns(results: pa.Table, best: Ints, names: Sequence[str]) -> list[pa.ChunkedArray]:
     """The added columns of the rows whose best results these are; -1 is a missing row."""
     index = pa.array(best, mask=best < 0)
-    columns = [results.table[name].take(index).cast(SCHEMA.field(name).type) for name in names]
+    columns = [results[name].take(index).cast(SCHEMA.field(name).type) for name in names]
     columns[1] = pc.fill_null(columns[1], Status.MISSING)
     return columns
 
@@ -277,97 +245,3 @@ def _inside(path: Path, run: RunDir) -> bool:
     own = {folder / file.name for file in (run.plan, run.rows, run.finished, run.lock)}
     folders = {folder / inner.name for inner in (run.parts, run.attempts_folder, run.logs)}
     return path in own or any(path.is_relative_to(inner) for inner in folders)
-
-
-class _Account:
-    """The counts behind a reconciliation, and a few rows to show for each."""
-
-    def __init__(self, results: Results, matches: Matches, best: Ints) -> None:
-        self._results = results
-        self._matches = matches
-        self._conflicts = conflicts(results, matches)
-        self._times = np.bincount(matches.row, minlength=matches.rows)
-        coded = results.table["status"].combine_chunks().dictionary_encode()
-        names = [*coded.dictionary.to_pylist(), Status.MISSING]
-        status = np.append(coded.indices.to_numpy(), len(names) - 1)[best]
-        self._counts = {
-            name: int(count)
-            for name, count in zip(names, np.bincount(status, minlength=len(names)), strict=True)
-            if count
-        }
-        self._rows = {
-            name: np.flatnonzero(status == code)[:EXAMPLES].tolist()
-            for code, name in enumerate(names)
-            if name != Status.OK
-        }
-        self._errors = {
-            row: results.table["error"][int(best[row])].as_py()
-            for name, rows in self._rows.items()
-            for row in rows
-            if name != Status.MISSING
-        }
-        self._duplicates = np.flatnonzero(self._times > 1)
-        wanted = [*self._rows.values(), self._duplicates[:EXAMPLES], [*self._conflicts][:EXAMPLES]]
-        wrong = results.table["row_id"].take(pa.array(matches.mismatched[:EXAMPLES])).to_pylist()
-        self._wanted = np.unique(np.concatenate([*map(np.array, wanted), wrong])).astype(np.int64)
-        self._paths: dict[int, str] = {}
-
-    def note_paths(self, start: int, column: pa.ChunkedArray) -> None:
-        """Remember the paths of the rows to be shown, if they are among these."""
-        first, last = np.searchsorted(self._wanted, [start, start + len(column)])
-        for row in self._wanted[first:last].tolist():
-            self._paths[row] = str(column[row - start].as_py())
-
-    def reconciliation(
-        self, out: Path, missing: Path | None, notes: tuple[str, ...]
-    ) -> Reconciliation:
-        """The account, once all paths were seen."""
-        names = sorted(name for name in self._counts if name not in (Status.OK, Status.MISSING))
-        lost, wrong = self._matches.unmatched, self._matches.mismatched
-        return Reconciliation(
-            out=str(out),
-            rows=self._matches.rows,
-            ok=self._counts.get(Status.OK, 0),
-            failed={name: self._tally_status(name) for name in names},
-            missing=self._tally_status(Status.MISSING),
-            duplicates=Tally(
-                len(self._duplicates),
-                tuple(
-                    self._example(row, f"{self._times[row]} results")
-                    for row in self._duplicates[:EXAMPLES].tolist()
-                ),
-            ),
-            conflicts=Tally(
-                len(self._conflicts),
-                tuple(
-                    self._example(row, " | ".join(texts))
-                    for row, texts in islice(self._conflicts.items(), EXAMPLES)
-                ),
-            ),
-            unmatched=Tally(len(lost), tuple(map(self._stray, lost[:EXAMPLES].tolist()))),
-            mismatched=Tally(len(wrong), tuple(map(self._mismatch, wrong[:EXAMPLES].tolist()))),
-            missing_file=str(missing) if missing else None,
-            notes=notes,
-        )
-
-    def _tally_status(self, name: str) -> Tally:
-        rows = self._rows.get(name, [])
-        examples = tuple(self._example(row, self._errors.get(row)) for row in rows)
-        return Tally(self._counts.get(name, 0), examples)
-
-    def _example(self, row: int, detail: str | None) -> Example:
-        return Example(row, self._paths.get(row), detail)
-
-    def _stray(self, result: int) -> Example:
-        """A result that fits no planned row."""
-        path = self._results.table[PATH][result].as_py()
-        return Example(None, path, f"in {self._source(result)}")
-
-    def _mismatch(self, result: int) -> Example:
-        """A result whose ``row_id`` is another video's."""
-        row = self._results.table["row_id"][result].as_py()
-        path = self._results.table[PATH][result].as_py()
-        return self._example(row, f"{path!r} in {self._source(result)}")
-
-    def _source(self, result: int) -> Path:
-        return self._results.sources[int(self._results.source[result])].name

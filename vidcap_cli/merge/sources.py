@@ -112,20 +112,24 @@ def _single(path: Path, given: int, captions: str) -> Source:
     )
 
 
-def read_source(source: Source, columns: Sequence[str]) -> pa.Table:
-    """The results of a source, oldest first, as ``columns`` of ``parts.SCHEMA``.
+def read_source(source: Source, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield the results of a source, oldest first, as ``columns`` of ``parts.SCHEMA``.
 
-    Strings are large_string: together the captions may take more than 2 GiB.
+    In tables of any length, in the types of ``result_schema``.
     """
     schema = result_schema(columns)
     if source.is_table:
-        return pa.concat_tables([schema.empty_table(), *_table_results(source, schema)])
-    tables = [table.cast(schema) for table in _part_results(source, columns)]
-    return pa.concat_tables([schema.empty_table(), *tables])
+        yield from _table_results(source, schema)
+    else:
+        for table in _part_results(source, columns):
+            yield table.cast(schema)
 
 
 def result_schema(columns: Sequence[str]) -> pa.Schema:
-    """``columns`` of ``parts.SCHEMA``, nullable and with 64-bit offsets for strings."""
+    """``columns`` of ``parts.SCHEMA``, nullable and with 64-bit offsets for strings.
+
+    A block of long captions may take more than 2 GiB.
+    """
     kinds = [(name, SCHEMA.field(name).type) for name in columns]
     return pa.schema(
         [(name, pa.large_string() if kind == pa.string() else kind) for name, kind in kinds]

@@ -20,6 +20,7 @@ from vidcap_cli.rundir.parts import read_part
 from vidcap_cli.rundir.paths import RunDir, attempt_of
 from vidcap_cli.rundir.plan import Plan
 from vidcap_cli.statuses import Status
+from vidcap_cli.tables import hashes
 
 _GROUP = 65_536
 
@@ -45,7 +46,7 @@ class RunParts:
         paths = table["path"]
         # A part without the column says nothing against its rows.
         if paths.null_count < len(paths):
-            wrong = np.flatnonzero(_hashes(paths) != self._path_hashes()[row_ids])
+            wrong = np.flatnonzero(hashes(paths) != self._path_hashes()[row_ids])
             if len(wrong):
                 row, path = int(row_ids[wrong[0]]), paths[int(wrong[0])].as_py()
                 raise DamagedPartError(
@@ -62,18 +63,10 @@ class RunParts:
             start = 0
             with pq.ParquetFile(self._run.rows) as file:
                 for batch in file.iter_batches(batch_size=_GROUP, columns=["path"]):
-                    found[start : start + batch.num_rows] = _hashes(batch.column(0))
+                    found[start : start + batch.num_rows] = hashes(batch.column(0))
                     start += batch.num_rows
             self._planned = found
         return self._planned
-
-
-def _hashes(paths: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Python's 64-bit hashes: equal strings have equal ones within this process."""
-    if isinstance(paths, pa.ChunkedArray):
-        paths = paths.combine_chunks()
-    strings = paths.to_numpy(zero_copy_only=False)
-    return np.fromiter(map(hash, strings), np.int64, len(strings))
 
 
 @dataclass(frozen=True, slots=True)

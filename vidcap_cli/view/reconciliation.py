@@ -6,7 +6,7 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
-from vidcap_cli.merge.merge import Example, Reconciliation, Tally
+from vidcap_cli.merge.account import Example, Reconciliation, Tally
 from vidcap_cli.view.words import printable
 
 

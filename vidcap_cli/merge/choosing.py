@@ -1,0 +1,77 @@
+"""Choosing: the best of the results of every row, and which rows have different captions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vidcap_cli.merge.spill import Ints
+from vidcap_cli.options import TEXT, Prefer
+from vidcap_cli.statuses import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen for some rows that follow each other, counted from 0.
+
+    ``best`` is by row the place of its best result, or -1; ``times`` how many it has;
+    ``conflicts`` are the rows with different captions.
+    """
+
+    best: Ints
+    times: Ints
+    conflicts: Ints
+    _results: pa.Table
+    _row: Ints
+    _ok: npt.NDArray[np.bool_]
+    _age: Ints
+
+    def captions(self, row: int) -> list[str]:
+        """The different captions of a row, oldest first."""
+        places = np.flatnonzero((self._row == row) & self._ok)
+        oldest_first = places[np.argsort(self._age[places])]
+        return list(dict.fromkeys(_texts(self._results, oldest_first).to_pylist()))
+
+
+def choose(
+    results: pa.Table, row: Ints, age: Ints, given: Ints, *, rows: int, prefer: Prefer
+) -> Choice:
+    """Choose for each of ``rows`` rows: a caption, then what ``prefer`` says.
+
+    By result: ``row``; ``age``, which is higher the newer it is; ``given``, the place of its
+    source among the inputs.
+    """
+    ok = np.asarray(pc.equal(results["status"], Status.OK).to_numpy(), np.bool_)
+    times = np.bincount(row, minlength=rows)
+    best = np.full(rows, -1, np.int64)
+    best[row] = np.arange(len(row))
+    # Few rows have several results; only these need to be sorted.
+    several = np.flatnonzero(times[row] > 1)
+    if prefer == "oldest":
+        key = -age[several]
+    elif prefer == "first":
+        key = -given[several]
+    elif prefer == "longest":
+        key = pc.utf8_length(_texts(results, several)).to_numpy()
+    else:
+        key = age[several]
+    several = several[np.lexsort((age[several], key, ok[several], row[several]))]
+    best[row[several]] = several  # of equal rows the last counts
+    return Choice(
+        best, times, _conflicts(results, row, several[ok[several]]), results, row, ok, age
+    )
+
+
+def _conflicts(results: pa.Table, row: Ints, captions: Ints) -> Ints:
+    """The rows with different texts among ``captions``, which are sorted by row."""
+    same = row[captions[1:]] == row[captions[:-1]]
+    left, right = captions[:-1][same], captions[1:][same]
+    differ = pc.not_equal(_texts(results, left), _texts(results, right))
+    rows: Ints = np.unique(row[left[np.asarray(differ.to_numpy(), np.bool_)]])
+    return rows
+
+
+def _texts(results: pa.Table, places: Ints) -> pa.ChunkedArray:
+    return pc.fill_null(results[TEXT].take(pa.array(places)), "")
