@@ -77,9 +77,7 @@ def _csv_lines(columns: Sequence[pa.ChunkedArray], delimiter: str) -> bytes:
 
 
 def _holds_any(column: pa.ChunkedArray, characters: str) -> pa.ChunkedArray:
-    """Whether each string has one of ``characters``, which are ASCII; several times a regex."""
-    special = np.zeros(256, np.bool_)
-    special[list(characters.encode())] = True
+    """Whether each string has one of ``characters``, which are ASCII; many times a regex."""
     found = []
     for chunk in column.chunks:
         _, offsets, values = chunk.buffers()
@@ -87,7 +85,10 @@ def _holds_any(column: pa.ChunkedArray, characters: str) -> pa.ChunkedArray:
         if len(chunk) and values is not None:
             bounds = np.frombuffer(offsets, np.int64, len(chunk) + 1, 8 * chunk.offset)
             text = np.frombuffer(values, np.uint8, bounds[-1] - bounds[0], bounds[0])
-            places = np.flatnonzero(special[text]) + bounds[0]
+            special = np.zeros(len(text), np.bool_)
+            for code in characters.encode():
+                special |= text == code
+            places = np.flatnonzero(special) + bounds[0]
             holds[np.searchsorted(bounds, places, side="right") - 1] = True
         found.append(pa.array(holds))
     return pa.chunked_array(found, pa.bool_())

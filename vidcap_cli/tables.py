@@ -34,6 +34,7 @@ PATH = "path"
 
 ROWS = 65_536
 _JSON_ROWS = 8_192
+_BUFFER = 1 << 20  # bytes of a Parquet column in memory: row groups may be of any size
 _BLOCK = 4 << 20  # bytes of CSV parsed at once; a single row must fit in
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 _LOOKS_LIKE_PATH = (
@@ -201,7 +202,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _parquet_batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
-    with _readable(path), pq.ParquetFile(path) as file:
+    with _readable(path), pq.ParquetFile(path, buffer_size=_BUFFER) as file:
         yield from file.iter_batches(batch_size=ROWS, columns=names)
 
 

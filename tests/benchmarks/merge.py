@@ -12,7 +12,8 @@ with the status.
 
 Peers take turns, a process for every measurement; figures are the minimum of ``--rounds``. Data is
 the same in every run. All outputs are compared: the rows, their order, and every caption.
-``--limit-duckdb`` adds DuckDB held to 1 GB. Peers' packages are installed in the cache folder.
+``--limits 1GB`` adds DuckDB held to that; the ratio is to the first DuckDB there is. Peers' packages
+are installed in the cache folder.
 """
 
 import argparse
@@ -246,7 +247,7 @@ def run_case(case: str, rows: int, place: Path, options: argparse.Namespace) -> 
     job = make(case, rows, folder)
     job["out"] = str(folder / f"out.{job['form']}")
     theirs = environment("merge-peers", PEERS, {})
-    names = ["duckdb", "polars", *(["duckdb, 1 GB"] if options.limit_duckdb else [])]
+    names = ["duckdb", *(f"duckdb {limit}" for limit in options.limits), "polars"]
     peers = {"ours": Path(sys.executable), **dict.fromkeys(names, theirs)}
     best: dict[str, dict[str, Any]] = {}
     found: dict[str, list[int]] = {}
@@ -262,7 +263,7 @@ def run_case(case: str, rows: int, place: Path, options: argparse.Namespace) -> 
         Path(job["out"]).unlink(missing_ok=True)
     else:
         shutil.rmtree(folder)
-    base = best.get("duckdb", {}).get("cpu", math.nan)
+    base = next((best[name]["cpu"] for name in peers if name in best and "duck" in name), math.nan)
     for peer, figures in sorted(best.items(), key=lambda one: [*peers].index(one[0])):
         cpu, wall, peak = (figures[name] for name in ("cpu", "wall", "peak"))
         print(
@@ -285,7 +286,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES, help="such as parts-csv-1000")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each measurement")
     parser.add_argument("--without", nargs="+", default=[], help="peers to leave out")
-    parser.add_argument("--limit-duckdb", action="store_true", help="also DuckDB held to 1 GB")
+    parser.add_argument("--limits", nargs="+", default=[], help="DuckDB held to 1GB, for one")
     parser.add_argument("--folder", type=Path, help="for data and outputs (default: temporary)")
     parser.add_argument("--keep", action="store_true", help="keep the data in --folder")
     options = parser.parse_args()

@@ -22,7 +22,7 @@ def ours(job: dict[str, Any]) -> None:
     merge([Path(name) for name in job["inputs"]], Path(job["out"]), meta=meta)
 
 
-def duckdb(job: dict[str, Any], limit: str | None = None) -> None:
+def duckdb(job: dict[str, Any], limit: str) -> None:
     """A left join with the newest caption of every path or row."""
     import duckdb
 
@@ -101,7 +101,7 @@ def main() -> None:
     elif peer == "polars":
         polars(job)
     else:
-        duckdb(job, "1GB" if "1 GB" in peer else None)
+        duckdb(job, limit=peer.removeprefix("duckdb").strip())
     wall = time.perf_counter() - began
     used = resource.getrusage(resource.RUSAGE_SELF)
     # Not ru_maxrss, which a process has from the one that started it.

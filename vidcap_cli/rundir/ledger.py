@@ -7,6 +7,7 @@ on the wrong video is worse than a row that is done again. Nothing here writes.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from vidcap_cli.rundir.plan import Plan
 from vidcap_cli.statuses import Status
 from vidcap_cli.tables import hashes
 
-_GROUP = 65_536
+_GROUPS = 256  # row groups of rows.parquet whose hashes are kept: 128 MiB, 17 million rows
 
 
 class RunParts:
@@ -31,7 +32,8 @@ class RunParts:
     def __init__(self, run: RunDir, plan: Plan) -> None:
         self._run = run
         self._rows = plan.rows
-        self._planned: npt.NDArray[np.int64] | None = None
+        self._starts: npt.NDArray[np.int64] | None = None
+        self._hashes_of = lru_cache(_GROUPS)(self._read_hashes)
 
     def read(self, part: Path, columns: Sequence[str]) -> pa.Table:
         """``columns`` of a part, as ``parts.read_part`` gives them.
@@ -46,7 +48,7 @@ class RunParts:
         paths = table["path"]
         # A part without the column says nothing against its rows.
         if paths.null_count < len(paths):
-            wrong = np.flatnonzero(hashes(paths) != self._path_hashes()[row_ids])
+            wrong = np.flatnonzero(hashes(paths) != self._planned(row_ids))
             if len(wrong):
                 row, path = int(row_ids[wrong[0]]), paths[int(wrong[0])].as_py()
                 raise DamagedPartError(
@@ -56,17 +58,25 @@ class RunParts:
                 )
         return table.select(list(columns))
 
-    def _path_hashes(self) -> npt.NDArray[np.int64]:
-        """A hash of every planned path: eight bytes a row, where the paths would be a hundred."""
-        if self._planned is None:
-            found = np.zeros(self._rows, np.int64)
-            start = 0
-            with pq.ParquetFile(self._run.rows) as file:
-                for batch in file.iter_batches(batch_size=_GROUP, columns=["path"]):
-                    found[start : start + batch.num_rows] = hashes(batch.column(0))
-                    start += batch.num_rows
-            self._planned = found
-        return self._planned
+    def _planned(self, row_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """A hash of each row's path: eight bytes, where the path would be a hundred.
+
+        A part has rows that were planned near each other, so those of few row groups are wanted.
+        """
+        if self._starts is None:
+            file = pq.read_metadata(self._run.rows)
+            sizes = [file.row_group(number).num_rows for number in range(file.num_row_groups)]
+            self._starts = np.cumsum([0, *sizes])
+        groups = np.searchsorted(self._starts, row_ids, side="right") - 1
+        found = np.empty(len(row_ids), np.int64)
+        for group in np.unique(groups).tolist():
+            inside = groups == group
+            found[inside] = self._hashes_of(group)[row_ids[inside] - self._starts[group]]
+        return found
+
+    def _read_hashes(self, group: int) -> npt.NDArray[np.int64]:
+        with pq.ParquetFile(self._run.rows) as file:
+            return hashes(file.read_row_group(group, columns=["path"])["path"])
 
 
 @dataclass(frozen=True, slots=True)
