@@ -12,8 +12,8 @@ with the status.
 
 Peers take turns, a process for every measurement; figures are the minimum of ``--rounds``. Data is
 the same in every run. All outputs are compared: the rows, their order, and every caption.
-``--limits 1GB`` adds DuckDB held to that; the ratio is to the first DuckDB there is. Peers' packages
-are installed in the cache folder.
+``--limits 1GB`` adds DuckDB held to that; the ratio is to the first DuckDB there is. Peers'
+packages are installed in the cache folder.
 """
 
 import argparse

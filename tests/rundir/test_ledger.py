@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
+from vidcap_cli.rundir import ledger
+from vidcap_cli.rundir import plan as plan_module
 from vidcap_cli.rundir.ledger import Ledger, done_mask
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import RunDir
@@ -125,3 +128,20 @@ def test_a_part_that_the_disk_does_not_give_is_no_damage(run, plan):
     (run.parts / "part-0001-0000-00000.csv").mkdir()
     with pytest.raises(RunError, match=r"part-0001-0000-00000\.csv: this part cannot be read"):
         done_mask(run, plan)
+
+
+@pytest.mark.parametrize("size", [1, 2, 9])
+def test_rows_are_compared_whatever_is_kept_of_the_plan(tmp_path, run, monkeypatch, size):
+    """Row groups of any size, of which one at a time is in memory."""
+    monkeypatch.setattr(plan_module, "_GROUP", size)
+    monkeypatch.setattr(ledger, "_GROUPS", 1)
+    meta = tmp_path / "meta.csv"
+    meta.write_text("path\n" + "".join(f"{i}.mp4\n" for i in range(7)))
+    plan = make_plan(meta, run, CONFIG)
+    assert pq.read_metadata(run.rows).num_row_groups == -(-7 // size)
+    put(run, 1, 0, [ok(6), ok(0), ok(3), ok(1)], "parquet")
+    put(run, 1, 1, [ok(2), Result(5, "4.mp4", "ok", "of another")], "parquet")
+    put(run, 1, 2, [Result(4, "4.mp4", "ok", "4")], "csv")
+    done = done_mask(run, plan)
+    assert np.flatnonzero(done.ok).tolist() == [0, 1, 3, 4, 6]
+    assert "'4.mp4' for row 5" in str(done.damaged[0])
