@@ -11,6 +11,8 @@ from vidcap_cli.merge.spill import Ints
 from vidcap_cli.options import TEXT, Prefer
 from vidcap_cli.statuses import Status
 
+AGE, ROW = "age", "row"
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -35,14 +37,13 @@ class Choice:
         return list(dict.fromkeys(_texts(self._results, oldest_first).to_pylist()))
 
 
-def choose(
-    results: pa.Table, row: Ints, age: Ints, given: Ints, *, rows: int, prefer: Prefer
-) -> Choice:
-    """Choose for each of ``rows`` rows: a caption, then what ``prefer`` says.
+def choose(results: pa.Table, start: int, rows: int, given: Ints, prefer: Prefer) -> Choice:
+    """Choose for each of the ``rows`` rows from ``start`` on: a caption, then what ``prefer`` says.
 
-    By result: ``row``; ``age``, which is higher the newer it is; ``given``, the place of its
-    source among the inputs.
+    ``results`` has the columns ``row`` and ``age``, which is higher the newer a result is;
+    ``given`` is by result the place of its source among the inputs.
     """
+    row, age = results[ROW].to_numpy() - start, results[AGE].to_numpy()
     ok = np.asarray(pc.equal(results["status"], Status.OK).to_numpy(), np.bool_)
     times = np.bincount(row, minlength=rows)
     best = np.full(rows, -1, np.int64)

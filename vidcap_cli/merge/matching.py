@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vidcap_cli.merge.account import Example, Strays
+from vidcap_cli.merge.choosing import AGE, ROW
 from vidcap_cli.merge.sources import Source, read_source, result_schema
 from vidcap_cli.merge.spill import Ints, Spill
 from vidcap_cli.tables import PATH, Table, hashes, with_paths
 
-AGE, ROW, _HASH = "age", "row", "hash"
-
+_HASH = "hash"
 _PATHS = 1 << 19  # planned paths in memory at once, roughly
 _ROW_BYTES = 64  # of a row in a text file, to estimate their number
 _MOST = 128 << 20  # bytes of results in memory at once
@@ -128,10 +128,10 @@ class Matches:
             return table
         return table.filter(pc.less(table[ROW], limit))
 
-    def given(self, ages: Ints) -> Ints:
+    def given(self, table: pa.Table) -> Ints:
         """By result the place of its source among the inputs."""
         given = np.array([source.given for source in self._results.sources], np.int64)
-        return given[self._results.numbers(ages)]
+        return given[self._results.numbers(table[AGE].to_numpy())]
 
     def rest(self, rows: int) -> None:
         """Count the results with a ``row_id`` beyond the ``rows`` that there are."""

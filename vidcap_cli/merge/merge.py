@@ -19,7 +19,7 @@ which have no name and so leave nothing behind.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -32,7 +32,7 @@ from vidcap_cli.errors import RunChangedError, TableError, UsageError
 from vidcap_cli.merge.account import Account, Reconciliation
 from vidcap_cli.merge.choosing import choose
 from vidcap_cli.merge.columns import CaptionColumns
-from vidcap_cli.merge.matching import AGE, ROW, match, read_results
+from vidcap_cli.merge.matching import match, read_results
 from vidcap_cli.merge.sources import Source, find_sources
 from vidcap_cli.merge.spill import Ints
 from vidcap_cli.options import TEXT, Prefer
@@ -88,6 +88,7 @@ def merge(
     kept, schema = columns.kept(target.table.schema), columns.added(target.table.schema)
     account = Account()
     with ExitStack() as opened:
+        opened.enter_context(_returned_memory())
         matches = opened.enter_context(
             match(
                 read_results(sources, ("row_id", PATH, *columns.results)),
@@ -112,10 +113,7 @@ def merge(
                 rows = piece if limit is None else piece.slice(0, max(0, limit - first))
                 if not rows.num_rows:
                     continue
-                row, age = found[ROW].to_numpy() - first, found[AGE].to_numpy()
-                choice = choose(
-                    found, row, age, matches.given(age), rows=rows.num_rows, prefer=prefer
-                )
+                choice = choose(found, first, rows.num_rows, matches.given(found), prefer)
                 added = _columns(found, choice.best, columns.results)
                 write(pa.Table.from_arrays([*rows.columns, *added], schema=schema))
                 if write_missing:
@@ -136,6 +134,21 @@ def merge(
         mismatched=matches.mismatched.tally,
         notes=(*target.notes, *_other_options(sources)),
     )
+
+
+@contextmanager
+def _returned_memory() -> Iterator[None]:
+    """Let pyarrow allocate with jemalloc, where it was built with that.
+
+    mimalloc, its default, keeps for every thread what that has freed: twice the memory at the peak.
+    """
+    before = pa.default_memory_pool()
+    with suppress(NotImplementedError):
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 def _checked(table: Table, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
