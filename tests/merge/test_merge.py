@@ -385,6 +385,15 @@ def test_meta_has_moved(tmp_path, meta, run):
     assert account.notes == ()
 
 
+def test_meta_changes_while_it_is_read(tmp_path, run, monkeypatch):
+    put(run, [ok(0, "A")])
+    whole = merge_module.regroup
+    monkeypatch.setattr(merge_module, "regroup", lambda *of: (t.slice(0, 3) for t in whole(*of)))
+    with pytest.raises(TableError, match=r"has 3 rows where 4 were planned; it changed while"):
+        merge([run.path], tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_meta_has_changed(tmp_path, meta, run):
     put(run, [ok(0, "A"), ok(3, "D")])
     lines = META.splitlines(keepends=True)

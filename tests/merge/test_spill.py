@@ -101,7 +101,9 @@ def test_whatever_ends_it_nothing_is_left(tmp_path, run, monkeypatch, error):
         with pytest.raises(error):
             merge([run.path], place / "out.csv", missing=place / "left.csv")
     assert list(place.iterdir()) == []
+    pool = pa.default_memory_pool().backend_name
     merge([run.path], place / "out.csv", missing=place / "left.csv")
+    assert pa.default_memory_pool().backend_name == pool
     assert sorted(path.name for path in place.iterdir()) == ["left.csv", "out.csv"]
 
 

@@ -71,8 +71,10 @@ class Matches:
     complete when all blocks and ``rest`` were read.
     """
 
-    def __init__(self, results: Results, by_row: Spill, loose: Sequence[bool], block: int) -> None:
-        self.rows: int | None = None
+    def __init__(
+        self, results: Results, by_row: Spill, loose: Sequence[bool], rows: int | None, block: int
+    ) -> None:
+        self.rows = rows
         self.unmatched = Strays()
         self.mismatched = Strays()
         self._results = results
@@ -189,8 +191,7 @@ def match(
     path = [found.field(PATH)]
     age, row, number = ((name, pa.int64()) for name in (AGE, ROW, _HASH))
     with Spill(folder, pa.schema([age, row, *(path if any(loose) else []), *rest])) as by_row:
-        matches = Matches(results, by_row, loose, block)
-        matches.rows = rows
+        matches = Matches(results, by_row, loose, rows, block)
         with (
             Spill(folder, pa.schema([age, number, *path, *rest])) as waiting,
             Spill(folder, pa.schema([row, number, *path])) as planned,
@@ -236,20 +237,21 @@ def _join(planned: Spill, waiting: Spill, part: int, matches: Matches) -> None:
     known, row_ids = rows[_HASH].to_numpy()[order], rows[ROW].to_numpy()[order]
     paths = rows[PATH]
     for table in waiting.read(part):
-        number = table[_HASH].to_numpy()
-        # Sorted, the searches walk through memory once.
-        result = np.argsort(number)
-        first = np.searchsorted(known, number[result])
-        count = np.searchsorted(known, number[result], side="right") - first
-        # All pairs with the same hash: places in ``known``, counted on from the first.
-        result = np.repeat(result, count)
-        place = np.arange(len(result)) + np.repeat(first - (np.cumsum(count) - count), count)
-        same = pc.equal(paths.take(pa.array(order[place])), table[PATH].take(pa.array(result)))
-        keep = np.asarray(pc.fill_null(same, False).to_numpy(), np.bool_)
-        result, place = result[keep], place[keep]
-        age = table[AGE].to_numpy()
+        age, number = table[AGE].to_numpy(), table[_HASH].to_numpy()
+        by_hash = np.argsort(number)  # the searches then walk through memory once
+        first = np.searchsorted(known, number[by_hash])
+        # Every pair with the same hash; a path may be that of many rows, so some at a time.
+        ends = np.cumsum(np.searchsorted(known, number[by_hash], side="right") - first)
+        most = 1 + (_MOST >> 2) * table.num_rows // table.nbytes
         lost = np.ones(len(age), np.bool_)
-        lost[result] = False
+        for start in range(0, int(ends[-1]), most):
+            pair = np.arange(start, min(start + most, ends[-1]))
+            at = np.searchsorted(ends, pair, side="right")
+            place, result = first[at] + pair - np.append(0, ends)[at], by_hash[at]
+            same = pc.equal(paths.take(pa.array(order[place])), table[PATH].take(pa.array(result)))
+            keep = np.asarray(pc.fill_null(same, False).to_numpy(), np.bool_)
+            result, place = result[keep], place[keep]
+            lost[result] = False
+            matches.add(table.take(pa.array(result)), age[result], row_ids[place])
         if lost.any():
             matches.stray(table.filter(pa.array(lost)), age[lost])
-        matches.add(table.take(pa.array(result)), age[result], row_ids[place])
