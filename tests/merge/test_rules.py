@@ -147,12 +147,8 @@ def inputs_of(draw: Any, planned: list[str], folder: Path) -> list[Input]:
         name = folder / f"{number}"
         time = draw(st.integers(0, 2))
         # Paths of a run are the planned ones; of others anything.
-        if kind == "run":
-            known = list(enumerate(planned))
-        else:
-            length = draw(st.integers(1, 6))
-            listed = st.lists(names, min_size=length, max_size=length)
-            known = list(enumerate(draw(listed)))
+        listed = planned if kind == "run" else draw(st.lists(names, min_size=1, max_size=6))
+        known = list(enumerate(listed))
         picked = draw(st.lists(st.sampled_from(known), max_size=8))
         ends = [draw(outcomes) for _ in picked]
         results = tuple(
@@ -164,18 +160,21 @@ def inputs_of(draw: Any, planned: list[str], folder: Path) -> list[Input]:
             name = folder / f"{number}.csv"
             table(name, results)
         else:
-            write(name, planned if kind == "run" else [p for _, p in known], results, form, draw)
+            write(name, listed, results, form, draw)
             if kind == "loose":
                 shutil.move(name / "parts", folder / "parts")
                 shutil.rmtree(name)
                 (folder / "parts").rename(name)
                 if not results:
                     continue
+        how = LOOSE if kind == "loose" else BY_PATH
+        if kind.endswith("run") and listed == planned:  # it has the same fingerprint
+            how = BY_ROW
         for file in [name, *name.rglob("*")] if name.is_dir() else [name]:
             os.utime(file, (1_600_000_000 + time,) * 2)
         found.append(
             Input(
-                {"run": BY_ROW, "loose": LOOSE}.get(kind, BY_PATH),
+                how,
                 time if results or kind == "table" else -1_600_000_000,
                 len(found),
                 name,
@@ -190,8 +189,6 @@ def write(name: Path, planned: list[str], results: tuple[Found, ...], form: str,
     meta = name.parent / f"{name.name}-meta.csv"
     with meta.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["path"], *([path] for path in planned)])
-    if planned == read(name.parent / "meta.csv", "path"):
-        meta = name.parent / "meta.csv"
     run = RunDir(name)
     make_plan(meta, run, CONFIG)
     run.parts.mkdir()
