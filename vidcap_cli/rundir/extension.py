@@ -24,12 +24,13 @@ import pyarrow.parquet as pq
 from vidcap_cli.atomic import atomic_write
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import DamagedPartError
-from vidcap_cli.rundir.ledger import RunParts, _hashes
+from vidcap_cli.rundir.ledger import RunParts
 from vidcap_cli.rundir.ownership import acquire, discard
 from vidcap_cli.rundir.parts import SCHEMA, Result, write_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import Plan, make_plan, only_contents_changed, read_plan
 from vidcap_cli.statuses import Status
+from vidcap_cli.tables import hashes
 
 _ROWS_IN_A_PART = 10_000
 _GROUP = 65_536
@@ -77,14 +78,14 @@ class Index:
     """The rows of a plan by their paths."""
 
     def __init__(self, run: RunDir, rows: int) -> None:
-        hashes = np.empty(rows, np.int64)
+        found = np.empty(rows, np.int64)
         start = 0
         with pq.ParquetFile(run.rows) as file:
             for batch in file.iter_batches(batch_size=_GROUP, columns=["path"]):
-                hashes[start : start + batch.num_rows] = _hashes(batch.column(0))
+                found[start : start + batch.num_rows] = hashes(batch.column(0))
                 start += batch.num_rows
-        self._order = np.argsort(hashes, kind="stable")
-        self._sorted = hashes[self._order]
+        self._order = np.argsort(found, kind="stable")
+        self._sorted = found[self._order]
 
     def rows(self, path: str) -> npt.NDArray[np.int64]:
         """The rows with this path."""
