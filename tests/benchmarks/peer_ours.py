@@ -17,7 +17,7 @@ from vidcap_cli.checkpoint import weights as checkpoint
 from vidcap_cli.engine import load_engine
 from vidcap_cli.models.decoder import Decoder, Prefilled
 from vidcap_cli.models.decoder_config import DecoderConfig
-from vidcap_cli.models.device import current_device, select_device
+from vidcap_cli.models.device import current_device, round_products, select_device
 from vidcap_cli.models.kernels import Kernels, kernels_for
 
 LANGUAGE = r".*language_model\.(?:model\.)?|(?=lm_head\.)"
@@ -37,8 +37,10 @@ def read_part(job: Job, prefix: str) -> Callable[[str], np.ndarray]:
 
 
 def number(job: Job) -> Any:
-    """What the weights are kept in."""
-    return getattr(ms, job.get("dtype", "float32"))
+    """What the weights are kept in, and products computed in, as with ``--dtype``."""
+    dtype = job.get("dtype", "float32")
+    round_products(dtype, current_device())
+    return getattr(ms, dtype)
 
 
 def make_kernels() -> Kernels:

@@ -194,6 +194,22 @@ def test_scores_that_grow_and_numbers_that_do_not_fit(library):
     assert np.isnan(call(library, "prompt_attention", q, k, v)).all()
 
 
+def test_rows_are_rounded_where_that_is_wanted(library):
+    """On matrix registers alone, and many at a time."""
+    rng = np.random.default_rng(8)
+    x, weight = rng.normal(0, 1, (80, 96)), rng.normal(0, 0.1, (48, 96))
+    x, weight = x.astype(np.float32), weight.astype(np.float32)
+    exact, near = (rows @ rounded(weight, "bfloat16").T for rows in (x, rounded(x, "bfloat16")))
+    library.round_rows(1)
+    many, few = (product(library, rows, [weight], "bfloat16") for rows in (x, x[:9]))
+    library.round_rows(0)
+    tiles = "amx" in library._name
+    np.testing.assert_allclose(many, near if tiles else exact, rtol=0, atol=1e-4)
+    assert tiles == (np.abs(many - exact).max() > 1e-3)
+    for found in (few, product(library, x, [weight], "bfloat16")[:9]):
+        np.testing.assert_allclose(found, exact[:9], rtol=0, atol=1e-4)
+
+
 def test_numbers_out_of_the_ordinary(library):
     x = np.ones((1, 4), np.float32)
     weight = np.zeros((3, 4), np.float32)

@@ -26,7 +26,13 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request, SpentError, feed_of
 from vidcap_cli.engine.memory import check_weights, loading_weights, room
 from vidcap_cli.models.decoder import NextToken
-from vidcap_cli.models.device import as_out_of_memory, dtype_for, graphs_survive, select_device
+from vidcap_cli.models.device import (
+    as_out_of_memory,
+    dtype_for,
+    graphs_survive,
+    round_products,
+    select_device,
+)
 from vidcap_cli.models.kernels import Kernels
 from vidcap_cli.models.model import load_model
 from vidcap_cli.processors import Prompt, Size
@@ -55,6 +61,7 @@ class GraphEngine:
         folder = Path(config.model)
         device = select_device(config.device_target, config.memory_limit, compiled=True)
         dtype = dtype_for(config.dtype, stored_type(folder), device, compiled=True)
+        round_products(config.dtype, device)
         layout = Layout.read(folder, config.family, config.lora_alpha)
         check_weights(layout.parameters, dtype, config.memory_limit, device)
         generation = read_generation(folder)

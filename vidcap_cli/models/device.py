@@ -11,7 +11,7 @@ import psutil
 from vidcap_cli.ascend import visible_devices
 from vidcap_cli.errors import OutOfMemoryError, RunError
 from vidcap_cli.host_memory import local_ranks
-from vidcap_cli.native import library, set_threads
+from vidcap_cli.native import library, round_rows, set_threads
 
 # What MindSpore says when memory is short, on CPU and on Ascend, in graphs and between them; and
 # CANN's own codes for it.
@@ -122,6 +122,15 @@ def dtype_for(requested: str, stored: str, device: str, *, compiled: bool) -> st
             "AVX2 or of the ARM 64-bit kind; here use float32 or float16."
         )
     return "float32" if requested == "auto" else requested
+
+
+def round_products(requested: str, device: str) -> None:
+    """Compute products in bfloat16 on CPU, too, if that was asked for by name and is faster there.
+
+    Otherwise rows are float32 whatever weights are kept in.
+    """
+    if device == "CPU" and library() is not None:
+        round_rows(requested == "bfloat16")
 
 
 def graphs_survive(device: str) -> bool:

@@ -50,6 +50,11 @@ def set_threads(count: int) -> None:
     _function("set_threads")(ctypes.c_int(count))
 
 
+def round_rows(wanted: bool) -> None:  # noqa: FBT001 - of the whole process, from now on
+    """Have products of many rows round these to bfloat16 where that is faster (on AMX)."""
+    _function("round_rows")(ctypes.c_int(wanted))
+
+
 def packed(weight: NDArray[np.float32], dtype: str) -> NDArray[np.generic]:
     """``weight`` ``[n, k]`` as the kernels take it, in ``dtype``; k is made even for bfloat16.
 

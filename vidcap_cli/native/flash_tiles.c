@@ -91,9 +91,9 @@ static void score(
     take_tiles();
     for (int64_t i = 0; i < panels; i += 2)
         multiply_tiles(
-            (const char *)queries, ROW_TILES(rows), depth * 2 * TILE, keys + i * key_panel(p),
+            (const char *)queries, ROW_TILES(rows), 2 * TILE, depth * 2 * TILE, keys + i * key_panel(p),
             (int)least(panels - i, 2), key_panel(p), depth * TILE, depth, scores + i * SUMS,
-            KEY_PANELS * SUMS, false);
+            KEY_PANELS * SUMS, false, in_parts(p->keys));
     release_tiles();
 }
 
@@ -106,9 +106,10 @@ static void weigh(
     take_tiles();
     for (int64_t i = 0; i < columns; i += 2)
         multiply_tiles(
-            (const char *)weights, ROW_TILES(rows), KEY_PANELS * SUMS * 4,
+            (const char *)weights, ROW_TILES(rows), 2 * TILE, KEY_PANELS * SUMS * 4,
             values + i * value_panel(p), (int)least(columns - i, 2), value_panel(p),
-            STEPS_OF(p->keys) * TILE, (panels + 1) / 2, sums + i * SUMS, columns * SUMS, add);
+            STEPS_OF(p->keys) * TILE, (panels + 1) / 2, sums + i * SUMS, columns * SUMS, add,
+            in_parts(p->keys));
     release_tiles();
 }
 

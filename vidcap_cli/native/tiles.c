@@ -4,7 +4,8 @@
  * A row of float32 is two of bfloat16, what it rounds to and what that leaves (x = high + low, off by
  * 2^-17 of it): two products with weights of bfloat16 are as good as float32, at many times the
  * speed. A weight of float16 is exactly two of bfloat16, and takes three products: low times low is
- * less than what is left out of x anyway.
+ * less than what is left out of x anyway. Where bfloat16 is wanted of the products themselves
+ * (``round_rows``), many rows are what they round to: one product.
  */
 #include "tiles.h"
 
@@ -17,11 +18,12 @@
 #define BLOCK_ROWS 256                   /* stay in the second cache */
 #define MOST_ROWS 1024 /* that are split at a time: this bounds the memory it takes */
 #define MOST_PANELS 32 /* in an item of work */
+#define ROUNDED_ROWS 64 /* fewer are no faster for it: they wait for W */
 
 /* Linux gives the registers to a process that asks for them (Documentation/arch/x86/xstate.rst). */
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
 
-static bool permitted;
+static bool permitted, rounding;
 
 __attribute__((constructor)) static void ask(void)
 {
@@ -31,6 +33,17 @@ __attribute__((constructor)) static void ask(void)
 bool tiles_usable(void)
 {
     return permitted;
+}
+
+/* Whether many rows are to be rounded to bfloat16 in products from now on. */
+EXPORT void round_rows(int wanted)
+{
+    rounding = wanted;
+}
+
+bool in_parts(int64_t rows)
+{
+    return !rounding || rows < ROUNDED_ROWS;
 }
 
 void take_tiles(void)
@@ -52,7 +65,8 @@ void release_tiles(void)
 typedef struct {
     const product *p;
     char *split; /* [depth blocks][tiles of rows][steps of a block][high, low] tiles */
-    int64_t row, rows, panels_at_once;
+    int64_t row, rows, panels_at_once, step; /* bytes from a step to the next */
+    bool in_parts;
 } tiled;
 
 static int64_t depth_blocks(const product *p)
@@ -66,14 +80,15 @@ static int64_t steps_of(int64_t depth)
 }
 
 /* 16 numbers of a row from ``x`` on, of which ``count`` are there, as high and low. */
-INLINE void split(const float *x, int64_t count, char *high, char *low)
+INLINE void split(const float *x, int64_t count, char *high, char *low, bool in_parts)
 {
     const __mmask16 there = count >= 16 ? 0xffff : count > 0 ? (1 << count) - 1 : 0;
     const __m512 numbers = _mm512_maskz_loadu_ps(there, x);
     const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(numbers);
     const __m512 back = (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16);
     _mm256_store_si256((void *)high, rounded);
-    _mm256_store_si256((void *)low, (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(numbers, back)));
+    if (in_parts)
+        _mm256_store_si256((void *)low, (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(numbers, back)));
 }
 
 /* One tile of rows, all of its depth. */
@@ -85,13 +100,14 @@ static void split_rows(void *context, int64_t index)
     for (int64_t step = 0; step < steps; step++) {
         const int64_t block = step / BLOCK_STEPS;
         char *to = t->split
-                   + ((block * tiles + index) * BLOCK_STEPS + step % BLOCK_STEPS) * 2 * TILE;
+                   + ((block * tiles + index) * BLOCK_STEPS + step % BLOCK_STEPS) * t->step;
         for (int64_t r = 0; r < TILE_ROWS; r++, to += STEP * 2) {
             const bool there = row + r < t->rows;
             const float *x = p->x + (t->row + row + r) * p->k + step * STEP;
             for (int64_t i = 0; i < STEP; i += 16)
                 split(
-                    x + i, there ? p->k - step * STEP - i : 0, to + i * 2, to + i * 2 + TILE);
+                    x + i, there ? p->k - step * STEP - i : 0, to + i * 2, to + i * 2 + TILE,
+                    t->in_parts);
         }
     }
 }
@@ -123,8 +139,8 @@ INLINE void load_panels(const int panels, const char *w, int64_t next)
 }
 
 INLINE void tile(
-    const int rows, const int panels, const char *x, int64_t next_rows, const char *w, int64_t next,
-    int64_t low, int64_t steps, float *y, int64_t more, bool add)
+    const int rows, const int panels, const char *x, int64_t next_step, int64_t next_rows,
+    const char *w, int64_t next, int64_t low, int64_t steps, float *y, int64_t more, bool add, bool in_parts)
 {
     if (add) {
         _tile_loadd(0, y, PANEL * 4);
@@ -140,13 +156,15 @@ INLINE void tile(
         _tile_zero(2);
         _tile_zero(3);
     }
-    for (int64_t step = 0; step < steps; step++, x += 2 * TILE, w += TILE) {
+    for (int64_t step = 0; step < steps; step++, x += next_step, w += TILE) {
         load_panels(panels, w, next);
-        load_rows(rows, x + TILE, next_rows);
-        multiply_add(rows, panels);
+        if (in_parts) {
+            load_rows(rows, x + TILE, next_rows);
+            multiply_add(rows, panels);
+        }
         load_rows(rows, x, next_rows);
         multiply_add(rows, panels);
-        if (low) {
+        if (in_parts && low) {
             load_panels(panels, w + low, next);
             multiply_add(rows, panels);
         }
@@ -161,18 +179,18 @@ INLINE void tile(
 }
 
 void multiply_tiles(
-    const char *x, int64_t tiles, int64_t next_rows, const char *w, int panels, int64_t next,
-    int64_t low, int64_t steps, float *y, int64_t more, bool add)
+    const char *x, int64_t tiles, int64_t next_step, int64_t next_rows, const char *w, int panels,
+    int64_t next, int64_t low, int64_t steps, float *y, int64_t more, bool add, bool in_parts)
 {
     for (int64_t i = 0; i < tiles; i += 2, x += 2 * next_rows, y += 2 * more)
         if (i + 1 < tiles && panels > 1)
-            tile(2, 2, x, next_rows, w, next, low, steps, y, more, add);
+            tile(2, 2, x, next_step, next_rows, w, next, low, steps, y, more, add, in_parts);
         else if (panels > 1)
-            tile(1, 2, x, next_rows, w, next, low, steps, y, more, add);
+            tile(1, 2, x, next_step, next_rows, w, next, low, steps, y, more, add, in_parts);
         else if (i + 1 < tiles)
-            tile(2, 1, x, next_rows, w, next, low, steps, y, more, add);
+            tile(2, 1, x, next_step, next_rows, w, next, low, steps, y, more, add, in_parts);
         else
-            tile(1, 1, x, next_rows, w, next, low, steps, y, more, add);
+            tile(1, 1, x, next_step, next_rows, w, next, low, steps, y, more, add, in_parts);
 }
 
 /* Some columns of a panel of ``there`` rows of W as tiles; zeros for what it lacks. */
@@ -236,7 +254,8 @@ static void multiply_two(
         low = p->kind == FLOAT16 ? 2 * size : 0;
     }
     multiply_tiles(
-        x, tiles, BLOCK_STEPS * 2 * TILE, here, (int)panels, next, low, steps, y, more, start > 0);
+        x, tiles, t->step, BLOCK_STEPS * t->step, here, (int)panels, next, low, steps, y, more, start > 0,
+        t->in_parts);
 }
 
 /* Some panels for a block of rows. */
@@ -255,8 +274,8 @@ static void multiply_block(void *context, int64_t index)
     take_tiles();
     for (int64_t start = 0; start < p->depth; start += TILED_DEPTH) {
         const char *x = t->split
-                        + (start / TILED_DEPTH * ROW_TILES(t->rows) + row / TILE_ROWS) * BLOCK_STEPS * 2
-                              * TILE;
+                        + (start / TILED_DEPTH * ROW_TILES(t->rows) + row / TILE_ROWS) * BLOCK_STEPS
+                              * t->step;
         for (int64_t i = 0; i < panels; i += 2)
             for (int which = 0; which < (p->w[1] ? 2 : 1); which++)
                 multiply_two(
@@ -275,9 +294,11 @@ void multiply_by_tiles(const product *p)
     const int64_t panels = (p->n + PANEL - 1) / PANEL;
     for (int64_t row = 0; row < p->m; row += MOST_ROWS) {
         tiled t = {.p = p, .row = row, .rows = least(p->m - row, MOST_ROWS)};
+        t.in_parts = in_parts(p->m);
+        t.step = t.in_parts ? 2 * TILE : TILE;
         const int64_t tiles = ROW_TILES(t.rows), blocks = (t.rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
         t.split =
-            (char *)scratch(SHARED, depth_blocks(p) * tiles * BLOCK_STEPS * 2 * TILE / 4);
+            (char *)scratch(SHARED, depth_blocks(p) * tiles * BLOCK_STEPS * t.step / 4);
         parallel(split_rows, &t, tiles);
         /* Few enough that threads come to an end together, and an even number. */
         const int64_t share = panels * blocks / (4 * threads());
@@ -288,6 +309,11 @@ void multiply_by_tiles(const product *p)
 }
 
 #else
+
+EXPORT void round_rows(int wanted)
+{
+    (void)wanted; /* what is not on matrix registers is float32 at the same speed */
+}
 
 bool tiles_usable(void)
 {

@@ -22,18 +22,21 @@ bool tiles_usable(void);
 /* y = x W^T of many rows of x. Weights of 16 bits only. */
 void multiply_by_tiles(const product *p);
 
+/* Whether so many rows are not to be rounded. */
+bool in_parts(int64_t rows);
+
 /* Before ``multiply_tiles``, and after it. */
 void take_tiles(void);
 void release_tiles(void);
 
-/* y (+)= x W^T of one or two panels of W, all in tiles. Of x, each step is a tile of its high and one
- * of its low parts, ``next_rows`` bytes from 16 rows to the next 16. Of W, ``next`` bytes on is the
- * next panel, ``low`` bytes on are its low parts, if it has any. Of y, ``more`` floats on are the
- * next 16 rows.
+/* y (+)= x W^T of one or two panels of W, all in tiles. Of x, each step, ``next_step`` bytes from the
+ * next, is a tile of its high and, if it is ``in_parts``, one of its low parts; ``next_rows`` bytes on
+ * are the next 16 rows. Of W, ``next`` bytes on is the next panel, ``low`` bytes on are its low parts,
+ * if it has any: they are left out when those of x are. Of y, ``more`` floats on are the next 16 rows.
  */
 void multiply_tiles(
-    const char *x, int64_t tiles, int64_t next_rows, const char *w, int panels, int64_t next,
-    int64_t low, int64_t steps, float *y, int64_t more, bool add);
+    const char *x, int64_t tiles, int64_t next_step, int64_t next_rows, const char *w, int panels,
+    int64_t next, int64_t low, int64_t steps, float *y, int64_t more, bool add, bool in_parts);
 
 /* 16 numbers and 16 more, side by side in 32 bits: what they round to in bfloat16 as ``high``, what
  * that leaves as ``low``. */
