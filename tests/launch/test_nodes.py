@@ -120,7 +120,7 @@ def test_a_node_waits_for_a_leader_that_died_and_goes_on_with_the_next(pair):
     leader.process.kill()
     leader.finish()
     other.wait_until(lambda: pair.ranks("ended"))
-    time.sleep(2)
+    time.sleep(2)  # nothing but its screen tells that it waits by now
     again = pair.start(0)
     assert again.finish()[0] in FINISHED
     code, _, err = other.finish()
@@ -193,7 +193,7 @@ def test_a_node_says_that_it_waits_for_a_leader_that_is_frozen(pair, monkeypatch
     for process in frozen:
         process.suspend()
     other.wait_until(lambda: pair.ranks("ended") == [1])
-    time.sleep(6)
+    time.sleep(6)  # longer than it takes to be missed; only a screen tells that it is
     for process in frozen:
         process.resume()
     ends = [command.finish() for command in (leader, other)]

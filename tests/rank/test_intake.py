@@ -7,8 +7,9 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
 from vidcap_cli.rank.intake import Claims
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.plan import make_plan, write_todo
+from vidcap_cli.rundir.plan import make_plan
 from vidcap_cli.rundir.records import Attempt
+from vidcap_cli.rundir.todo import write_todo
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "half", "text"])

@@ -19,8 +19,9 @@ from vidcap_cli.rundir.events import Ended, Event, EventReader, EventWriter, Not
 from vidcap_cli.rundir.leases import grant
 from vidcap_cli.rundir.parts import read_part
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.plan import make_plan, write_todo
+from vidcap_cli.rundir.plan import make_plan
 from vidcap_cli.rundir.records import Attempt, ShortRows
+from vidcap_cli.rundir.todo import write_todo
 
 
 class Launch:

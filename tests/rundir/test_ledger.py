@@ -133,7 +133,7 @@ def test_a_part_that_the_disk_does_not_give_is_no_damage(run, plan):
 @pytest.mark.parametrize("size", [1, 2, 9])
 def test_rows_are_compared_whatever_is_kept_of_the_plan(tmp_path, run, monkeypatch, size):
     """Row groups of any size, of which one at a time is in memory."""
-    monkeypatch.setattr(plan_module, "_GROUP", size)
+    monkeypatch.setattr(plan_module, "GROUP", size)
     monkeypatch.setattr(ledger, "_GROUPS", 1)
     meta = tmp_path / "meta.csv"
     meta.write_text("path\n" + "".join(f"{i}.mp4\n" for i in range(7)))

@@ -18,16 +18,16 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError
 from vidcap_cli.processors.qwen2vl import FrameRule
 from vidcap_cli.rundir import plan as plan_module
+from vidcap_cli.rundir import todo as todo_module
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import (
     Plan,
-    Todo,
     check_unchanged,
     make_plan,
     read_plan,
     resolve,
-    write_todo,
 )
+from vidcap_cli.rundir.todo import Todo, write_todo
 from vidcap_cli.video import VideoError, read_frames
 
 CONFIG = CaptionConfig("qwen2vl", "/models/qwen")
@@ -76,7 +76,8 @@ def test_plan_of_other_tables(tmp_path, run, suffix):
 
 def test_relative_meta_and_row_groups(tmp_path, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan_module, "_GROUP", 1000)
+    monkeypatch.setattr(plan_module, "GROUP", 1000)
+    monkeypatch.setattr(todo_module, "GROUP", 1000)
     plan = make_plan(Path(table(tmp_path, 3500).name), run, CONFIG)
     assert plan.meta == str(tmp_path / "meta.csv")
     file = pq.ParquetFile(run.rows)
@@ -331,7 +332,9 @@ def test_todo_holds_what_is_left(tmp_path_factory, data):
     rows = data.draw(st.integers(1, 40))
     run = RunDir(folder / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan_module, "_GROUP", data.draw(st.integers(1, 9)))
+        group = data.draw(st.integers(1, 9))
+        for module in (plan_module, todo_module):
+            patch.setattr(module, "GROUP", group)
         plan = make_plan(table(folder, rows), run, CONFIG)
         skip = np.array(data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows)))
         before = np.array(
@@ -365,7 +368,8 @@ from pathlib import Path
 import numpy as np
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.rundir.ledger import done_mask
-from vidcap_cli.rundir.plan import Todo, check_unchanged, make_plan, write_todo
+from vidcap_cli.rundir.plan import check_unchanged, make_plan
+from vidcap_cli.rundir.todo import Todo, write_todo
 from vidcap_cli.rundir.paths import RunDir
 
 def peak():  # MB; not ru_maxrss, which a child inherits from the process that started it

@@ -34,7 +34,7 @@ from vidcap_cli.rundir.ownership import Found, acquire, discard, empty, read_mar
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir, attempt_of
 from vidcap_cli.rundir.places import Places
-from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan, write_todo
+from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan
 from vidcap_cli.rundir.records import (
     DEATHS_TO_GIVE_UP,
     Attempt,
@@ -45,6 +45,7 @@ from vidcap_cli.rundir.records import (
     read_exits,
 )
 from vidcap_cli.rundir.selection import Selection
+from vidcap_cli.rundir.todo import write_todo
 from vidcap_cli.statuses import Status
 from vidcap_cli.view.follower import View
 

@@ -20,7 +20,7 @@ from vidcap_cli.rank.row import Row
 from vidcap_cli.rundir.claims import any_unclaimed, claim_chunks, own_chunks
 from vidcap_cli.rundir.parts import read_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
-from vidcap_cli.rundir.plan import Todo, resolve
+from vidcap_cli.rundir.plan import resolve
 from vidcap_cli.rundir.records import (
     DEATHS_TO_GIVE_UP,
     Attempt,
@@ -29,6 +29,7 @@ from vidcap_cli.rundir.records import (
     left_out,
     read_exits,
 )
+from vidcap_cli.rundir.todo import Todo
 from vidcap_cli.statuses import Doing, Status
 from vidcap_cli.video.pool import Decoded
 

@@ -28,12 +28,11 @@ from vidcap_cli.rundir.ledger import RunParts
 from vidcap_cli.rundir.ownership import acquire, discard
 from vidcap_cli.rundir.parts import SCHEMA, Result, write_part
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.plan import Plan, make_plan, only_contents_changed, read_plan
+from vidcap_cli.rundir.plan import GROUP, Plan, make_plan, only_contents_changed, read_plan
 from vidcap_cli.statuses import Status
 from vidcap_cli.tables import hashes
 
 _ROWS_IN_A_PART = 10_000
-_GROUP = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class Index:
         found = np.empty(rows, np.int64)
         start = 0
         with pq.ParquetFile(run.rows) as file:
-            for batch in file.iter_batches(batch_size=_GROUP, columns=["path"]):
+            for batch in file.iter_batches(batch_size=GROUP, columns=["path"]):
                 found[start : start + batch.num_rows] = hashes(batch.column(0))
                 start += batch.num_rows
         self._order = np.argsort(found, kind="stable")

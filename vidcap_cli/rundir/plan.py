@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidcap_cli.atomic import atomic_write, committing
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError
-from vidcap_cli.rundir.paths import AttemptDir, RunDir
+from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.tables import READABLE, open_meta, paths, regroup
 
 VERSION = 1
@@ -39,9 +38,8 @@ TABLE, VIDEO, FOLDER = "table", "video", "folder"
 
 # The errors of a name that is nobody's; after any other the file may well be there.
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
-_GROUP = 65_536  # rows in a row group of rows.parquet and in a record batch of a todo
-_ROWS = pa.schema([pa.field("row_id", pa.int64(), nullable=False), ("path", pa.string())])
-_TODO = pa.schema([*_ROWS, pa.field("attempts", pa.int32(), nullable=False)])
+GROUP = 65_536  # rows in a row group of rows.parquet
+PLANNED = pa.schema([pa.field("row_id", pa.int64(), nullable=False), ("path", pa.string())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +101,9 @@ def make_plan(
     run.path.mkdir(parents=True, exist_ok=True)
     rows = 0
     with committing(run.rows) as temporary:
-        with pq.ParquetWriter(temporary, _ROWS) as writer:
-            for table in regroup(_planned(meta, kind), _GROUP):
-                writer.write_table(table, row_group_size=_GROUP)
+        with pq.ParquetWriter(temporary, PLANNED) as writer:
+            for table in regroup(_planned(meta, kind), GROUP):
+                writer.write_table(table, row_group_size=GROUP)
                 rows += table.num_rows
         digest = _digest_of(temporary)
     plan = Plan(
@@ -292,7 +290,7 @@ def _planned(meta: Path, kind: str) -> Iterator[pa.RecordBatch]:
     start = 0
     for column in _path_column(meta, kind):
         row_ids = pa.array(np.arange(start, start + len(column), dtype=np.int64))
-        yield pa.RecordBatch.from_arrays([row_ids, column], schema=_ROWS)
+        yield pa.RecordBatch.from_arrays([row_ids, column], schema=PLANNED)
         start += len(column)
 
 
@@ -346,75 +344,3 @@ def _videos(folder: Path) -> list[Path]:
         known = " ".join(sorted(VIDEO_SUFFIXES))
         raise TableError(f"{folder}: no videos in this folder or below; known are {known}")
     return sorted(found)
-
-
-def write_todo(
-    run: RunDir,
-    plan: Plan,
-    attempt: AttemptDir,
-    *,
-    skip: npt.NDArray[np.bool_] | None = None,
-    limit: int | None = None,
-    attempts_before: npt.NDArray[np.int32] | None = None,
-) -> int:
-    """Write the attempt's todo, the planned rows below ``limit`` without those in ``skip``.
-
-    ``skip`` and ``attempts_before`` are by row, of the plan's length. Returns the number of
-    rows. The attempt's folder is made if need be.
-    """
-    attempt.path.mkdir(parents=True, exist_ok=True)
-    count = 0
-    batches = _left(run, plan.rows if limit is None else limit, skip, attempts_before)
-    with committing(attempt.todo) as temporary, pa.ipc.new_file(temporary, _TODO) as writer:
-        for table in regroup(batches, _GROUP):
-            # One batch of exactly this length: Todo finds a row by division.
-            writer.write_batch(table.combine_chunks().to_batches()[0])
-            count += table.num_rows
-    return count
-
-
-def _left(
-    run: RunDir,
-    limit: int,
-    skip: npt.NDArray[np.bool_] | None,
-    attempts_before: npt.NDArray[np.int32] | None,
-) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(run.rows) as file:
-        for batch in file.iter_batches(batch_size=_GROUP):
-            row_ids = batch.column("row_id").to_numpy()
-            if row_ids[0] >= limit:
-                return
-            keep = row_ids < limit
-            if skip is not None:
-                keep &= ~skip[row_ids]
-            before = np.zeros(len(row_ids), np.int32)
-            if attempts_before is not None:
-                before = attempts_before[row_ids].astype(np.int32)
-            full = pa.RecordBatch.from_arrays([*batch.columns, pa.array(before)], schema=_TODO)
-            yield full.filter(pa.array(keep))
-
-
-class Todo:
-    """The rows of an attempt, mapped into memory: processes that read it share the pages."""
-
-    def __init__(self, path: Path) -> None:
-        self._map = pa.memory_map(str(path))
-        self._file = pa.ipc.open_file(self._map)
-        batches = self._file.num_record_batches
-        self._group = self._file.get_batch(0).num_rows if batches else 0
-        last = self._file.get_batch(batches - 1).num_rows if batches else 0
-        self._rows = self._group * (batches - 1) + last if batches else 0
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def rows(self, start: int, stop: int) -> list[tuple[int, str, int]]:
-        """``(row_id, path, attempts before)`` of the rows at positions ``start`` to ``stop``."""
-        found: list[tuple[int, str, int]] = []
-        position, stop = max(start, 0), min(stop, self._rows)
-        while position < stop:
-            number, offset = divmod(position, self._group)
-            piece = self._file.get_batch(number).slice(offset, stop - position)
-            found += zip(*(column.to_pylist() for column in piece.columns), strict=True)
-            position += piece.num_rows
-        return found
