@@ -9,6 +9,7 @@ from typer.main import get_command
 from vidcap_cli import errors
 from vidcap_cli.cli import app
 from vidcap_cli.families import FAMILIES
+from vidcap_cli.inspect.rules import Fault
 from vidcap_cli.statuses import Flag, Status
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +65,16 @@ def test_every_status_has_its_row():
 def test_every_flag_is_explained():
     paragraph = README[README.index("Flags of a caption:") :].split("\n\n")[0]
     assert sorted(re.findall(r"`(\w+)`", paragraph)) == sorted(Flag)
+
+
+def test_every_flag_of_inspect_has_its_row():
+    assert table("flag").keys() == {f"`{fault}`" for fault in Fault}
+
+
+def test_the_labelled_captions_are_counted():
+    lines = (ROOT / "tests/data/captions/labelled.txt").read_text(encoding="utf-8").split("\n")
+    captions = [line for line in lines if line and not line.startswith(("# ", "= "))]
+    assert f"on {len(captions)} captions" in README
 
 
 def test_every_exit_code_has_its_row():

@@ -76,10 +76,12 @@ _Target = Annotated[
     Path | None,
     typer.Argument(
         metavar="TARGET",
-        help="A table, a video, a model folder or a run directory; nothing: this machine.",
+        help="A table (of videos or with captions), a video, a model folder or a run directory; "
+        "nothing: this machine.",
         show_default=False,
     ),
 ]
+CAPTIONS = "A table with captions"
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
@@ -238,12 +240,37 @@ def merge(
     raise typer.Exit(OK if account.complete or allow_missing else INCOMPLETE)
 
 
-def inspect(target: _Target = None, *, as_json: _Json = False) -> None:
-    """Show what vidcap knows about a table, a video, a model, a run, or this machine."""
-    from vidcap_cli.inspect import inspect as look
-    from vidcap_cli.inspect import render
+def inspect(
+    target: _Target = None,
+    *,
+    caption_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The column with the captions of a table.",
+            show_default="the one before caption_status, else text",
+            rich_help_panel=CAPTIONS,
+        ),
+    ] = None,
+    export_flagged: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the captions with a flag as a table, with their flags.",
+            show_default=False,
+            rich_help_panel=CAPTIONS,
+        ),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Show what vidcap knows about a table, its captions, a video, a model, a run, or this machine.
 
-    report = look(target)
+    Of a table with captions it shows how long they are, and which are suspect and why.
+    """
+    from vidcap_cli.inspect import Wanted, render
+    from vidcap_cli.inspect import inspect as look
+
+    report = look(target, Wanted(caption_column=caption_column, export_flagged=export_flagged))
     render(report, as_json=as_json)
     raise typer.Exit(OK if report.ok else FAILED)
 

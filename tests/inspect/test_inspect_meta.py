@@ -77,10 +77,17 @@ def test_a_table_with_captions(tmp_path):
     )
     report = inspect(tmp_path / "t.csv")
     assert report.ok
-    assert report.verdict == "a table with captions"
-    assert facts(report, "rows") == {
-        "rows": 2, "with_a_caption": 1, "status_ok": 1, "status_missing_file": 1,
-    }  # fmt: skip
+    assert report.verdict == "1 row of 2 has a flag"
+    captions = facts(report, "captions")
+    assert (captions["rows"], captions["with_a_caption"]) == (2, 1)
+    assert captions["status"] == {"ok": 1, "missing_file": 1}
+
+
+def test_results_without_captions_are_no_table_to_caption(tmp_path):
+    (tmp_path / "t.csv").write_text("path,caption_status\na.mp4,ok\nb.mp4,missing_file\n")
+    report = inspect(tmp_path / "t.csv")
+    assert not report.ok
+    assert facts(report, "rows") == {"rows": 2, "status_ok": 1, "status_missing_file": 1}
 
 
 def test_a_damaged_table_is_an_error(tmp_path):

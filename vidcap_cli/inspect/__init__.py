@@ -4,43 +4,68 @@
 this process: what can hang or crash (videos, its import) happens in processes that can be killed.
 """
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from vidcap_cli.errors import UsageError
 from vidcap_cli.inspect.report import Report, render
 
-__all__ = ["Report", "inspect", "render"]
+__all__ = ["Report", "Wanted", "inspect", "render"]
 
 
-def inspect(target: Path | None) -> Report:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is wanted of a target besides the report; each goes with one kind of target.
+
+    Of a table with captions: ``caption_column`` names theirs, ``export_flagged`` is the table to
+    write of the rows with a flag.
+    """
+
+    caption_column: str | None = None
+    export_flagged: Path | None = None
+
+    def only(self, kind: str, *taken: str) -> None:
+        """Raise UsageError when something is wanted that a target of this ``kind`` has not."""
+        for each in fields(self):
+            if each.name not in taken and getattr(self, each.name) != each.default:
+                option = "--" + each.name.replace("_", "-")
+                raise UsageError(f"{option} says nothing about {kind}; leave it out.")
+
+
+def inspect(target: Path | None, wanted: Wanted | None = None) -> Report:
     """The report on ``target``; on this machine without one.
 
     Raises UsageError when ``target`` is nothing that vidcap works with, and TableError or
     RunError when it is damaged so that nothing can be said.
     """
+    wanted = wanted or Wanted()
     if target is None:
         from vidcap_cli.inspect.doctor import machine_report  # noqa: PLC0415 - only what is needed
 
+        wanted.only("this machine")
         return machine_report()
     if not target.exists():
         raise UsageError(f"{target}: there is no such file or folder; check the spelling.")
-    return _folder(target) if target.is_dir() else _file(target)
+    return _folder(target, wanted) if target.is_dir() else _file(target, wanted)
 
 
-def _folder(target: Path) -> Report:
+def _folder(target: Path, wanted: Wanted) -> Report:
     from vidcap_cli.rundir.paths import RunDir  # noqa: PLC0415
 
     if RunDir(target).is_run:
         from vidcap_cli.inspect.run import run_report  # noqa: PLC0415
 
+        wanted.only("a run directory")
         return run_report(RunDir(target))
     if (target / "config.json").is_file() or any(target.glob("*.safetensors")):
         from vidcap_cli.inspect.model import model_report  # noqa: PLC0415
 
+        wanted.only("a model")
         return model_report(target)
     from vidcap_cli.errors import TableError  # noqa: PLC0415
     from vidcap_cli.inspect.meta import meta_report  # noqa: PLC0415
 
+    wanted.only("a folder of videos")
     try:
         return meta_report(target)
     except TableError as error:
@@ -50,13 +75,32 @@ def _folder(target: Path) -> Report:
         ) from error
 
 
-def _file(target: Path) -> Report:
+def _file(target: Path, wanted: Wanted) -> Report:
     from vidcap_cli.rundir.plan import TABLE, kind_of  # noqa: PLC0415
 
     if kind_of(target) == TABLE:
-        from vidcap_cli.inspect.meta import meta_report  # noqa: PLC0415
-
-        return meta_report(target)
+        return _table(target, wanted)
     from vidcap_cli.inspect.video import video_report  # noqa: PLC0415
 
+    wanted.only("a video")
     return video_report(target)
+
+
+def _table(target: Path, wanted: Wanted) -> Report:
+    from vidcap_cli.merge.columns import caption_column  # noqa: PLC0415
+    from vidcap_cli.tables import PATH, is_text, open_table  # noqa: PLC0415
+
+    table = open_table(target)
+    names = table.schema.names
+    column = caption_column(names)
+    if column and (PATH not in names or not is_text(table.schema.field(column).type)):
+        column = None
+    if column := wanted.caption_column or column:
+        from vidcap_cli.inspect.captions import Captions, captions_report  # noqa: PLC0415
+
+        wanted.only("a table with captions", "caption_column", "export_flagged")
+        return captions_report(Captions.of(table, column), wanted.export_flagged)
+    from vidcap_cli.inspect.meta import meta_report  # noqa: PLC0415
+
+    wanted.only("a table without captions (a column `text`, or the one of --caption-column)")
+    return meta_report(target)

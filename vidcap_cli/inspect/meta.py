@@ -24,7 +24,7 @@ from vidcap_cli.inspect.video import RULES, Bad, survey
 from vidcap_cli.merge.columns import STATUS, CaptionColumns, caption_column
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import FOLDER, kind_of, make_plan, resolve
-from vidcap_cli.tables import PATH, Table, open_meta, open_table, paths
+from vidcap_cli.tables import Table, open_meta, open_table, paths
 from vidcap_cli.video import VideoInfo
 from vidcap_cli.view.words import count, duration, one_line, size
 
@@ -42,7 +42,7 @@ def meta_report(target: Path) -> Report:
     try:
         CaptionColumns().check(open_meta(target))
     except TableError as error:
-        # Not a table to caption, perhaps one with captions; what it holds can still be told.
+        # Not a table to caption; what it holds can still be told.
         return _other_table(table, columns, error)
     column = pa.chunked_array(list(paths(table)), pa.string())
     bases = [str(target.absolute().parent), str(Path.cwd())]
@@ -222,12 +222,13 @@ def _other_table(table: Table, columns: Section, error: TableError) -> Report:
     if text_column is not None:
         facts.append(Fact("with a caption", f"{captions:,}", captions))
     facts += [Fact(f"status {name}", f"{n:,}", n) for name, n in statuses.most_common()]
-    captioned = PATH in table.schema.names and text_column is not None
-    verdict = "a table with captions" if captioned else "cannot be captioned as it is"
     text, _, remedy = str(error).removeprefix(f"{table.path}: ").partition(". ")
-    problems = (Problem(text, remedy or None, serious=not captioned),)
     return Report(
-        "table", str(table.path), verdict, (Section("rows", tuple(facts)), columns), problems
+        "table",
+        str(table.path),
+        "cannot be captioned as it is",
+        (Section("rows", tuple(facts)), columns),
+        (Problem(text, remedy or None),),
     )
 
 

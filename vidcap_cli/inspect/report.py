@@ -24,10 +24,11 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Facts that belong together."""
+    """Facts that belong together. ``only_shown``: to people; JSON has them in other facts."""
 
     title: str
     facts: tuple[Fact, ...]
+    only_shown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,8 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What vidcap knows about a target. ``kind`` is machine, table, folder, video, model or run;
-    ``verdict`` one sentence.
+    """What vidcap knows about a target. ``kind`` is machine, table, captions, folder, video, model
+    or run; ``verdict`` one sentence.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class Report:
                     for fact in section.facts
                 }
                 for section in self.sections
+                if not section.only_shown
             },
             "problems": [
                 {"text": problem.text, "remedy": problem.remedy, "serious": problem.serious}

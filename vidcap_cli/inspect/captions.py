@@ -1,0 +1,439 @@
+"""A table with captions: how long they are, and which of them are suspect and why.
+
+The table is read in blocks and twice: once to judge every caption, once for the rows to show and
+to export. Of a row some 200 bytes stay in memory, and its words lie in a file without a name.
+"""
+
+import shlex
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vidcap_cli.config import options_of
+from vidcap_cli.disk import check_output
+from vidcap_cli.errors import TableError, UsageError
+from vidcap_cli.families import FAMILIES
+from vidcap_cli.inspect import likeness, rules
+from vidcap_cli.inspect.histogram import histogram
+from vidcap_cli.inspect.report import Fact, Problem, Report, Section
+from vidcap_cli.inspect.rules import Fault
+from vidcap_cli.statuses import Status
+from vidcap_cli.table_writer import output_form, writing
+from vidcap_cli.tables import PATH, Table, hashes, is_text
+from vidcap_cli.view.progress import Progress
+from vidcap_cli.view.words import count, one_line
+
+FLAGS_COLUMN = "quality_flags"  # of the exported table
+OPENING = 3  # words
+OPENING_SHARE, OPENING_LEAST = 0.1, 20  # of captions that differ
+SCRIPT_SHARE = 5  # percent of the letters
+_BLOCK = 8_192  # rows judged at once
+_EXAMPLES = 3
+_SHOWN = 72  # characters of a caption
+_FAULTS = tuple(Fault)
+_BIT = {fault: 1 << number for number, fault in enumerate(_FAULTS)}
+_MEANS = {
+    Fault.FAILED: "the status says that there is no caption",
+    Fault.EMPTY: "no words, and no status that says why",
+    Fault.CUT: "ends in the middle of a sentence, or was cut at its greatest length",
+    Fault.LOOP: "says the same phrase again and again",
+    Fault.DUPLICATE: "the caption of another video, word by word",
+    Fault.NEAR_DUPLICATE: "nearly the caption of another video",
+    Fault.STOCK_OPENING: "begins with the same words as many others",
+    Fault.OTHER_SCRIPT: "letters of another script than most captions have",
+    Fault.PROMPT: "repeats the prompt, or shows marks of a conversation",
+}
+_NONE = hash("")
+_OPTIONAL = ("status", "error", "flags", "finish_reason", "prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Captions:
+    """A table with captions: ``text`` names their column, ``extra`` those beside it."""
+
+    table: Table
+    text: str
+    extra: Mapping[str, str]
+
+    @classmethod
+    def of(cls, table: Table, text: str) -> "Captions":
+        """``table``, whose captions are in the column ``text``; TableError when they are none."""
+        for name in (PATH, text):
+            if name not in table.schema.names:
+                found = ", ".join(table.schema.names)
+                raise TableError(
+                    f"{table.path}: no column is called `{name}`; found are {found}. Name the one "
+                    "with the captions with --caption-column"
+                )
+            if not is_text(table.schema.field(name).type):
+                raise TableError(f"{table.path}: the column `{name}` holds no text; convert it")
+        extra = {
+            name: f"caption_{name}"
+            for name in _OPTIONAL
+            if f"caption_{name}" in table.schema.names
+            and is_text(table.schema.field(f"caption_{name}").type)
+        }
+        return cls(table, text, extra)
+
+    def blocks(self) -> Iterator[dict[str, list[str]]]:
+        """The rows in blocks: each column that is judged, as strings without null."""
+        wanted = {PATH: PATH, "text": self.text, **self.extra}
+        for batch in self.table.batches(list(dict.fromkeys(wanted.values()))):
+            for start in range(0, batch.num_rows, _BLOCK):
+                block = batch.slice(start, _BLOCK)
+                yield {name: _strings(block, column) for name, column in wanted.items()}
+
+
+def _strings(block: pa.RecordBatch, column: str) -> list[str]:
+    found: list[str] = pc.fill_null(block.column(column).cast(pa.string()), "").to_pylist()
+    return found
+
+
+@dataclass(slots=True)
+class _Judged:
+    """What is known of each row when all are read; the arrays are as long as the table."""
+
+    faults: npt.NDArray[np.uint16]
+    words: npt.NDArray[np.int32]
+    first: npt.NDArray[np.int64]  # the first row with the same caption
+    alike: npt.NDArray[np.int64]  # another row with nearly the same, or -1
+    stock: list[int]  # a row for each stock opening
+    script: int
+    statuses: Counter[str]
+
+
+def captions_report(captions: Captions, export: Path | None = None) -> Report:
+    """The report on a table with captions; ``export`` gets the rows that have a flag.
+
+    Raises TableError for a damaged table and UsageError when ``export`` cannot be written.
+    """
+    if export:
+        _check_export(export, captions)
+    with likeness.Shelf() as shelf, Progress("captions") as progress:
+        reading = _Reading(shelf)
+        for block in captions.blocks():
+            reading.take(block)
+            progress.advance(len(block[PATH]))
+        judged = reading.judged()
+    if not len(judged.faults):
+        raise TableError(f"{captions.table.path}: the table has a header but no rows")
+    examples = _examples(captions, judged)
+    if export:
+        _export(captions, judged, export)
+    return _report(captions, judged, examples, export)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Judges rows as they come; what shows only between captions is judged in the end."""
+
+    shelf: likeness.Shelf
+    _faults: list[npt.NDArray[np.uint16]] = field(default_factory=list)
+    _words: list[npt.NDArray[np.int32]] = field(default_factory=list)
+    _texts: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    _paths: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    _openings: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    _scripts: list[npt.NDArray[np.int8]] = field(default_factory=list)
+    _bands: list[npt.NDArray[np.uint64]] = field(default_factory=list)
+    _shelved: "array[int]" = field(default_factory=lambda: array("q"))  # rows, in its order
+    _seen: set[int] = field(default_factory=set)  # hashes of captions on the shelf
+    _statuses: Counter[str] = field(default_factory=Counter)
+    _rows: int = 0
+
+    def take(self, block: Mapping[str, list[str]]) -> None:
+        """Judge a block of rows."""
+        texts = [text[: rules.LONGEST] for text in block["text"]]
+        words = [rules.words_of(text) for text in texts]
+        numbers = [rules.numbered(each) for each in words]
+        bounds = np.cumsum([0, *map(len, words)])
+        joined = [" ".join(each) for each in words]
+        of_text = hashes(pa.array(joined))
+        faults = _own_faults(block, texts, words)
+        faults[rules.loops(np.concatenate(numbers), bounds)] |= _BIT[Fault.LOOP]
+        self._faults.append(faults)
+        self._words.append(np.diff(bounds).astype(np.int32))
+        self._texts.append(of_text)
+        self._paths.append(hashes(pa.array(block[PATH])))
+        self._scripts.append(np.array([rules.scripts_of(text) for text in texts], np.int8))
+        self._openings.append(_openings(words))
+        self._shelve(numbers, of_text)
+        self._statuses.update(block.get("status", ()))
+        self._rows += len(texts)
+
+    def _shelve(self, numbers: Sequence[rules.Words], of_text: npt.NDArray[np.int64]) -> None:
+        """Put captions that are new and long enough on the shelf, with their signatures."""
+        new = []
+        for place, (found, text) in enumerate(zip(numbers, of_text.tolist(), strict=True)):
+            if len(found) >= likeness.LEAST_WORDS and text not in self._seen:
+                self._seen.add(text)
+                self._shelved.append(self._rows + place)
+                self.shelf.add(found)
+                new.append(found)
+        if new:
+            bounds = np.cumsum([0, *map(len, new)])
+            self._bands.append(likeness.signatures(np.concatenate(new), bounds))
+
+    def judged(self) -> _Judged:
+        """All rows with all their flags."""
+        faults = _together(self._faults, np.uint16)
+        texts, paths = _together(self._texts, np.int64), _together(self._paths, np.int64)
+        words = _together(self._words, np.int32)
+        spoken = words > 0
+        same, first = likeness.duplicates(texts, paths)
+        faults[same & spoken] |= _BIT[Fault.DUPLICATE]
+        alike = self._alike(paths, first)
+        faults[alike >= 0] |= _BIT[Fault.NEAR_DUPLICATE]
+        opening = _together(self._openings, np.int64)
+        differing = (opening != _NONE) & (first == np.arange(len(first)))
+        stock = likeness.openings(opening[differing], least=OPENING_LEAST, share=OPENING_SHARE)
+        faults[np.isin(opening, stock)] |= _BIT[Fault.STOCK_OPENING]
+        spelled = [int(np.argmax(opening == number)) for number in stock]
+        script, other = _other_script(self._scripts, spoken)
+        faults[other] |= _BIT[Fault.OTHER_SCRIPT]
+        return _Judged(faults, words, first, alike, spelled, script, self._statuses)
+
+    def _alike(
+        self, paths: npt.NDArray[np.int64], first: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """For each row another with nearly its caption; copies have what the first of them has."""
+        rows = np.asarray(self._shelved)
+        found = likeness.near_duplicates(
+            self._bands, self.shelf, lambda i, j: bool(paths[rows[i]] != paths[rows[j]])
+        )
+        alike = np.full(len(paths), -1, np.int64)
+        alike[rows[found >= 0]] = rows[found[found >= 0]]
+        return alike[first] if len(first) else alike
+
+
+def _openings(words: Sequence[Sequence[str]]) -> npt.NDArray[np.int64]:
+    """Hashes of the first words of captions that go on after them."""
+    return hashes(pa.array([" ".join(w[:OPENING]) if len(w) > OPENING else "" for w in words]))
+
+
+def _together(arrays: list[Any], kind: npt.DTypeLike) -> Any:
+    found = np.concatenate(arrays) if arrays else np.zeros(0, kind)
+    arrays.clear()
+    return found
+
+
+def _own_faults(
+    block: Mapping[str, list[str]], texts: Sequence[str], words: Sequence[Sequence[str]]
+) -> npt.NDArray[np.uint16]:
+    """What can be said of each caption alone, without its loops."""
+    rows = len(texts)
+    nothing = [""] * rows
+    status = block.get("status", nothing)
+    flags, reason = block.get("flags", nothing), block.get("finish_reason", nothing)
+    prompt = block.get("prompt", nothing)
+    faults = np.zeros(rows, np.uint16)
+    for row, text in enumerate(texts):
+        if status[row] not in ("", Status.OK):
+            faults[row] = _BIT[Fault.FAILED]
+        elif not words[row]:
+            faults[row] = _BIT[Fault.EMPTY]
+        else:
+            told = reason[row] == "length" or "cut" in flags[row].split(",")
+            if told or rules.ends_mid_sentence(text, words[row]):
+                faults[row] |= _BIT[Fault.CUT]
+            if rules.repeats_prompt(text, _prompts(prompt[row])):
+                faults[row] |= _BIT[Fault.PROMPT]
+    return faults
+
+
+def _prompts(own: str) -> tuple[str, ...]:
+    """What a model was asked: as the row says, else the default."""
+    return (own,) if own.strip() else _QUESTIONS
+
+
+_QUESTIONS = tuple({str(options_of(family)["question"].default) for family in FAMILIES.values()})
+
+
+def _other_script(
+    scripts: list[npt.NDArray[np.int8]], spoken: npt.NDArray[np.bool_]
+) -> tuple[int, npt.NDArray[np.bool_]]:
+    """The script of most captions, and which have letters of another."""
+    found: npt.NDArray[np.int8] = np.concatenate(scripts) if scripts else np.zeros((0, 4), np.int8)
+    scripts.clear()
+    counts = np.bincount(found[spoken, 0], minlength=len(rules.SCRIPTS))
+    counts[0] = 0
+    main = int(counts.argmax())
+    ours = np.where(found[:, 0] == main, found[:, 2], np.where(found[:, 1] == main, found[:, 3], 0))
+    return main, spoken & (found[:, 0] > 0) & (100 - ours >= SCRIPT_SHARE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    path: str
+    text: str
+    status: str
+    error: str
+
+
+def _examples(captions: Captions, judged: _Judged) -> dict[int, _Row]:
+    """The rows to show, by number: the first of each flag, and those they are like."""
+    shown = set(judged.stock)
+    for fault in _FAULTS:
+        rows = _shown(judged, fault)
+        shown.update(rows)
+        partners = {Fault.DUPLICATE: judged.first, Fault.NEAR_DUPLICATE: judged.alike}.get(fault)
+        if partners is not None:
+            shown.update(int(partners[row]) for row in rows)
+    found: dict[int, _Row] = {}
+    start = 0
+    wanted = sorted(shown)
+    for block in captions.blocks() if wanted else ():
+        stop = start + len(block[PATH])
+        for row in wanted:
+            if start <= row < stop:
+                cells = {name: block[name][row - start] for name in block}
+                found[row] = _Row(
+                    cells[PATH], cells["text"], cells.get("status", ""), cells.get("error", "")
+                )
+        start = stop
+        if start > wanted[-1]:
+            break
+    return found
+
+
+def _shown(judged: _Judged, fault: Fault) -> list[int]:
+    rows = np.flatnonzero(judged.faults & _BIT[fault])
+    if fault == Fault.DUPLICATE:  # the first of a few captions, not one caption three times
+        _, places = np.unique(judged.first[rows], return_index=True)
+        others = rows[judged.first[rows] != rows]
+        _, places = np.unique(judged.first[others], return_index=True)
+        rows = others[np.sort(places)]
+    found: list[int] = rows[:_EXAMPLES].tolist()
+    return found
+
+
+def _evidence(fault: Fault, row: int, judged: _Judged, rows: Mapping[int, _Row]) -> str:
+    """What of a caption shows that the flag is right."""
+    found = rows[row]
+    text = one_line(found.text)
+    match fault:
+        case Fault.FAILED:
+            return f"{found.status}: {one_line(found.error)}" if found.error else found.status
+        case Fault.CUT:
+            return f"… {text[-_SHOWN:]}" if len(text) > _SHOWN else text
+        case Fault.LOOP:
+            phrase, times = rules.phrase_of(rules.words_of(found.text[: rules.LONGEST]))
+            return f"{times} times: {_clipped(phrase)}" if times > 2 else _clipped(text)
+        case Fault.DUPLICATE:
+            return f"{_clipped(text)} (as row {judged.first[row]:,})"
+        case Fault.NEAR_DUPLICATE:
+            other = int(judged.alike[row])
+            return f"as row {other:,}, but {rules.difference(found.text, rows[other].text)}"
+    return _clipped(text) or "nothing"
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1].rstrip() + "…"
+
+
+def _report(
+    captions: Captions, judged: _Judged, rows: Mapping[int, _Row], export: Path | None
+) -> Report:
+    flagged = int(np.count_nonzero(judged.faults))
+    spoken = judged.words[judged.words > 0]
+    total = len(judged.faults)
+    name = str(captions.table.path)
+    facts = [
+        Fact("rows", f"{total:,}", total),
+        Fact("with a caption", f"{len(spoken):,}", len(spoken)),
+        Fact("column", captions.text),
+        Fact("script", rules.SCRIPTS[judged.script]),
+        Fact("with a flag", f"{flagged:,} {_share(flagged, total)}".strip(), flagged),
+    ]
+    statuses = {name or "none": n for name, n in judged.statuses.most_common()}
+    if statuses:
+        words = ", ".join(f"{status} {n:,}" for status, n in statuses.items())
+        facts.insert(2, Fact("status", one_line(words), statuses))
+    lengths = []
+    if len(spoken):
+        fact, lines = histogram("words in a caption", spoken)
+        facts.append(fact)
+        lengths.append(lines)
+    sections = [Section("captions", tuple(facts)), *lengths]
+    sections.append(Section("flags", tuple(_flag(f, judged, rows) for f in _FAULTS)))
+    for fault in _FAULTS:
+        shown = _shown(judged, fault)
+        facts = [
+            Fact(f"row {row:,}", f"{_tail(rows[row].path)} · {_evidence(fault, row, judged, rows)}")
+            for row in shown
+        ]
+        if facts:
+            sections.append(Section(f"{fault}, for example", tuple(facts), only_shown=True))
+    verdict = f"{count(flagged, 'row')} of {total:,} {'has' if flagged == 1 else 'have'} a flag"
+    problems = []
+    if flagged and not export:
+        command = shlex.join(["vidcap", "inspect", name, "--export-flagged", "flagged.csv"])
+        problems.append(Problem("to look at all of them, or to leave them out", command, False))
+    if export:
+        verdict += f"; written to {export}"
+    return Report("captions", name, verdict, tuple(sections), tuple(problems))
+
+
+def _flag(fault: Fault, judged: _Judged, rows: Mapping[int, _Row]) -> Fact:
+    total = len(judged.faults)
+    found = int(np.count_nonzero(judged.faults & _BIT[fault]))
+    words = f"{found:>9,} {_share(found, total):>7}  {_MEANS[fault]}"
+    value: dict[str, Any] = {"rows": found, "share": found / total}
+    value["examples"] = [
+        {
+            "row": row,
+            "path": rows[row].path,
+            "text": rows[row].text[: rules.LONGEST],
+            "evidence": _evidence(fault, row, judged, rows),
+        }
+        for row in _shown(judged, fault)
+    ]
+    if fault == Fault.STOCK_OPENING and judged.stock:
+        openings = [" ".join(rules.words_of(rows[row].text)[:OPENING]) for row in judged.stock]
+        words += ": " + ", ".join(openings)
+        value["openings"] = openings
+    return Fact(fault, words, value)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{max(0.1, 100 * part / whole):.1f} %" if part else ""
+
+
+def _tail(path: str) -> str:
+    shown = one_line(path)
+    return shown if len(shown) <= 36 else f"…{shown[-35:]}"
+
+
+def _check_export(export: Path, captions: Captions) -> None:
+    output_form(export)
+    if export.resolve() == captions.table.path.resolve():
+        raise UsageError(f"--export-flagged {export}: is the table itself; name another file")
+    check_output(export)
+
+
+def _export(captions: Captions, judged: _Judged, export: Path) -> None:
+    """Write the rows with a flag, all their columns and one more with the flags."""
+    schema = captions.table.schema
+    kept = pa.schema([f for f in schema if f.name != FLAGS_COLUMN], schema.metadata)
+    names = np.array([_spelled(mask) for mask in range(1 << len(_FAULTS))], object)
+    start = 0
+    with writing(
+        export, kept.append(pa.field(FLAGS_COLUMN, pa.string())), output_form(export)
+    ) as write:
+        for batch in captions.table.batches(kept.names):
+            faults = judged.faults[start : start + batch.num_rows]
+            start += batch.num_rows
+            rows = pa.Table.from_batches([batch]).filter(pa.array(faults > 0))
+            flags = pa.array(names[faults[faults > 0]], pa.string())
+            write(rows.append_column(FLAGS_COLUMN, flags))
+
+
+def _spelled(mask: int) -> str:
+    return ",".join(fault for fault in _FAULTS if mask & _BIT[fault])

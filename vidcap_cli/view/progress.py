@@ -1,0 +1,45 @@
+"""How far a command has come that looks at many things: a bar on a terminal, else nothing."""
+
+import sys
+from types import TracebackType
+from typing import Self
+
+
+class Progress:
+    """Shown on stderr while it is entered; ``total`` None is a number that is not known yet."""
+
+    def __init__(self, things: str, total: int | None = None) -> None:
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console  # noqa: PLC0415 - only for a terminal
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+            from rich.progress import Progress as Bar  # noqa: PLC0415
+
+            of_total = " of {task.total:,.0f}" if total else ""
+            self._bar = Bar(
+                TextColumn("{task.completed:,.0f}" + of_total + f" {things}"),
+                BarColumn(),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, things: int = 1) -> None:
+        """So many more are done."""
+        if self._bar:
+            self._bar.advance(self._task, things)
