@@ -203,7 +203,7 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> boo
         ok=ok,
         failed=state.failed_by,
         failures=state.failures,
-        captioned=state.ok + state.failed,
+        captioned=state.ok,
         seconds=time.monotonic() - began,
         output=None if shown else str(settled.path if shard else target),
         next_command=_next_command(request, settled.path, target, failed=failed, shown=shown),

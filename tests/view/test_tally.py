@@ -170,19 +170,59 @@ def test_pace_follows_a_change():
 
 
 def test_pace_falls_while_nothing_comes_and_survives_clocks_that_step_back():
-    state = folded((0, Began([0], time=100.0)), (0, done(0, time=110.0)), (1, done(1, time=104.0)))
+    state = folded(
+        (0, Began([0], time=100.0)),
+        (0, done(0, time=110.0)),
+        (1, Began([1], time=94.0)),
+        (1, done(1, time=104.0)),
+    )
     early, late = state.videos_per_hour(110.0), state.videos_per_hour(400.0)
     assert early is not None
     assert late is not None
-    assert early == pytest.approx(720, rel=0.02)
+    assert early == pytest.approx(360 + 3600 / 16, rel=0.02)
     assert late < early / 10
 
 
-def test_loading_the_model_again_does_not_slow_the_pace():
+def test_what_is_no_captioning_does_not_slow_the_pace():
+    """A new launch, loading, compiling: they say nothing of the captions to come."""
     first = [(0, Began([0], time=0.0)), (0, done(0, time=10.0)), (0, done(1, time=20.0))]
-    restart = [(0, Started(2, "host", time=25.0)), (0, Began([2], time=500.0))]
-    state = folded(*first, *restart, (0, done(2, time=510.0)))
-    assert state.videos_per_hour(510.0) == pytest.approx(360, rel=0.02)
+    restart = [(0, Started(2, "host", time=25.0)), (0, State("loading model", time=26.0))]
+    compiled = [
+        (0, Began([2], time=500.0)),
+        (0, State("compiling", time=500.0)),
+        (0, State("captioning", time=560.0)),
+    ]
+    state = folded(*first, *restart, *compiled, (0, done(2, time=570.0)))
+    assert state.videos_per_hour(570.0) == pytest.approx(360, rel=0.02)
+
+
+def test_rows_that_fail_are_no_pace():
+    """Four missing files at once are not 200,000 videos an hour, nor is anything left then."""
+    missing = [(0, done(row, status="missing_file", time=5.0 + row / 100)) for row in range(4)]
+    state = folded((0, Started(1, "host", time=1.0)), *missing, total=14)
+    assert state.videos_per_hour(6.0) is None
+    assert state.seconds_left(6.0) is None
+    for event in (Began([4], time=5.04), done(4, time=15.04), done(5, time=25.04)):
+        state.take(0, event)
+    assert state.videos_per_hour(25.04) == pytest.approx(360, rel=0.02)
+    assert state.seconds_left(25.04) == pytest.approx(80, rel=0.02)
+
+
+def test_a_row_tried_again_is_a_caption_once():
+    """Failures that are tried again are not there as progress, and a caption is one."""
+    events = [(0, Began([0], time=0.0)), (0, done(0, status="oom", time=10.0)),
+              (0, done(0, time=20.0)), (0, done(0, time=30.0))]  # fmt: skip
+    assert folded(*events).videos_per_hour(30.0) == pytest.approx(120, rel=0.05)
+
+
+def test_ranks_that_have_ended_are_not_waited_for():
+    events = [(rank, Began([rank], time=0.0)) for rank in range(2)]
+    events += [(rank, done(rank, time=10.0)) for rank in range(2)]
+    state = folded(*events, (1, Ended("finished", time=10.0)))
+    assert state.videos_per_hour(10.0) == pytest.approx(360, rel=0.02)
+    assert state.seconds_left(10.0) == pytest.approx(80, rel=0.02)
+    state.take(0, Ended("finished", time=10.0))
+    assert state.videos_per_hour(500.0) == pytest.approx(720, rel=0.02)
 
 
 def test_pace_of_nothing():

@@ -95,10 +95,10 @@ def pace_words(state: RunState, now: float) -> list[str]:
     """Videos an hour and the time left, as far as they are known."""
     per_hour, left = state.videos_per_hour(now), state.seconds_left(now)
     if per_hour is None:
-        return [] if state.remaining == 0 else ["no video finished yet"]
+        return [] if state.remaining == 0 else ["no caption yet"]
     words = [f"{figure(per_hour)} videos/h"]
     if state.remaining and left is not None:
-        words.append(f"{duration(left)} left")
+        words.append(f"{'up to ' if state.failed else ''}{duration(left)} left")
     return words
 
 

@@ -23,9 +23,8 @@ LISTED = 8  # failures
 class Outcome:
     """How a command ended: ``rows`` planned, ``ok`` with a caption, how many ``failed``, by status.
 
-    The ``failures`` are those to show, all or the first of them. ``captioned`` rows were worked on
-    by this command in ``seconds``; ``next_command`` is what the user may want to run now, with a
-    word why.
+    The ``failures`` are those to show, all or the first of them. This command ``captioned`` so many
+    rows in ``seconds``; ``next_command`` is what the user may want to run now, with a word why.
     """
 
     rows: int

@@ -4,6 +4,9 @@
 four bytes in a page of rows, and all else is counters. A row counts once, however often it is
 reported: a rank that died after finishing a row but before committing it sees the row finished
 again in the next launch, and a row that failed may succeed there.
+
+The pace is that of captions, not of rows that fail, and its clock runs only while a rank could
+caption: not while it starts, loads or compiles.
 """
 
 import math
@@ -34,11 +37,41 @@ class Failure:
     rank: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Captions per second, older ones and their time counting less (``PACE_MEMORY_S``)."""
+
+    rows: float = 0.0
+    seconds: float = 0.0
+    last: float | None = None
+
+    def at(self, time: float, rows: int = 0) -> "Pace":
+        """The pace at ``time``, with ``rows`` more captioned at that instant."""
+        # Ranks are read one after the other and hosts disagree on the time, so it may step back.
+        gap = max(0.0, time - self.last) if self.last is not None else 0.0
+        fade = math.exp(-gap / PACE_MEMORY_S)
+        return Pace(
+            rows=self.rows * fade + rows,
+            seconds=self.seconds * fade + PACE_MEMORY_S * (1 - fade),
+            last=max(time, self.last) if self.last is not None else time,
+        )
+
+    def paused(self, time: float) -> "Pace":
+        """The same pace at ``time``, without the time since its last."""
+        return replace(self, last=time)
+
+    def per_second(self, now: float | None = None) -> float | None:
+        """Captions per second, up to ``now`` if the clock runs; None while there is no caption."""
+        pace = self if now is None else self.at(now)
+        return pace.rows / pace.seconds if pace.rows > 0 and pace.seconds > 0 else None
+
+
 @dataclass(slots=True)
 class RankState:
     """One rank. ``ok`` and ``failed`` are rows over all launches; tokens and seconds are those
     of the present launch, in which its process may have started anew ``restarts`` times. ``first``
-    and ``last`` are the times of its first and last event.
+    and ``last`` are the times of its first and last event; ``pace`` counts captions while the rank
+    is ``working``.
     """
 
     state: Doing = Doing.STARTING
@@ -54,6 +87,8 @@ class RankState:
     caption_time: float = 0.0
     first: float | None = None
     last: float = 0.0
+    pace: Pace = field(default_factory=Pace)
+    working: bool = False
     # The process, and its seconds before it started anew: its running totals begin from nought.
     _process: tuple[str, int] | None = None
     _busy_before: float = 0.0
@@ -61,7 +96,7 @@ class RankState:
 
     def start(self, process: tuple[str, int]) -> None:
         """``process`` begins: another one with a launch, or the same one once more."""
-        self.state, self.alive = Doing.STARTING, True
+        self.state, self.alive, self.working = Doing.STARTING, True, False
         if process == self._process:
             self.restarts += 1
             self._busy_before, self._wait_before = self.busy_s, self.wait_s
@@ -85,35 +120,6 @@ class RankState:
         """The share of time (0 to 1) that went into waiting for frames; None before any."""
         spent = self.busy_s + self.wait_s
         return self.wait_s / spent if spent > 0 else None
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Rows per second, older rows and seconds counting less and less (``PACE_MEMORY_S``)."""
-
-    rows: float = 0.0
-    seconds: float = 0.0
-    last: float | None = None
-
-    def at(self, time: float, rows: int = 0) -> "Pace":
-        """The pace at ``time``, with ``rows`` more finished at that instant."""
-        # Ranks are read one after the other and hosts disagree on the time, so it may step back.
-        gap = max(0.0, time - self.last) if self.last is not None else 0.0
-        fade = math.exp(-gap / PACE_MEMORY_S)
-        return Pace(
-            rows=self.rows * fade + rows,
-            seconds=self.seconds * fade + PACE_MEMORY_S * (1 - fade),
-            last=max(time, self.last) if self.last is not None else time,
-        )
-
-    def paused(self) -> "Pace":
-        """The same pace with the clock stopped until the next event."""
-        return replace(self, last=None)
-
-    def per_second(self, now: float) -> float | None:
-        """Rows per second, or None while nothing is finished."""
-        pace = self if self.last is None else self.at(now)
-        return pace.rows / pace.seconds if pace.rows > 0 and pace.seconds > 0 else None
 
 
 def joint_speed(ranks: Iterable[RankState]) -> float | None:
@@ -169,7 +175,6 @@ class RunState:
     ok: int = 0
     failed_by: Counter[Status] = field(default_factory=Counter)
     notices: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT))
-    pace: Pace = field(default_factory=Pace)
     _results: _Results = field(default_factory=_Results, repr=False)
     _listed: dict[int, Failure] = field(default_factory=dict, repr=False)
 
@@ -188,16 +193,26 @@ class RunState:
         """Rows that have no result yet."""
         return max(0, self.total - self.finished - self.ok - self.failed)
 
+    def per_second(self, now: float) -> float | None:
+        """Captions per second of the ranks that are there, or were; None while there is none."""
+        alive = [rank for rank in self.ranks.values() if rank.alive] or self.ranks.values()
+        paces = [rank.pace.per_second(now if rank.working else None) for rank in alive]
+        known = [pace for pace in paces if pace is not None]
+        return sum(known) if known else None
+
     def videos_per_hour(self, now: float) -> float | None:
-        """The present pace; None while nothing is finished."""
-        pace = self.pace.per_second(now)
+        """The present pace; None while there is no caption."""
+        pace = self.per_second(now)
         return None if pace is None else pace * 3600
 
     def seconds_left(self, now: float) -> float | None:
-        """Seconds until the last row at the present pace; None while there is no pace."""
+        """Seconds until the last row, if each of them gets a caption; None while there is no pace.
+
+        It is less where rows fail, which takes them less time as a rule.
+        """
         if self.remaining == 0:
             return 0.0
-        pace = self.pace.per_second(now)
+        pace = self.per_second(now)
         return None if pace is None else self.remaining / pace
 
     def take(self, rank: int | None, event: Event) -> None:
@@ -214,30 +229,30 @@ class RunState:
         rank = self.ranks.setdefault(number, RankState())
         rank.first = event.time if rank.first is None else rank.first
         rank.last = event.time
+        counts = rank.working and not isinstance(event, Started)
+        rank.pace = rank.pace.at(event.time) if counts else rank.pace.paused(event.time)
         match event:
             case Started():
                 rank.start((event.host, event.pid))
-                # The time spent loading the model is no reason to expect slower videos.
-                self.pace = self.pace.paused()
             case State():
                 rank.state = event.state
+                rank.working = event.state in (Doing.WAITING, Doing.CAPTIONING)
             case Began():
-                self.pace = self.pace.at(event.time)
+                rank.working = True
             case Done():
+                rank.working = True
                 rank.new_tokens += event.new_tokens
                 rank.spend(event.busy_s, event.wait_s)
                 if event.text:
                     rank.caption, rank.caption_time = event.text, event.time
                 self._row(event, number)
             case Ended():
-                rank.state, rank.alive = event.reason, False
+                rank.state, rank.alive, rank.working = event.reason, False, False
 
     def _row(self, event: Done, number: int | None) -> None:
         """Count a row: once, and a caption rather than a failure."""
         before = self._results[event.row]
-        known = before is not None and before[0] == Status.OK
-        self.pace = self.pace.at(event.time, 0 if known or number is None else 1)
-        if known:
+        if before and before[0] == Status.OK:
             return
         if before:
             self._forget_failure(event.row, *before)
@@ -246,6 +261,7 @@ class RunState:
         if event.status == Status.OK:
             self.ok += 1
             rank.ok += 1
+            rank.pace = rank.pace.at(event.time, 1)
             return
         self.failed_by[event.status] += 1
         rank.failed += 1
