@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -24,7 +24,7 @@ from vidcap_cli.checkpoint.hub import fetch, is_hub_name
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import check_log_dir, check_output, reason
 from vidcap_cli.engine import check_engine
-from vidcap_cli.errors import INCOMPLETE, OK, RunError, TableError, UsageError
+from vidcap_cli.errors import INCOMPLETE, OK, RunError, StoppedError, TableError, UsageError
 from vidcap_cli.launch.follower import join
 from vidcap_cli.launch.leader import Job, Leader, leading
 from vidcap_cli.launch.msrun import Cluster
@@ -37,10 +37,12 @@ from vidcap_cli.processors import load_captioner
 from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
 from vidcap_cli.rundir.selection import Selection
+from vidcap_cli.rundir.summary import Ended
 from vidcap_cli.table_writer import output_form
 from vidcap_cli.tables import open_meta
 from vidcap_cli.view.live import make_view
 from vidcap_cli.view.summary import Outcome, captions_table, summary
+from vidcap_cli.view.tally import RunState
 from vidcap_cli.view.words import lines
 
 NANO = "nano"
@@ -190,12 +192,14 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> boo
     title = f"vidcap {request.config.family}"
     if not shown and request.meta:
         title += f" {request.meta.name} → {target.name}"
-    with make_view(title=title, total=leader.rows, finished=leader.finished_before) as view:
-        leader.work(view)
-        state = view.state
     run = leader.run.path
-    shard = _selection(request).is_shard  # its rows become a table with those of the others
-    ok = leader.captioned() if shard else _merged(run, request, target, shown=shown).ok
+    view = make_view(title=title, total=leader.rows, finished=leader.finished_before)
+    state = view.state
+    with _summarised(leader, state):
+        with view:
+            leader.work(view)
+        shard = _selection(request).is_shard  # its rows become a table with those of the others
+        ok = leader.captioned() if shard else _merged(run, request, target, shown=shown).ok
     failed = leader.rows - ok
     settled = leader.settle(failed=failed)
     outcome = Outcome(
@@ -211,6 +215,22 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> boo
     if not shown or failed:
         summary(outcome)
     return not failed
+
+
+@contextmanager
+def _summarised(leader: Leader, state: RunState) -> Iterator[None]:
+    """However the work ends, the run directory has a summary of it then."""
+    began = time.monotonic()
+    ended: Ended = "failed"
+    try:
+        yield
+        ended = "finished"
+    except (StoppedError, KeyboardInterrupt):
+        ended = "stopped"
+        raise
+    finally:
+        with suppress(OSError, RunError):  # a full disk, or no folder any more: told already
+            leader.summarise(ended, state, time.monotonic() - began)
 
 
 def _merged(run: Path, request: Request, target: Path, *, shown: bool) -> Reconciliation:

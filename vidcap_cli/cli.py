@@ -81,7 +81,7 @@ _Target = Annotated[
         show_default=False,
     ),
 ]
-CAPTIONS = "A table with captions"
+CAPTIONS, RUN = "A table with captions", "A run directory"
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
@@ -261,6 +261,19 @@ def inspect(
             rich_help_panel=CAPTIONS,
         ),
     ] = None,
+    failed: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the failed rows, all of them, as a table.",
+            show_default=False,
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Draw the run until it ends.", rich_help_panel=RUN),
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """Show what vidcap knows about a table, its captions, a video, a model, a run, or this machine.
@@ -270,7 +283,13 @@ def inspect(
     from vidcap_cli.inspect import Wanted, render
     from vidcap_cli.inspect import inspect as look
 
-    report = look(target, Wanted(caption_column=caption_column, export_flagged=export_flagged))
+    wanted = Wanted(
+        caption_column=caption_column,
+        export_flagged=export_flagged,
+        failed=failed,
+        watch=watch,
+    )
+    report = look(target, wanted)
     render(report, as_json=as_json)
     raise typer.Exit(OK if report.ok else FAILED)
 

@@ -2,7 +2,9 @@
 
 import fcntl
 import json
+import re
 import shlex
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,8 @@ from typer.testing import CliRunner
 from vidcap_cli.caption import default_output, default_run_dir
 from vidcap_cli.cli import app
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import INCOMPLETE, OK, RunError
-from vidcap_cli.inspect import inspect
+from vidcap_cli.errors import INCOMPLETE, OK, RunError, UsageError
+from vidcap_cli.inspect import Wanted, inspect
 from vidcap_cli.launch.leader import Leader
 from vidcap_cli.rundir.events import Began, Done, Ended, EventWriter, Started, State
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
@@ -65,9 +67,8 @@ def test_rows_and_what_continues_them(run):
     assert report.ok
     assert facts(report, "rows") == {"captioned": 3, "decode_error": 1, "left": 2}
     assert report.verdict == "not finished: 2 rows left, 1 failed"
-    texts = [problem.text for problem in report.problems]
-    assert "3.mp4 · decode_error: no!" in texts
-    assert not any("1.mp4" in text for text in texts)  # captioned in the second launch
+    shown = {section.title: section.facts for section in report.shown}
+    assert [(f.label, f.words) for f in shown["failures"]] == [("decode_error", "3.mp4 · no!")]
     command = shlex.split(report.problems[-1].remedy or "")
     assert command[:3] == ["vidcap", "qwen2vl", str(run.path.parent / "meta.csv")]
     assert command[3:] == ["--model", "/models/q w", "--question", "What moves?", "--fps", "2.0"]
@@ -78,14 +79,86 @@ def test_plan_and_launches(run):
     plan = facts(report, "plan")
     assert (plan["rows"], plan["fps"]) == (6, 2.0)
     first = facts(report, "launch_1")
-    assert first["done"] == {"rows": 2, "seconds": 36.0, "per_hour": 200.0}
+    done = first["done"]
+    assert (done["rows"], done["captions"], done["seconds"]) == (2, 1, 36.0)
+    assert done["per_hour"] == 100.0
+    assert first["balance"] == {"least": 0, "most": 1}
     assert first["rank_0"]["ok"] == 1
     assert first["rank_0"]["failed"] == 1
     assert first["rank_1"]["exit_code"] == -9
     words = {f.label: f.words for s in report.sections for f in s.facts if s.title == "launch 1"}
-    assert words["rank 0"] == "stopped · 1 ok · 1 failed · 5.0 tokens/s · waiting 20%"
-    assert "SIGKILL" in words["rank 1"]
+    assert words["done"] == "1 caption and 1 failure in 36 s, 100 videos/h"
+    assert words["rank 0"].split(" ", 1) == [
+        "█" * 10, "stopped · 1 ok · 1 failed · 5.0 tokens/s · waiting 20%"
+    ]  # fmt: skip
+    assert re.match(" {10}.*SIGKILL", words["rank 1"])
     json.dumps(report.as_dict())
+
+
+@pytest.mark.parametrize("family", ["llava", "pllava", "qwen2vl"])
+def test_options_that_the_family_does_not_have_are_not_told(tmp_path, family):
+    (tmp_path / "meta.csv").write_text("path\na.mp4\n")
+    make_plan(tmp_path / "meta.csv", RunDir(tmp_path / "r"), CaptionConfig(family, "/m"))
+    report = inspect(tmp_path / "r")
+    plan = facts(report, "plan")
+    shown = {f.label for section in report.shown for f in section.facts if section.title == "plan"}
+    assert ("fps" in plan, "fps" in shown) == (family == "qwen2vl",) * 2
+    assert ("num_frames" in plan) == (family != "qwen2vl")
+    assert "lora alpha" not in shown
+    if family == "pllava":
+        assert plan["lora_alpha"] is None  # was not given
+    assert "None" not in json.dumps(report.as_dict())
+
+
+def test_failed_rows_become_a_table(run, tmp_path):
+    more = [Result(n, f"{n}.mp4", "missing_file", error="no such file") for n in (4, 5)]
+    write_part(run.part(3, 0, 0, "parquet"), more)
+    report = inspect(run.path, Wanted(failed=tmp_path / "failed.csv"))
+    assert report.verdict.endswith(f"3 failed rows written to {tmp_path / 'failed.csv'}")
+    lines = (tmp_path / "failed.csv").read_text().splitlines()
+    assert lines == [
+        "row_id,path,status,error,attempts,rank",
+        "3,3.mp4,decode_error,no!,1,",
+        "4,4.mp4,missing_file,no such file,1,",
+        "5,5.mp4,missing_file,no such file,1,",
+    ]
+    details = facts(report, "details")
+    assert [cause["rows"] for cause in details["failures"]] == [2, 1]
+    shown = {section.title: section.facts for section in report.shown}
+    assert shown["failures"][0].words == "2 rows · no such file · such as 4.mp4"
+    assert "--failed" in (inspect(run.path).problems[0].remedy or "")
+
+
+@pytest.mark.parametrize("name", ["meta_caption_qwen2vl.vidcap/f.csv", "nowhere/f.csv", "f.doc"])
+def test_a_table_of_failed_rows_that_cannot_be(run, tmp_path, name):
+    with pytest.raises(UsageError):
+        inspect(run.path, Wanted(failed=tmp_path / name))
+    assert not (tmp_path / name).exists()
+
+
+def test_speed_over_time_and_the_time_left(run):
+    now = time.time()
+    with EventWriter(run.attempt(2).events(0)) as events:
+        events.write(Started(10, "host", time=now - 400))
+        events.write(Began([0], time=now - 200))
+        for row in range(20):
+            events.write(
+                Done(row, "x.mp4", "ok", "A.", None, 40, 8.0, 2.0, time=now - 190 + 10 * row)
+            )
+    with run.lock.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        Attempt(CONFIG, rows=60, chunk=1, ranks=1, bases=()).write(run.attempt(2))
+        report = inspect(run.path)
+    pace = facts(report, "rows")["at_this_pace"]
+    assert pace["per_hour"] == pytest.approx(360, rel=0.05)
+    assert pace["seconds"] == pytest.approx(400, rel=0.05)
+    over_time = facts(report, "launch_2")["done"]["over_time"]
+    assert over_time["seconds"][-1] == pytest.approx(400, abs=1)
+    assert over_time["per_hour"][0] == 0
+    assert 300 < over_time["per_hour"][-1] < 500
+    lines = {section.title: section.facts for section in report.shown}["captions an hour, launch 2"]
+    assert lines[0].label == "from 0:00:00"
+    assert "at_this_pace" not in facts(inspect(run.path), "rows")
 
 
 def test_a_rank_that_started_anew_has_the_sums_of_its_processes(run):
@@ -97,7 +170,7 @@ def test_a_rank_that_started_anew_has_the_sums_of_its_processes(run):
     rank = facts(report, "launch_1")["rank_0"]
     assert (rank["restarts"], rank["new_tokens"], rank["busy_s"], rank["ok"]) == (1, 80, 16.0, 2)
     words = {f.label: f.words for s in report.sections for f in s.facts if s.title == "launch 1"}
-    assert words["rank 0"] == (
+    assert words["rank 0"].endswith(
         "finished · 2 ok · 1 failed · short of memory, so started anew 1 time · 5.0 tokens/s · "
         "waiting 20%"
     )
@@ -210,7 +283,7 @@ def test_a_part_of_another_run_is_named(run):
     write_part(part, [Result(4, "5.mp4", "ok", text="A circle.")])
     report = inspect(run.path)
     assert not report.ok
-    assert f"{part}: this part has '5.mp4' for row 4" in report.problems[-2].text
+    assert any(f"{part}: this part has '5.mp4' for row 4" in p.text for p in report.problems)
     assert facts(report, "rows")["left"] == 2
 
 

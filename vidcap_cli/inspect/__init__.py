@@ -18,11 +18,14 @@ class Wanted:
     """What is wanted of a target besides the report; each goes with one kind of target.
 
     Of a table with captions: ``caption_column`` names theirs, ``export_flagged`` is the table to
-    write of the rows with a flag.
+    write of the rows with a flag. Of a run directory: ``failed`` is the table to write of all rows
+    that failed, and ``watch`` draws the run first, until it ends.
     """
 
     caption_column: str | None = None
     export_flagged: Path | None = None
+    failed: Path | None = None
+    watch: bool = False
 
     def only(self, kind: str, *taken: str) -> None:
         """Raise UsageError when something is wanted that a target of this ``kind`` has not."""
@@ -52,11 +55,15 @@ def inspect(target: Path | None, wanted: Wanted | None = None) -> Report:
 def _folder(target: Path, wanted: Wanted) -> Report:
     from vidcap_cli.rundir.paths import RunDir  # noqa: PLC0415
 
-    if RunDir(target).is_run:
+    if RunDir(target).is_run or (wanted.watch and RunDir(target).next.is_run):
         from vidcap_cli.inspect.run import run_report  # noqa: PLC0415
 
-        wanted.only("a run directory")
-        return run_report(RunDir(target))
+        wanted.only("a run directory", "failed", "watch")
+        if wanted.watch:
+            from vidcap_cli.inspect.watch import watch  # noqa: PLC0415
+
+            watch(target)
+        return run_report(RunDir(target), wanted.failed)
     if (target / "config.json").is_file() or any(target.glob("*.safetensors")):
         from vidcap_cli.inspect.model import model_report  # noqa: PLC0415
 

@@ -15,7 +15,10 @@ from vidcap_cli.view.words import printable
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """``label``: what; ``words``: for people; ``value``: for JSON, the words when it is None."""
+    """``label``: what; ``words``: for people; ``value``: for JSON, the words when it is None.
+
+    Without words it is for JSON alone: a value, or null.
+    """
 
     label: str
     words: str
@@ -57,6 +60,15 @@ class Report:
         """Whether nothing serious is wrong."""
         return not any(problem.serious for problem in self.problems)
 
+    @property
+    def shown(self) -> list[Section]:
+        """What people are shown: sections with facts that have words."""
+        told = [
+            Section(section.title, tuple(fact for fact in section.facts if fact.words))
+            for section in self.sections
+        ]
+        return [section for section in told if section.facts]
+
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON data; labels become keys with underscores."""
         return {
@@ -66,7 +78,7 @@ class Report:
             "verdict": self.verdict,
             "facts": {
                 _key(section.title): {
-                    _key(fact.label): fact.words if fact.value is None else fact.value
+                    _key(fact.label): (fact.words or None) if fact.value is None else fact.value
                     for fact in section.facts
                 }
                 for section in self.sections
@@ -96,7 +108,9 @@ def _lines(report: Report) -> Iterator[str]:
     for section in report.sections:
         yield ""
         yield section.title
-        yield from (f"  {fact.label:<{width}}  {fact.words}" for fact in section.facts)
+        yield from (
+            f"  {fact.label:<{width}}  {fact.words}" for fact in section.facts if fact.words
+        )
     yield ""
     for problem in report.problems:
         yield f"{_mark(problem)} {problem.text}"
@@ -114,7 +128,7 @@ def _draw(report: Report) -> None:
     console = Console(highlight=False)
     console.print(Text(printable(report.title), "bold"))
     width = _label_width(report)
-    for section in report.sections:
+    for section in report.shown:
         console.print()
         console.print(Text(section.title, "cyan"))
         grid = Table.grid(padding=(0, 2, 0, 0))
@@ -137,7 +151,7 @@ def _draw(report: Report) -> None:
 
 
 def _label_width(report: Report) -> int:
-    labels = [len(fact.label) for section in report.sections for fact in section.facts]
+    labels = [len(fact.label) for section in report.shown for fact in section.facts]
     return min(32, max(labels, default=0))
 
 

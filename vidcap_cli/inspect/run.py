@@ -4,65 +4,88 @@ Reads what the run left in files and nothing else, so it works while the run goe
 died, and on another machine that sees the folder.
 """
 
-from collections import Counter
-from dataclasses import dataclass
+import shlex
+import time
+from array import array
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from vidcap_cli.errors import DamagedPartError, RunError
+from vidcap_cli.config import options_of
+from vidcap_cli.disk import check_output
+from vidcap_cli.errors import UsageError
+from vidcap_cli.families import FAMILIES
 from vidcap_cli.inspect.command import continue_command
+from vidcap_cli.inspect.histogram import bar
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
-from vidcap_cli.rundir.events import EventReader
-from vidcap_cli.rundir.ledger import RunParts
+from vidcap_cli.inspect.speed import speed, stretches
+from vidcap_cli.rundir.events import Done, EventReader
 from vidcap_cli.rundir.lock import is_led
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.plan import Plan, read_plan
 from vidcap_cli.rundir.records import Attempt, RankExit, read_errors, read_exits
+from vidcap_cli.rundir.standing import (
+    FAILED_SCHEMA,
+    Cause,
+    Slow,
+    Standing,
+    failed_rows,
+    read_standing,
+)
 from vidcap_cli.statuses import Status
+from vidcap_cli.table_writer import output_form, writing
+from vidcap_cli.view.follower import pace_words
 from vidcap_cli.view.tally import RankState, RunState
 from vidcap_cli.view.words import count, duration, figure, one_line
 
-_LISTED = 8
+_LISTED = 8  # causes of failures
+_BAR = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What the parts say of the planned rows: ``statuses`` counts the latest result of each row
-    (a caption is never superseded), ``failed`` a few rows as (path, status, error), ``damaged``
-    what is wrong with parts that count in no row.
+def run_report(run: RunDir, failed: Path | None = None) -> Report:
+    """The report on a run; ``failed`` gets the rows that failed, all of them, as a table.
+
+    Raises RunError when the plan is damaged, and UsageError when ``failed`` cannot be written.
     """
-
-    statuses: Counter[str]
-    failed: tuple[tuple[str, str, str], ...]
-    damaged: tuple[str, ...] = ()
-
-
-def run_report(run: RunDir) -> Report:
-    """The report on a run. Raises RunError when its plan is damaged."""
+    if failed:
+        _check_table(failed, run)
     plan = read_plan(run)
-    rows = read_rows(run, plan)
-    ok = rows.statuses[Status.OK]
-    failed = rows.statuses.total() - ok
-    sections = [Section("plan", _plan_facts(plan)), Section("rows", _row_facts(plan.rows, rows))]
-    problems = [
-        Problem(f"{one_line(path)} · {status}: {one_line(error)}", serious=False)
-        for path, status, error in rows.failed
-    ]
-    if failed > len(rows.failed):
-        problems.append(Problem(f"and {failed - len(rows.failed):,} more rows", serious=False))
-    problems += _damage(run, plan, rows)
-    for folder in run.attempts():
-        sections.append(Section(f"launch {folder.number}", _attempt_facts(folder)))
-        problems += _errors(folder)
-    verdict, next_step = _standing(run, plan, ok=ok, failed=failed)
+    standing = read_standing(run, plan)
+    launches = [_Launch.read(folder) for folder in run.attempts()]
+    rows = [*_row_facts(plan.rows, standing), *_left_facts(run, launches)]
+    sections = [Section("plan", _plan_facts(plan)), Section("rows", tuple(rows))]
+    sections += _details(standing)
+    problems = _damage(run, plan, standing)
+    for launch in launches:
+        sections.append(Section(f"launch {launch.folder.number}", launch.facts()))
+        sections += launch.speed()
+        problems += _errors(launch.folder)
+    if failed:
+        _write_failed(failed, run, plan)
+    elif standing.failed:
+        table = shlex.join(["vidcap", "inspect", str(run.path), "--failed", "failed.csv"])
+        problems.append(Problem("the failed rows, all of them, as a table", table, serious=False))
+    verdict, next_step = _verdict(run, plan, ok=standing.ok, failed=standing.failed)
+    if failed:
+        verdict += f"; {count(standing.failed, 'failed row')} written to {failed}"
     problems += next_step
     return Report("run", str(run.path), verdict, tuple(sections), tuple(problems))
 
 
-def _standing(run: RunDir, plan: Plan, *, ok: int, failed: int) -> tuple[str, list[Problem]]:
+def _check_table(failed: Path, run: RunDir) -> None:
+    output_form(failed)
+    if failed.resolve().is_relative_to(run.path.resolve()):
+        raise UsageError(f"--failed {failed}: lies in the run directory; name a file outside")
+    check_output(failed)
+
+
+def _write_failed(failed: Path, run: RunDir, plan: Plan) -> None:
+    with writing(failed, FAILED_SCHEMA, output_form(failed)) as write:
+        for table in failed_rows(run, plan):
+            write(table.cast(FAILED_SCHEMA))
+
+
+def _verdict(run: RunDir, plan: Plan, *, ok: int, failed: int) -> tuple[str, list[Problem]]:
     """Where the run stands in one sentence, and what continues it."""
     left = plan.rows - ok - failed
     if is_led(run):
@@ -81,9 +104,9 @@ def _standing(run: RunDir, plan: Plan, *, ok: int, failed: int) -> tuple[str, li
     return f"{'finished' if finished else 'not finished'}: {', '.join(parts)}", [step]
 
 
-def _damage(run: RunDir, plan: Plan, rows: Rows) -> list[Problem]:
+def _damage(run: RunDir, plan: Plan, standing: Standing) -> list[Problem]:
     remedy = f"its rows are done again by {continue_command(run, plan)}"
-    problems = [Problem(fault, remedy) for fault in rows.damaged]
+    problems = [Problem(fault, remedy) for fault in standing.damaged]
     aside = run.damaged_parts()
     if aside:
         what = f"{count(len(aside), 'damaged part')} set aside earlier, such as {aside[0]}"
@@ -91,85 +114,161 @@ def _damage(run: RunDir, plan: Plan, rows: Rows) -> list[Problem]:
     return problems
 
 
-def read_rows(run: RunDir, plan: Plan) -> Rows:
-    """Read every part: bounded memory a row, whatever the errors say."""
-    names: list[str] = [Status.OK]
-    status: npt.NDArray[np.int16] = np.full(plan.rows, -1, np.int16)
-    origin: npt.NDArray[np.int32] = np.full(plan.rows, -1, np.int32)
-    files = run.part_files()
-    parts = RunParts(run, plan)
-    damaged = []
-    for number, file in enumerate(files):
-        try:
-            table = parts.read(file, ["row_id", "status"])
-        except DamagedPartError as error:
-            damaged.append(str(error))
-            continue
-        except RunError:
-            if file.exists():
-                raise
-            return read_rows(run, plan)  # another part stands for it since
-        row_ids = table["row_id"].to_numpy()
-        values = table["status"].to_pylist()
-        names += sorted(set(values) - set(names))
-        codes = np.array([names.index(value) for value in values], np.int16)
-        open_ = status[row_ids] != 0
-        status[row_ids[open_]] = codes[open_]
-        origin[row_ids[open_]] = number
-    codes, numbers = np.unique(status[status >= 0], return_counts=True)
-    statuses = Counter({names[c]: int(n) for c, n in zip(codes, numbers, strict=True)})
-    shown = np.flatnonzero(status > 0)[:_LISTED]
-    failed = [_failure(parts, files[origin[row]], int(row)) for row in shown]
-    return Rows(statuses, tuple(failed), tuple(damaged))
-
-
-def _failure(parts: RunParts, file: Path, row: int) -> tuple[str, str, str]:
-    table = parts.read(file, ["row_id", "path", "status", "error"])
-    place = int(np.flatnonzero(table["row_id"].to_numpy() == row)[-1])
-    found = table.slice(place, 1).to_pylist()[0]
-    return found["path"] or "", found["status"], found["error"] or ""
-
-
 def _plan_facts(plan: Plan) -> tuple[Fact, ...]:
-    options = {k: v for k, v in plan.options.items() if k != "model_fingerprint"}
+    """The plan, with the options that its family has; people are told those that are set."""
+    family = FAMILIES.get(str(plan.options.get("family", "")))
+    known = {"family", *(options_of(family) if family else plan.options)}
+    options = {name: value for name, value in plan.options.items() if name in known}
     return (
         Fact(plan.kind, plan.meta),
         Fact("rows", f"{plan.rows:,}", plan.rows),
-        *(Fact(name.replace("_", " "), str(value), value) for name, value in options.items()),
+        *(
+            Fact(name.replace("_", " "), "" if value is None else str(value), value)
+            for name, value in options.items()
+        ),
     )
 
 
-def _row_facts(planned: int, rows: Rows) -> tuple[Fact, ...]:
-    left = planned - rows.statuses.total()
-    failed = [(name, n) for name, n in rows.statuses.most_common() if name != Status.OK]
+def _row_facts(planned: int, standing: Standing) -> tuple[Fact, ...]:
+    left = planned - standing.statuses.total()
+    failed = [(name, n) for name, n in standing.statuses.most_common() if name != Status.OK]
     return (
-        Fact("captioned", f"{rows.statuses[Status.OK]:,}", rows.statuses[Status.OK]),
+        Fact("captioned", f"{standing.ok:,}", standing.ok),
         *(Fact(name, f"{number:,}", number) for name, number in failed),
         Fact("left", f"{left:,}", left),
     )
 
 
-def _attempt_facts(folder: AttemptDir) -> tuple[Fact, ...]:
-    attempt = Attempt.read(folder)
-    exits = {end.rank: end for end in read_exits(folder)}
-    state = RunState(total=attempt.rows)
-    for rank in range(attempt.ranks):
-        for event in EventReader(folder.events(rank)).read():
-            state.take(rank, event)
-    works = {rank: state.ranks.get(rank, RankState()) for rank in range(attempt.ranks)}
-    begun = [work for work in works.values() if work.first is not None]
-    rows = sum(work.ok + work.failed for work in begun)
-    facts = [Fact("rows to do", f"{attempt.rows:,}", attempt.rows)]
-    if begun:
-        seconds = max(w.last for w in begun) - min(w.first for w in begun if w.first is not None)
-        speed = rows / seconds * 3600 if seconds > 0 else None
-        words = f"{count(rows, 'row')} in {duration(seconds)}"
-        words += f", {figure(speed)} videos/h" if speed else ""
-        facts.append(Fact("done", words, {"rows": rows, "seconds": seconds, "per_hour": speed}))
-    for rank, work in works.items():
-        end = exits.get(rank)
-        facts.append(Fact(f"rank {rank}", _rank_words(work, end), _rank_data(work, end)))
+def _details(standing: Standing) -> list[Section]:
+    """Why rows failed, the most frequent cause first, and which took longest."""
+    data = (
+        Fact("failures", "", [cause.as_dict() for cause in standing.causes]),
+        Fact("slowest", "", [slow.as_dict() for slow in standing.slowest]),
+    )
+    slowest = tuple(
+        Fact(f"{slow.infer_s + slow.decode_s:,.1f} s", _slow_words(slow))
+        for slow in standing.slowest
+    )
+    return [
+        Section("details", data),
+        Section("failures", _failures(standing), only_shown=True),
+        Section("slowest", slowest, only_shown=True),
+    ]
+
+
+def _failures(standing: Standing) -> tuple[Fact, ...]:
+    facts = [Fact(cause.status, _cause_words(cause)) for cause in standing.causes[:_LISTED]]
+    more = standing.causes[_LISTED:]
+    if more:
+        rows = sum(cause.rows for cause in more)
+        facts.append(Fact("others", f"{count(rows, 'row')} for {count(len(more), 'more cause')}"))
     return tuple(facts)
+
+
+def _cause_words(cause: Cause) -> str:
+    error = one_line(cause.error) or "no reason is told"
+    path = one_line(cause.path)
+    if cause.rows == 1:
+        return f"{path} · {error}"
+    return f"{cause.rows:,} rows · {error} · such as {path}"
+
+
+def _slow_words(slow: Slow) -> str:
+    words = [one_line(slow.path), f"{slow.infer_s:,.1f} s in the model"]
+    words.append(f"{slow.decode_s:,.1f} s for its frames")
+    if slow.frames is not None:
+        words.append(count(slow.frames, "frame"))
+    if slow.new_tokens is not None:
+        words.append(count(slow.new_tokens, "token"))
+    return " · ".join(words)
+
+
+@dataclass(slots=True)
+class _Launch:
+    """A launch as its events tell it; ``times`` are those of its captions."""
+
+    folder: AttemptDir
+    attempt: Attempt
+    state: RunState
+    exits: dict[int, RankExit]
+    times: "array[float]" = field(default_factory=lambda: array("d"))
+
+    @classmethod
+    def read(cls, folder: AttemptDir) -> "_Launch":
+        attempt = Attempt.read(folder)
+        exits = {end.rank: end for end in read_exits(folder)}
+        launch = cls(folder, attempt, RunState(total=attempt.rows), exits)
+        for rank in range(attempt.ranks):
+            for event in EventReader(folder.events(rank)).read():
+                before = launch.state.ok
+                launch.state.take(rank, event)
+                if isinstance(event, Done) and launch.state.ok > before:
+                    launch.times.append(event.time)
+        return launch
+
+    @property
+    def works(self) -> dict[int, RankState]:
+        """Each rank, also one that has said nothing."""
+        return {n: self.state.ranks.get(n, RankState()) for n in range(self.attempt.ranks)}
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """When its first event was and its last, if there was one."""
+        begun = [work for work in self.works.values() if work.first is not None]
+        if not begun:
+            return None
+        return min(w.first for w in begun if w.first is not None), max(w.last for w in begun)
+
+    def facts(self) -> tuple[Fact, ...]:
+        """What it was to do and did, and each of its ranks."""
+        facts = [Fact("rows to do", f"{self.attempt.rows:,}", self.attempt.rows)]
+        if self.span:
+            facts.append(self._done(*self.span))
+        works = self.works
+        captions = [work.ok for work in works.values()]
+        if len(works) > 1:
+            words = f"{min(captions):,} to {max(captions):,} captions a rank"
+            value = {"least": min(captions), "most": max(captions)}
+            facts.append(Fact("balance", words, value))
+        for rank, work in works.items():
+            end = self.exits.get(rank)
+            words = _rank_words(work, end)
+            if len(works) > 1:
+                words = f"{bar(work.ok, max(captions), _BAR):<{_BAR}} {words}"
+            facts.append(Fact(f"rank {rank}", words, _rank_data(work, end)))
+        return tuple(facts)
+
+    def _done(self, first: float, last: float) -> Fact:
+        state, seconds = self.state, last - first
+        per_hour = state.ok / seconds * 3600 if seconds > 0 else None
+        words = count(state.ok, "caption")
+        words += f" and {count(state.failed, 'failure')}" if state.failed else ""
+        words += f" in {duration(seconds)}"
+        words += f", {figure(per_hour)} videos/h" if per_hour else ""
+        value: dict[str, Any] = {
+            "rows": state.ok + state.failed,
+            "captions": state.ok,
+            "seconds": seconds,
+            "per_hour": per_hour,
+        }
+        if self.times:
+            edges, speeds = stretches(self.times, first, last)
+            value["over_time"] = {"seconds": edges, "per_hour": speeds}
+        return Fact("done", words, value)
+
+    def speed(self) -> list[Section]:
+        """How fast it was when, drawn."""
+        return speed(self.folder.number, self.times, *self.span) if self.span else []
+
+
+def _left_facts(run: RunDir, launches: list[_Launch]) -> list[Fact]:
+    """The pace of a run that goes on, and the time that is left at that."""
+    if not launches or not is_led(run):
+        return []
+    now, state = time.time(), launches[-1].state
+    value = {"per_hour": state.videos_per_hour(now), "seconds": state.seconds_left(now)}
+    words = " · ".join(pace_words(state, now)) or "all rows have a result"
+    return [Fact("at this pace", words, value)]
 
 
 def _rank_words(work: RankState, end: RankExit | None) -> str:

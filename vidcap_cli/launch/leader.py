@@ -45,9 +45,12 @@ from vidcap_cli.rundir.records import (
     read_exits,
 )
 from vidcap_cli.rundir.selection import Selection
+from vidcap_cli.rundir.standing import read_standing
+from vidcap_cli.rundir.summary import Ended, RankWork, RunSummary
 from vidcap_cli.rundir.todo import write_todo
 from vidcap_cli.statuses import Status
 from vidcap_cli.view.follower import View
+from vidcap_cli.view.tally import RunState
 
 # How often to look whether other nodes have finished: it reads every part file.
 _OTHER_NODES_SECONDS = 2.0
@@ -148,7 +151,8 @@ class Leader:
         numbers += [attempt_of(part) or 0 for part in run.part_files()]
         self.first = max(numbers, default=0) + 1
         run.finished.unlink(missing_ok=True)  # one that is continued is not finished
-        self.finished_before = int((done.ok & self._selected).sum())
+        run.summary.unlink(missing_ok=True)
+        self.finished_before = self._captioned = int((done.ok & self._selected).sum())
         self._interrupts = Interrupts()
         self.heartbeat = Heartbeat(run, job.cluster.node)
         self._nodes = Nodes(run)
@@ -193,6 +197,22 @@ class Leader:
         """How many of the rows have a caption."""
         return int((self._look().ok & self._selected).sum())
 
+    def summarise(self, ended: Ended, state: RunState, seconds: float) -> None:
+        """Leave a summary of this command, which has taken ``seconds``, in the run directory."""
+        ranks = {
+            number: RankWork(
+                ok=rank.ok,
+                failed=rank.failed,
+                launches=rank.launches,
+                new_tokens=rank.new_tokens,
+                busy_s=round(rank.busy_s, 3),
+                wait_s=round(rank.wait_s, 3),
+            )
+            for number, rank in state.ranks.items()
+        }
+        standing = read_standing(self.run, self.plan)
+        RunSummary(ended, self.rows, state.ok, seconds, standing, ranks).write(self.run)
+
     def settle(self, *, failed: int) -> RunDir:
         """Note that the merged table exists and, after a fresh start, replace the old run."""
         _sweep(self.run)  # of what ranks left that died in this command
@@ -205,6 +225,7 @@ class Leader:
         done = self._look(since=self.first)
         self._skip |= done.any
         self._attempts = np.maximum(self._attempts, done.attempts)
+        self._captioned = int((done.ok & self._selected).sum())
         return int((~self._skip).sum())
 
     def _look(self, since: int = 1) -> Ledgered:
@@ -250,6 +271,7 @@ class Leader:
             ranks=ranks,
             bases=self.plan.bases,
             alone=tuple(sorted(row for row in self._deaths() if not self._skip[row])),
+            captioned=self._captioned,
         ).write(folder)
         return folder
 

@@ -138,6 +138,7 @@ def _own(run: RunDir) -> tuple[str, ...]:
         run.plan,
         run.rows,
         run.finished,
+        run.summary,
         run.parts,
         run.attempts_folder,
         run.nodes_folder,

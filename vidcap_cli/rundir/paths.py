@@ -5,6 +5,7 @@
     RUN_DIR/
       vidcap-run.json              the mark: vidcap made this directory
       plan.json, rows.parquet      what is to be captioned, written once
+      summary.json                 how the last command ended, for programs
       finished.json                written last: the merged table exists
       lock, lock.held              held by the process that leads the run
       parts/part-0001-0000-00000.parquet      finished rows: attempt, rank, sequence
@@ -66,6 +67,11 @@ class RunDir:
     def finished(self) -> Path:
         """Exists once the merged table does."""
         return self.path / "finished.json"
+
+    @property
+    def summary(self) -> Path:
+        """How the last command ended; see ``rundir.summary``."""
+        return self.path / "summary.json"
 
     @property
     def lock(self) -> Path:

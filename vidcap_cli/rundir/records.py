@@ -29,7 +29,7 @@ class Attempt:
 
     Relative paths of videos resolve against each of ``bases`` in order. Rows in ``alone`` were in
     a model when its rank died: each is captioned with no other beside it, so that a second death
-    has one culprit. Written after ``todo.arrow``.
+    has one culprit. ``captioned`` rows had a caption before. Written after ``todo.arrow``.
     """
 
     config: CaptionConfig
@@ -38,6 +38,7 @@ class Attempt:
     ranks: int
     bases: tuple[str, ...]
     alone: tuple[int, ...] = ()
+    captioned: int = 0
 
     @property
     def chunks(self) -> int:
@@ -56,7 +57,7 @@ class Attempt:
             config = CaptionConfig.from_json(json.dumps(fields.pop("config")))
             bases, alone = tuple(fields.pop("bases")), tuple(fields.pop("alone", ()))
             attempt = cls(config=config, bases=bases, alone=alone, **fields)
-            numbers = (attempt.rows, attempt.chunk, attempt.ranks, *alone)
+            numbers = (attempt.rows, attempt.chunk, attempt.ranks, attempt.captioned, *alone)
             assert all(type(number) is int for number in numbers), "a number is none"
         except _DAMAGE as error:
             raise RunError(

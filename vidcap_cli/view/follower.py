@@ -48,12 +48,18 @@ class Follower:
     """The state of a run, and which problems become lines, to be written by ``_say``."""
 
     def __init__(
-        self, *, title: str, total: int, finished: int, now: Callable[[], float] = time.time
+        self,
+        *,
+        title: str,
+        total: int,
+        finished: int,
+        began: float | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.state = RunState(total=total, finished=finished)
         self.title = title
         self._now = now
-        self._began = now()
+        self._began = now() if began is None else began
         self._listed: Counter[str] = Counter()
 
     def event(self, rank: int | None, event: Event) -> None:

@@ -26,12 +26,15 @@ WHO_WIDTH = 9  # longest list of ranks that is spelled out on a line
 CAPTION_WIDTH = 16  # columns below which the last caption is left out
 
 
-def make_view(*, title: str, total: int, finished: int = 0) -> View:
-    """The view that suits stderr: ``total`` planned rows, ``finished`` of them captioned before."""
+def make_view(*, title: str, total: int, finished: int = 0, began: float | None = None) -> View:
+    """The view that suits stderr: ``total`` planned rows, ``finished`` of them captioned before.
+
+    ``began`` is when the work did, now unless it is told.
+    """
     console = Console(stderr=True, highlight=False)
     if sys.stderr.isatty() and not console.is_dumb_terminal:
-        return LiveView(console, title=title, total=total, finished=finished)
-    return PlainView(sys.stderr, title=title, total=total, finished=finished)
+        return LiveView(console, title=title, total=total, finished=finished, began=began)
+    return PlainView(sys.stderr, title=title, total=total, finished=finished, began=began)
 
 
 class LiveView(Follower):
@@ -44,9 +47,10 @@ class LiveView(Follower):
         title: str,
         total: int,
         finished: int = 0,
+        began: float | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(title=title, total=total, finished=finished, now=now)
+        super().__init__(title=title, total=total, finished=finished, began=began, now=now)
         self._console = console
         # stdout is left alone: it carries data, and may be a pipe while stderr is a terminal.
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False)

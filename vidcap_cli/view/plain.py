@@ -27,11 +27,12 @@ class PlainView(Follower):
         title: str,
         total: int,
         finished: int = 0,
+        began: float | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(title=title, total=total, finished=finished, now=now)
+        super().__init__(title=title, total=total, finished=finished, began=began, now=now)
         self._stream = stream
-        self._written = self._began
+        self._written = self._now()
         self._last = ""
 
     def __enter__(self) -> Self:

@@ -1,0 +1,217 @@
+"""The standing of a run: what its parts say of every row, why rows failed, which took longest.
+
+Where ``ledger`` keeps what a launch has to know, this reads all parts anew, for people: the
+status of each row, and of those that failed all that is known. Nothing here writes.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vidcap_cli.errors import DamagedPartError, RunError
+from vidcap_cli.rundir.ledger import RunParts
+from vidcap_cli.rundir.parts import SCHEMA
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import Plan
+from vidcap_cli.statuses import Status
+
+FAILED = ("row_id", "path", "status", "error", "attempts", "rank")
+FAILED_SCHEMA = pa.schema([SCHEMA.field(name) for name in FAILED])
+_SLOW = ("row_id", "path", "infer_s", "decode_s", "frames", "new_tokens")
+_SLOWEST = 5
+_CAUSES = 1000  # that are told apart; the rest is counted by status
+_LONGEST_CAUSE = 100  # characters
+_OWN = re.compile(r"(?<!\w)/[^\s'\":,;()]+|0x[0-9a-fA-F]+|\d+(?:[.,:]\d+)*")
+
+
+@dataclass(slots=True)
+class Cause:
+    """Why ``rows`` rows failed: ``words`` are the error of all, without paths and numbers.
+
+    ``row``, ``path`` and ``error`` are those of one of them.
+    """
+
+    status: str
+    words: str
+    rows: int
+    row: int
+    path: str
+    error: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The cause as JSON data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """A row that took long: ``infer_s`` seconds in the model and ``decode_s`` for its frames."""
+
+    row: int
+    path: str
+    infer_s: float
+    decode_s: float
+    frames: int | None
+    new_tokens: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as JSON data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the planned rows stand: ``statuses`` counts the latest result of each row (a caption is
+    never superseded), ``causes`` are the most frequent first, ``slowest`` the slowest first,
+    ``damaged`` says what is wrong with parts that count in no row.
+    """
+
+    statuses: Counter[str]
+    causes: tuple[Cause, ...] = ()
+    slowest: tuple[Slow, ...] = ()
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> int:
+        """Rows with a caption."""
+        return self.statuses[Status.OK]
+
+    @property
+    def failed(self) -> int:
+        """Rows that have a result and no caption."""
+        return self.statuses.total() - self.ok
+
+
+class _MovedError(Exception):
+    """Another part stands for one since it was listed."""
+
+
+def read_standing(run: RunDir, plan: Plan) -> Standing:
+    """Read every part, twice: memory is some bytes a row, whatever the errors say."""
+    while True:
+        try:
+            return _Reading(run, plan).standing()
+        except _MovedError:
+            continue
+
+
+def failed_rows(run: RunDir, plan: Plan) -> Iterator[pa.Table]:
+    """The rows that failed, part by part, with the columns ``FAILED``.
+
+    Raises RunError when parts are joined while they are read.
+    """
+    try:
+        yield from _Reading(run, plan).failed()
+    except _MovedError as error:
+        raise RunError(
+            f"{run.path}: its ranks joined parts meanwhile; repeat the command"
+        ) from error
+
+
+class _Reading:
+    """One reading of the parts that there are now."""
+
+    def __init__(self, run: RunDir, plan: Plan) -> None:
+        self._files = run.part_files()
+        self._parts = RunParts(run, plan)
+        self._names: list[str] = [Status.OK]
+        self._status: npt.NDArray[np.int16] = np.full(plan.rows, -1, np.int16)
+        self._origin: npt.NDArray[np.int32] = np.full(plan.rows, -1, np.int32)
+        self._seconds = np.zeros(plan.rows, np.float32)
+        self._damaged: list[str] = []
+        for number, file in enumerate(self._files):
+            self._take(number, file)
+
+    def _take(self, number: int, file: Path) -> None:
+        try:
+            table = self._read(file, ("row_id", "status", "infer_s", "decode_s"))
+        except DamagedPartError as error:
+            self._damaged.append(str(error))
+            return
+        rows = table["row_id"].to_numpy()
+        values = table["status"].to_pylist()
+        self._names += sorted(set(values) - set(self._names))
+        codes = np.array([self._names.index(value) for value in values], np.int16)
+        model, frames = (table[name].fill_null(0).to_numpy() for name in ("infer_s", "decode_s"))
+        open_ = self._status[rows] != 0
+        self._status[rows[open_]] = codes[open_]
+        self._origin[rows[open_]] = number
+        self._seconds[rows[open_]] = (model + frames)[open_]
+
+    def _read(self, file: Path, columns: tuple[str, ...]) -> pa.Table:
+        try:
+            return self._parts.read(file, columns)
+        except DamagedPartError:
+            raise
+        except RunError as error:
+            if file.exists():
+                raise
+            raise _MovedError from error
+
+    def standing(self) -> Standing:
+        """What they say."""
+        codes, numbers = np.unique(self._status[self._status >= 0], return_counts=True)
+        counted = zip(codes.tolist(), numbers.tolist(), strict=True)
+        statuses = Counter({self._names[code]: number for code, number in counted})
+        return Standing(statuses, self._causes(), self._slowest(), tuple(self._damaged))
+
+    def failed(self) -> Iterator[pa.Table]:
+        """The rows that failed."""
+        return self._rows(self._status > 0, FAILED)
+
+    def _rows(self, wanted: npt.NDArray[np.bool_], columns: tuple[str, ...]) -> Iterator[pa.Table]:
+        """``columns`` of the ``wanted`` rows, from the parts that their results are from."""
+        for number in np.unique(self._origin[wanted]).tolist():
+            table = self._read(self._files[number], columns)
+            rows = table["row_id"].to_numpy()
+            theirs = wanted[rows] & (self._origin[rows] == number)
+            # Of several results of a row in a part the last one counts.
+            last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]
+            yield table.take(pa.array(last[theirs[last]]))
+
+    def _causes(self) -> tuple[Cause, ...]:
+        found: dict[tuple[str, str], Cause] = {}
+        for table in self.failed():
+            for row in table.to_pylist():
+                status, path, error = row["status"], row["path"] or "", row["error"] or ""
+                words = cause(error, path)
+                if (status, words) not in found and len(found) >= _CAUSES:
+                    words = "others"
+                one = found.setdefault(
+                    (status, words), Cause(status, words, 0, row["row_id"], path, error)
+                )
+                one.rows += 1
+        return tuple(sorted(found.values(), key=lambda one: (-one.rows, one.row)))
+
+    def _slowest(self) -> tuple[Slow, ...]:
+        done = np.flatnonzero((self._status == 0) & (self._seconds > 0))
+        order = np.argsort(-self._seconds[done], kind="stable")[:_SLOWEST]
+        wanted = np.zeros(len(self._status), np.bool_)
+        wanted[done[order]] = True
+        found = [Slow(**_named(row)) for t in self._rows(wanted, _SLOW) for row in t.to_pylist()]
+        return tuple(sorted(found, key=lambda slow: (-slow.infer_s - slow.decode_s, slow.row)))
+
+
+def _named(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "row": row["row_id"],
+        "path": row["path"] or "",
+        "infer_s": round(row["infer_s"] or 0.0, 3),
+        "decode_s": round(row["decode_s"] or 0.0, 3),
+        "frames": row["frames"],
+        "new_tokens": row["new_tokens"],
+    }
+
+
+def cause(error: str, path: str) -> str:
+    """What ``error`` has in common with the same error of other rows: no paths, no numbers."""
+    first = next((line.strip() for line in error.splitlines() if line.strip()), "")
+    first = first.replace(path, "…") if path else first
+    return " ".join(_OWN.sub("…", first).split())[:_LONGEST_CAUSE]
