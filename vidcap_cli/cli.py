@@ -81,6 +81,7 @@ _Target = Annotated[
         show_default=False,
     ),
 ]
+VIDEOS = "A table or folder of videos"
 CAPTIONS, RUN = "A table with captions", "A run directory"
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
@@ -274,6 +275,34 @@ def inspect(
         bool,
         typer.Option("--watch", help="Draw the run until it ends.", rich_help_panel=RUN),
     ] = False,
+    all_videos: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Open all videos of a table or folder, not a sample.",
+            rich_help_panel=VIDEOS,
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the table with what its videos hold (num_frames, height, width, "
+            "aspect_ratio, fps, resolution); opens all.",
+            show_default=False,
+            rich_help_panel=VIDEOS,
+        ),
+    ] = None,
+    drop_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--drop-unreadable",
+            help="Leave rows out of it whose video cannot be read.",
+            rich_help_panel=VIDEOS,
+        ),
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """Show what vidcap knows about a table, its captions, a video, a model, a run, or this machine.
@@ -288,6 +317,9 @@ def inspect(
         export_flagged=export_flagged,
         failed=failed,
         watch=watch,
+        all_videos=all_videos,
+        output=output,
+        drop_unreadable=drop_unreadable,
     )
     report = look(target, wanted)
     render(report, as_json=as_json)

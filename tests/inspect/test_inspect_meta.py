@@ -5,13 +5,15 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from vidcap_cli.errors import TableError
-from vidcap_cli.inspect import inspect
+from vidcap_cli.errors import TableError, UsageError
+from vidcap_cli.inspect import Wanted, inspect, meta
 from vidcap_cli.inspect.meta import LOOKED_FOR, _spread
 from vidcap_cli.processors.qwen2vl import FrameRule
+from vidcap_cli.video import probe
 
 
 def facts(report, section):
@@ -37,10 +39,12 @@ def test_a_table(clips, tmp_path):
     assert rows["repeated_paths"] == 1
     assert facts(report, "columns") == {"id": "string", "path": "string"}
     videos = facts(report, "videos_opened")
-    assert videos["opened"] == 4
+    assert (videos["opened"], videos["readable"]) == (5, 4)
     assert videos["codec"] == {"h264": 2, "vp9": 1, "hevc": 1}
     # 48 frames at 25 a second; the one with sound has 8.
-    assert videos["duration"] == {"min": 0.32, "median": 1.92, "max": 1.92}
+    duration = videos["duration"]
+    assert (duration["min"], duration["median"], duration["max"]) == (0.32, 1.92, 1.92)
+    assert sum(duration["counts"]) == 4
     assert videos["qwen2vl_frames"]["max"] == 6
     texts = " | ".join(problem.text for problem in report.problems)
     assert "1 of the 7 files looked for do not exist: gone.mp4" in texts
@@ -148,3 +152,98 @@ def test_a_wrong_frame_rate_is_told(clips):
     report = inspect(clips["rate1000"])
     assert report.ok
     assert "frame rate" in report.problems[0].text
+
+
+def test_videos_turned_or_hdr_are_counted(clips, tmp_path):
+    names = ("h264", "turned90", "turned180")
+    table = write_table(tmp_path / "meta.csv", [clips[name] for name in names])
+    videos = facts(inspect(table), "videos_opened")
+    assert (videos["rotated"], videos["hdr"]) == (2, 0)
+
+
+def test_why_videos_cannot_be_read_is_grouped(clips, tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.mp4").write_bytes(clips["text"].read_bytes())
+    paths = [f"{number}.mp4" for number in range(3)]
+    report = inspect(write_table(tmp_path / "meta.csv", [*paths, clips["empty"], clips["h264"]]))
+    why = facts(report, "details")["unreadable"]
+    assert [(one["status"], one["videos"]) for one in why] == [
+        ("decode_error", 3),
+        ("decode_error", 1),
+    ]
+    texts = [problem.text for problem in report.problems]
+    assert sum("text, not a video file (and 2 more)" in text for text in texts) == 1
+
+
+def test_a_sample_or_all(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(meta, "OPENED", 2)
+    for number in range(6):
+        (tmp_path / f"{number}.mp4").symlink_to(clips["h264"])
+    table = write_table(tmp_path / "meta.csv", [f"{number}.mp4" for number in range(6)])
+    assert facts(inspect(table), "videos_opened")["opened"] == 2
+    videos = facts(inspect(table, Wanted(all_videos=True)), "videos_opened")
+    assert videos["opened"] == 6
+    assert videos["duration_of_all"] == round(6 * 1.92)
+
+
+PROBED = ["num_frames", "height", "width", "aspect_ratio", "fps", "resolution"]
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_table_with_what_its_videos_hold(clips, tmp_path, form):
+    """Every row in META's order and types; a column that is there already is replaced."""
+    rows = {
+        "path": [str(clips["h264"]), "gone.mp4", str(clips["text"]), str(clips["turned90"]),
+                 str(clips["h264"])],
+        "fps": [1.0] * 5,
+        "score": [0.5, 0.25, 1.0, 2.0, 3.0],
+        "text": ["a"] * 5,
+    }  # fmt: skip
+    pq.write_table(pa.table(rows), tmp_path / "meta.parquet")
+    out = tmp_path / f"out.{form}"
+    report = inspect(tmp_path / "meta.parquet", Wanted(output=out))
+    assert report.verdict == f"5 rows written to {out}"
+    found = pq.read_table(out) if form == "parquet" else pacsv.read_csv(out)
+    assert found.column_names == ["path", "score", "text", *PROBED]
+    assert found["score"].to_pylist() == rows["score"]
+    good, gone, text, turned, again = found.select(PROBED).to_pylist()
+    info, other = probe(clips["h264"]), probe(clips["turned90"])
+    assert good == again == {
+        "num_frames": 48, "height": info.height, "width": info.width,
+        "aspect_ratio": info.height / info.width, "fps": 25.0,
+        "resolution": info.height * info.width,
+    }  # fmt: skip
+    assert (turned["height"], turned["width"]) == (other.height, other.width)
+    unread = {**dict.fromkeys(PROBED), "num_frames": 0, "height": 0, "width": 0}
+    assert gone == text == unread
+
+
+def test_unreadable_rows_can_be_left_out(clips, tmp_path):
+    paths = [clips["text"], clips["h264"], "gone.mp4", clips["vp9"]]
+    table = write_table(tmp_path / "meta.csv", paths)
+    report = inspect(table, Wanted(output=tmp_path / "out.csv", drop_unreadable=True))
+    assert report.verdict.startswith("2 rows written to")
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[0] == ",".join(["id", "path", *PROBED])
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "3"]
+
+
+def test_a_folder_becomes_a_table_that_can_be_captioned_anywhere(clips, tmp_path):
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "a.mp4").symlink_to(clips["h264"])
+    inspect(tmp_path / "v", Wanted(output=tmp_path / "out.csv"))
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[1].startswith(f"{tmp_path / 'v' / 'a.mp4'},48,")
+
+
+def test_probing_that_makes_no_sense_is_refused(clips, tmp_path):
+    table = write_table(tmp_path / "meta.csv", [clips["h264"]])
+    with pytest.raises(UsageError, match="is the table of videos itself"):
+        inspect(table, Wanted(output=table))
+    with pytest.raises(UsageError, match="--drop-unreadable is about the table of -o"):
+        inspect(table, Wanted(drop_unreadable=True))
+    with pytest.raises(UsageError, match="--all says nothing about a video"):
+        inspect(clips["h264"], Wanted(all_videos=True))
+    (tmp_path / "t.csv").write_text("video\na.mp4\n")
+    with pytest.raises(TableError, match="no column is called `path`"):
+        inspect(tmp_path / "t.csv", Wanted(output=tmp_path / "out.csv"))

@@ -78,3 +78,19 @@ def test_unknown_targets(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UsageError, match="neither a table"):
         inspect(tmp_path / "notes.txt")
+
+
+def test_what_is_for_people_alone_and_what_for_programs(capsys):
+    sections = (
+        Section("facts", (Fact("given", "", None), Fact("list", "", [1]), Fact("text", "words"))),
+        Section("picture", (Fact("0 to 5", "███ 3"),), only_shown=True),
+        Section("data", (Fact("more", "", {"a": 1}),)),
+    )
+    report = Report("run", "r", "well", sections)
+    assert report.as_dict()["facts"] == {
+        "facts": {"given": None, "list": [1], "text": "words"}, "data": {"more": {"a": 1}},
+    }  # fmt: skip
+    render(report)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["r", "", "facts", "  text    words", "", "picture", "  0 to 5  ███ 3", "",
+                     "✓ well"]  # fmt: skip

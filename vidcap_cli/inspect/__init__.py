@@ -19,19 +19,24 @@ class Wanted:
 
     Of a table with captions: ``caption_column`` names theirs, ``export_flagged`` is the table to
     write of the rows with a flag. Of a run directory: ``failed`` is the table to write of all rows
-    that failed, and ``watch`` draws the run first, until it ends.
+    that failed, and ``watch`` draws the run first, until it ends. Of a table or folder of videos:
+    ``all_videos`` opens all, not a sample; ``output`` is the table to write with what they hold,
+    without those that cannot be read where ``drop_unreadable`` says so.
     """
 
     caption_column: str | None = None
     export_flagged: Path | None = None
     failed: Path | None = None
     watch: bool = False
+    all_videos: bool = False
+    output: Path | None = None
+    drop_unreadable: bool = False
 
     def only(self, kind: str, *taken: str) -> None:
         """Raise UsageError when something is wanted that a target of this ``kind`` has not."""
         for each in fields(self):
             if each.name not in taken and getattr(self, each.name) != each.default:
-                option = "--" + each.name.replace("_", "-")
+                option = "--" + each.name.removesuffix("_videos").replace("_", "-")
                 raise UsageError(f"{option} says nothing about {kind}; leave it out.")
 
 
@@ -70,11 +75,11 @@ def _folder(target: Path, wanted: Wanted) -> Report:
         wanted.only("a model")
         return model_report(target)
     from vidcap_cli.errors import TableError  # noqa: PLC0415
-    from vidcap_cli.inspect.meta import meta_report  # noqa: PLC0415
+    from vidcap_cli.inspect.meta import Probing, meta_report  # noqa: PLC0415
 
-    wanted.only("a folder of videos")
+    wanted.only("a folder of videos", *_PROBING)
     try:
-        return meta_report(target)
+        return meta_report(target, Probing(*_probing(wanted)))
     except TableError as error:
         raise UsageError(
             f"{target}: neither a run directory (plan.json) nor a model folder (config.json) nor "
@@ -102,12 +107,21 @@ def _table(target: Path, wanted: Wanted) -> Report:
     column = caption_column(names)
     if column and (PATH not in names or not is_text(table.schema.field(column).type)):
         column = None
-    if column := wanted.caption_column or column:
+    column = wanted.caption_column or column
+    if column and not any(_probing(wanted)):
         from vidcap_cli.inspect.captions import Captions, captions_report  # noqa: PLC0415
 
         wanted.only("a table with captions", "caption_column", "export_flagged")
         return captions_report(Captions.of(table, column), wanted.export_flagged)
-    from vidcap_cli.inspect.meta import meta_report  # noqa: PLC0415
+    from vidcap_cli.inspect.meta import Probing, meta_report  # noqa: PLC0415
 
-    wanted.only("a table without captions (a column `text`, or the one of --caption-column)")
-    return meta_report(target)
+    wanted.only("the videos of a table", *_PROBING)
+    return meta_report(target, Probing(*_probing(wanted)))
+
+
+_PROBING = ("all_videos", "output", "drop_unreadable")
+
+
+def _probing(wanted: Wanted) -> tuple[bool, Path | None, bool]:
+    """What is wanted of videos; of a table with captions, too, it is about its videos then."""
+    return wanted.all_videos, wanted.output, wanted.drop_unreadable

@@ -1,15 +1,17 @@
 """A table or a folder of videos: what its columns are, whether the files exist, what they hold.
 
-Every row is read; of the files, the first thousand and as many spread over the rest are looked
-for, and a few dozen of those that exist are opened.
+Every row is read. Of the files, the first thousand and as many spread over the rest are looked
+for, and a hundred of those that exist are opened; or all of them, where that is wanted.
 """
 
 import shlex
 import stat
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,36 +19,66 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import TableError
+from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.families import RECOMMENDED
+from vidcap_cli.inspect.probed import check_probed, write_probed
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
-from vidcap_cli.inspect.video import RULES, Bad, survey
+from vidcap_cli.inspect.videos import cause_words, causes, survey, survey_sections
 from vidcap_cli.merge.columns import STATUS, CaptionColumns, caption_column
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import FOLDER, kind_of, make_plan, resolve
 from vidcap_cli.tables import Table, open_meta, open_table, paths
-from vidcap_cli.video import VideoInfo
-from vidcap_cli.view.words import count, duration, one_line, size
+from vidcap_cli.view.words import count, one_line, size
 
 LOOKED_FOR = 1000  # files at the start of the table, and as many again spread over the rest
-OPENED = 32
+OPENED = 100
 _LISTED = 5
+_CAUSES = 8
 
 
-def meta_report(target: Path) -> Report:
-    """The report on a table, or on a folder of videos. Raises TableError for a damaged one."""
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """Whether ``all_videos`` are opened or a sample, and the table to write with what they hold.
+
+    ``drop`` leaves rows out of it whose video cannot be read.
+    """
+
+    all_videos: bool = False
+    output: Path | None = None
+    drop: bool = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything but the usual is wanted."""
+        return self != Probing()
+
+
+def meta_report(target: Path, probing: Probing | None = None) -> Report:
+    """The report on a table, or on a folder of videos.
+
+    Raises TableError for a damaged one, UsageError where the output cannot be written.
+    """
+    probing = probing or Probing()
+    if probing.drop and not probing.output:
+        raise UsageError("--drop-unreadable is about the table of -o; name one.")
+    if probing.output:
+        check_probed(probing.output, target)
     if kind_of(target) == FOLDER:
-        return _report("folder", target, _listing(target), [str(target)], ())
+        return _report("folder", target, _listing(target), [str(target)], (), probing=probing)
     table = open_table(target)
     columns = Section("columns", tuple(Fact(field.name, str(field.type)) for field in table.schema))
     try:
-        CaptionColumns().check(open_meta(target))
+        open_meta(target)
+        if not probing.asked:
+            CaptionColumns().check(table)
     except TableError as error:
+        if probing.asked:
+            raise
         # Not a table to caption; what it holds can still be told.
         return _other_table(table, columns, error)
     column = pa.chunked_array(list(paths(table)), pa.string())
     bases = [str(target.absolute().parent), str(Path.cwd())]
-    return _report("table", target, column, bases, (columns,))
+    return _report("table", target, column, bases, (columns,), probing=probing)
 
 
 def _listing(folder: Path) -> pa.ChunkedArray:
@@ -63,9 +95,13 @@ def _report(
     column: pa.ChunkedArray,
     bases: Sequence[str],
     sections: tuple[Section, ...],
+    *,
+    probing: Probing,
 ) -> Report:
     rows = len(column)
-    names = column.take(pa.array(_spread(rows))).to_pylist()
+    everything = probing.all_videos or probing.output is not None
+    looked = column.unique() if everything else column.take(pa.array(_spread(rows)))
+    names = looked.to_pylist()
     files = {name: resolve(name, bases) for name in names}
     sizes = {file: held for file in files.values() if (held := _bytes_of(file)) is not None}
     missing = [name for name in names if files[name] not in sizes]
@@ -77,22 +113,33 @@ def _report(
         Fact("looked for", count(len(names), "file"), len(names)),
         Fact("missing", f"{len(missing):,}", len(missing)),
     ]
+    there = round(rows * len(sizes) / len(names))
     if sizes:
-        total = sum(sizes.values()) / len(sizes) * rows
-        about = "" if len(sizes) == rows else "about "
+        total = sum(sizes.values()) / len(sizes) * there
+        about = "" if len(sizes) == there else "about "
         facts.append(Fact("size of all", f"{about}{size(total)}", round(total)))
     facts.append(Fact("repeated paths", f"{twice:,}", twice))
-    infos, bad = survey([str(file) for file in _opened(list(sizes))])
-    shown = [Section("rows", tuple(facts)), *sections]
-    verdict = "no video of it could be opened"
-    if infos:
-        shown.append(Section("videos opened", _video_facts(infos, rows)))
-        verdict = f"can be captioned: {shlex.join(['vidcap', RECOMMENDED.command, str(target)])}"
-    problems = _problems(names, missing, bases, bad)
+    opened = list(sizes) if everything else _opened(list(sizes))
+    found = survey([str(file) for file in opened])
+    shown = [Section("rows", tuple(facts)), *sections, *survey_sections(found, there)]
+    why = causes(found)
+    shown.append(Section("details", (Fact("unreadable", "", why),)))
+    problems = _problems(names, missing, bases, why)
     if twice:
         problems.append(Problem(f"{count(twice, 'row')} repeat the path of another", serious=False))
-    if not infos:
+    verdict = "no video of it could be opened"
+    if found.readable.any():
+        verdict = f"can be captioned: {shlex.join(['vidcap', RECOMMENDED.command, str(target)])}"
+    else:
         problems.append(Problem("none of its videos gives frames"))
+    if probing.output:
+        places = {file: place for place, file in enumerate(opened)}
+        of_name = {name: places.get(file, -1) for name, file in files.items()}
+        if kind == "folder":  # from anywhere else its names lead nowhere
+            column = pa.chunked_array([[str(files[name].absolute()) for name in names]])
+            of_name = dict(zip(column.to_pylist(), of_name.values(), strict=True))
+        written = write_probed(target, column, of_name, found, probing.output, drop=probing.drop)
+        verdict = f"{count(written, 'row')} written to {probing.output}"
     return Report(kind, str(target), verdict, tuple(shown), tuple(problems))
 
 
@@ -106,7 +153,10 @@ def _bytes_of(file: Path) -> int | None:
 
 
 def _problems(
-    names: Sequence[str], missing: Sequence[str], bases: Sequence[str], bad: Sequence[Bad]
+    names: Sequence[str],
+    missing: Sequence[str],
+    bases: Sequence[str],
+    why: Sequence[dict[str, Any]],
 ) -> list[Problem]:
     problems = []
     if missing:
@@ -116,10 +166,10 @@ def _problems(
         problems.append(
             Problem(f"{share}: {listed}", f"relative paths start from {places}", serious=False)
         )
-    problems += [
-        Problem(f"{one_line(video.path)} · {video.status}: {video.error}", serious=False)
-        for video in bad
-    ]
+    problems += [Problem(cause_words(one), serious=False) for one in why[:_CAUSES]]
+    if why[_CAUSES:]:
+        more = sum(one["videos"] for one in why[_CAUSES:])
+        problems.append(Problem(f"and {count(more, 'video')} for other reasons", serious=False))
     return problems
 
 
@@ -147,58 +197,6 @@ def _extensions(column: pa.ChunkedArray) -> dict[str, int]:
     counted = pc.value_counts(pc.struct_field(endings, "ending")).to_pylist()
     counts = Counter({entry["values"] or "none": entry["counts"] for entry in counted})
     return dict(counts.most_common())
-
-
-def _video_facts(infos: Sequence[VideoInfo], rows: int) -> tuple[Fact, ...]:
-    seconds = [info.duration for info in infos]
-    together = float(np.mean(seconds)) * rows
-    facts = [
-        Fact("opened", count(len(infos), "video"), len(infos)),
-        _range("duration", seconds, "s"),
-        Fact("duration of all", f"about {duration(together)}", round(together)),
-        _range("frame rate", [info.fps for info in infos], "a second"),
-        _frame_sizes(infos),
-        _common("codec", [info.codec for info in infos]),
-        _common("container", [info.container for info in infos]),
-    ]
-    flags = [flag for info in infos for flag in info.flags]
-    if flags:
-        facts.append(_common("flags", flags))
-    for family, rule in RULES.items():
-        sampled = [rule.indices(info.frames, info.fps) for info in infos]
-        tokens = [
-            rule.tokens(len(indices), info.height, info.width)
-            for indices, info in zip(sampled, infos, strict=True)
-        ]
-        facts.append(_range(f"{family} frames", [len(indices) for indices in sampled], ""))
-        facts.append(_range(f"{family} visual tokens", tokens, ""))
-    return tuple(facts)
-
-
-def _frame_sizes(infos: Sequence[VideoInfo]) -> Fact:
-    sizes = sorted({(info.height * info.width, info.width, info.height) for info in infos})
-    spelled = [f"{wide} x {tall}" for _, wide, tall in (sizes[0], sizes[-1])]
-    return Fact("frame size", " to ".join(dict.fromkeys(spelled)), [list(s[1:]) for s in sizes])
-
-
-def _range(label: str, values: Sequence[float], unit: str) -> Fact:
-    """Smallest, middle and largest of a sample."""
-    low, middle, high = np.percentile(values, [0, 50, 100]).tolist()
-    unit = f" {unit}" if unit else ""
-    words = f"{_plain(low)} to {_plain(high)}{unit}, median {_plain(middle)}"
-    if low == high:
-        words = f"{_plain(low)}{unit}"
-    return Fact(label, words, {"min": low, "median": middle, "max": high})
-
-
-def _plain(value: float) -> str:
-    return f"{value:,.1f}".removesuffix(".0")
-
-
-def _common(label: str, values: Sequence[str]) -> Fact:
-    counts = dict(Counter(values).most_common())
-    words = [f"{value} ({number})" for value, number in counts.items()]
-    return Fact(label, values[0] if len(counts) == 1 else _listed(words, 4), counts)
 
 
 def _other_table(table: Table, columns: Section, error: TableError) -> Report:

@@ -105,12 +105,10 @@ def render(report: Report, *, as_json: bool = False) -> None:
 def _lines(report: Report) -> Iterator[str]:
     yield report.title
     width = _label_width(report)
-    for section in report.sections:
+    for section in report.shown:
         yield ""
         yield section.title
-        yield from (
-            f"  {fact.label:<{width}}  {fact.words}" for fact in section.facts if fact.words
-        )
+        yield from (f"  {fact.label:<{width}}  {fact.words}" for fact in section.facts)
     yield ""
     for problem in report.problems:
         yield f"{_mark(problem)} {problem.text}"

@@ -1,4 +1,4 @@
-"""Videos looked into: what they hold, and what a model would get of them.
+"""A video looked into: what it holds, and what a model would get of it.
 
 PyAV looks and reads here, whichever reader a run is told to use: ``--reader decord`` may count
 and choose other frames.
@@ -8,7 +8,6 @@ that file and not the end of the command.
 """
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -28,7 +27,6 @@ RULES: dict[str, FrameRule] = {
 }
 RULE = RULES[RECOMMENDED.command]
 
-_PROBE_SECONDS = 20.0
 _READ_SECONDS = 60.0
 
 
@@ -37,32 +35,6 @@ class Probed(Clip):
     """A clip and what its file holds."""
 
     info: VideoInfo
-
-
-@dataclass(frozen=True, slots=True)
-class Bad:
-    """A video that could not be looked into: status as in part files and a sentence."""
-
-    path: str
-    status: str
-    error: str
-
-
-def survey(paths: Sequence[str]) -> tuple[list[VideoInfo], list[Bad]]:
-    """Probe ``paths``: what the good ones hold, in no particular order, and the bad ones."""
-    found: list[VideoInfo] = []
-    bad: list[Bad] = []
-    if not paths:
-        return found, bad
-    with DecodePool(RULE, workers=2, timeout=_PROBE_SECONDS, read=probe_only) as pool:
-        for row, path in enumerate(paths):
-            pool.submit(row, path)
-        while decoded := pool.next():
-            if isinstance(decoded.clip, Probed):
-                found.append(decoded.clip.info)
-            else:
-                bad.append(Bad(decoded.path, decoded.status, decoded.error or ""))
-    return found, bad
 
 
 def probe_only(path: str, rule: Rule) -> Clip:
