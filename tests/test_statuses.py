@@ -8,7 +8,9 @@ def test_the_words_are_those_of_every_version():
         "ok", "missing_file", "decode_error", "decode_timeout", "rejected", "empty", "oom",
         "model_error", "crashed", "missing",
     }  # fmt: skip
-    assert set(Flag) == {"frame_rate", "damaged", "truncated", "shrunk", "hdr", "anamorphic"}
+    assert set(Flag) == {
+        "frame_rate", "damaged", "truncated", "shrunk", "hdr", "anamorphic", "cut",
+    }  # fmt: skip
     assert set(Doing) == {
         "starting", "loading model", "waiting for frames", "compiling", "captioning", "finished",
         "stopped",

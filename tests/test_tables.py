@@ -4,6 +4,7 @@ import csv
 import datetime as dt
 import io
 import json
+import math
 import os
 from pathlib import Path
 
@@ -387,7 +388,8 @@ def test_nothing_appears_before_the_block_ends(tmp_path):
 def test_output_form():
     assert output_form(Path("a.CSV")) == "csv"
     assert output_form(Path("a.parquet"), "csv") == "csv"
-    for name, form in [("a.jsonl", None), ("a", None), ("a.csv", "xlsx")]:
+    assert output_form(Path("a.JSONL")) == "jsonl"
+    for name, form in [("a.json", None), ("a", None), ("a.csv", "xlsx")]:
         with pytest.raises(TableError, match=r"a[.a-z]*: vidcap writes .*--format"):
             output_form(Path(name), form)
 
@@ -401,6 +403,35 @@ def test_large_csv_is_written_as_read(tmp_path):
     again = whole(tmp_path / "a.csv")
     assert again["path"].combine_chunks() == table["path"].combine_chunks()
     assert again["n"].combine_chunks() == pc.cast(table["n"], pa.string()).combine_chunks()
+
+
+def test_json_lines_come_back_as_they_were(tmp_path):
+    header, *rest = TRICKY
+    table = strings(TRICKY)
+    lines = write(tmp_path / "a.jsonl", table, "jsonl").decode().split("\n")
+    assert [json.loads(line) for line in lines[:-1]] == [
+        dict(zip(header, row, strict=True)) for row in rest
+    ]
+    assert lines[-1] == ""
+    assert values(tmp_path / "a.jsonl") == TRICKY
+    typed = pa.table({
+        "n": pa.array([2**53 + 1, None, -1]), "x": [0.1, None, 1e300], "b": [True, False, None],
+        "tags": [["a", None], [], None], "at": [{"x": 1, "y": [2.5]}, {"x": 3, "y": []}, None],
+    })  # fmt: skip
+    write(tmp_path / "b.jsonl", typed, "jsonl")
+    assert whole(tmp_path / "b.jsonl").to_pylist() == typed.to_pylist()
+
+
+def test_what_json_has_no_value_for(tmp_path):
+    table = pa.table({
+        "x": [math.nan, math.inf], "bytes": [b"a\xff", b"b"], "day": [dt.date(2024, 5, 6), None],
+        "pairs": pa.array([[("k", math.nan)], []], pa.map_(pa.string(), pa.float64())),
+    })  # fmt: skip
+    lines = write(tmp_path / "a.jsonl", table, "jsonl").decode().splitlines()
+    assert [json.loads(line, parse_constant=pytest.fail) for line in lines] == [
+        {"x": None, "bytes": "a\\xff", "day": "2024-05-06", "pairs": [["k", None]]},
+        {"x": None, "bytes": "b", "day": None, "pairs": []},
+    ]
 
 
 def test_a_type_that_parquet_lacks(tmp_path):

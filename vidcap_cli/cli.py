@@ -178,7 +178,7 @@ def _add_family(family: Family) -> None:
         from vidcap_cli.caption import Request, caption
 
         wanted = TableOptions(**table)
-        part_format = wanted.form or "parquet"
+        part_format = "csv" if wanted.form == "csv" else "parquet"
         request = Request(
             meta=meta,
             config=CaptionConfig(family=family.command, part_format=part_format, **told),

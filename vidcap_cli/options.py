@@ -27,7 +27,7 @@ TEXT = "text"  # the column of captions
 # Bytes a decoder needs to work at all: FFmpeg, NumPy and a video of ordinary size.
 LEAST_DECODE_MEMORY = 256_000_000
 
-Form = Literal["csv", "parquet"]
+Form = Literal["csv", "parquet", "jsonl"]
 Prefer = Literal["newest", "oldest", "first", "longest"]
 
 
@@ -175,7 +175,7 @@ class TableOptions:
     form: Annotated[
         Form | None,
         Option(
-            "Format of the output and its parts.",
+            "Format of the output; with csv the parts are CSV, too.",
             OUTPUT,
             flags=("--format",),
             usual="Parquet for Parquet, else CSV",

@@ -26,7 +26,7 @@ FAILED = tuple(status for status in Status if status not in (Status.OK, Status.M
 
 
 class Flag(StrEnum):
-    """What is to be known of a caption's frames; see ``vidcap_cli.video``."""
+    """What is to be known of a caption; most are about its frames, see ``vidcap_cli.video``."""
 
     FRAME_RATE = "frame_rate"
     DAMAGED = "damaged"
@@ -34,6 +34,7 @@ class Flag(StrEnum):
     SHRUNK = "shrunk"  # for want of memory
     HDR = "hdr"
     ANAMORPHIC = "anamorphic"
+    CUT = "cut"  # the caption ended at --max-new-tokens
 
 
 class Doing(StrEnum):

@@ -1,14 +1,16 @@
-r"""Tables as they are written: CSV, TSV and Parquet, batch by batch.
+r"""Tables as they are written: CSV, TSV, Parquet and JSON Lines, batch by batch.
 
-With minimal quoting and "\n" line ends; every value is read again as it was. A table appears under
-its name only when it is whole and on the disk.
+CSV with minimal quoting and "\n" line ends; every value is read again as it was. A table appears
+under its name only when it is whole and on the disk. What JSON has no value for becomes its text
+there (dates, bytes), or null (NaN and the infinities).
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +21,7 @@ from vidcap_cli.atomic import committing
 from vidcap_cli.errors import TableError
 from vidcap_cli.tables import DELIMITERS, is_binary, is_text
 
-WRITABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+WRITABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl"}
 
 
 def output_form(path: Path, form: str | None = None) -> str:
@@ -45,6 +47,9 @@ def writing(path: Path, schema: pa.Schema, form: str) -> Iterator[Callable[[pa.T
                 raise TableError(
                     f"{path}: Parquet has no such type ({error}); write CSV"
                 ) from error
+        elif form == "jsonl":
+            with temporary.open("wb") as file:
+                yield lambda table: _write_lines(file, table)
         else:
             delimiter = DELIMITERS[form]
             with temporary.open("wb") as file:
@@ -56,6 +61,26 @@ def writing(path: Path, schema: pa.Schema, form: str) -> Iterator[Callable[[pa.T
                         file.write(_csv_lines([_text(c) for c in table.columns], delimiter))
 
                 yield append
+
+
+def _write_lines(file: BinaryIO, table: pa.Table) -> None:
+    """Append an object for each row."""
+    for row in table.to_pylist():
+        line = json.dumps(_jsonable(row), ensure_ascii=False, allow_nan=False)
+        file.write(line.encode() + b"\n")
+
+
+def _jsonable(value: Any) -> Any:
+    """``value`` as JSON can have it."""
+    if isinstance(value, dict):
+        return {str(key): _jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return _spell(value)
 
 
 def _csv_lines(columns: Sequence[pa.ChunkedArray], delimiter: str) -> bytes:

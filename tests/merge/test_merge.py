@@ -687,3 +687,21 @@ def test_any_scattering_of_results_gives_the_same_table(tmp_path_factory, data):
     assert account.rows == len(final)
     failed = sum(tally.count for tally in account.failed.values())
     assert account.ok + failed + account.missing.count == account.rows
+
+
+def test_json_lines_are_written_and_merged_again(tmp_path, meta, run):
+    put(run, [ok(0, 'He says "ü".', flags="cut"), bad(1, error="too\nlarge"), ok(3, "t3")])
+    merge([run.path], tmp_path / "out.jsonl", missing=tmp_path / "todo.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert list(rows[0]) == HEAD.strip().split(",")
+    assert rows[0] == {
+        "id": "001", "path": "a.mp4", "note": 'x, "y"', "text": 'He says "ü".',
+        "caption_status": "ok", "caption_error": None, "caption_flags": "cut",
+    }  # fmt: skip
+    assert (rows[1]["text"], rows[1]["caption_error"]) == (None, "too\nlarge")
+    assert [row["caption_status"] for row in rows] == ["ok", "oom", "missing", "ok"]
+    todo = [json.loads(line) for line in (tmp_path / "todo.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in todo] == ["002", "003"]
+    merge([run.path], tmp_path / "first.csv")
+    merge([tmp_path / "out.jsonl"], tmp_path / "second.csv", meta=meta)
+    assert (tmp_path / "second.csv").read_bytes() == (tmp_path / "first.csv").read_bytes()

@@ -84,8 +84,9 @@ class FakeEngine:
     """Slots that are refilled, as the compiled engine's. Rows end in the order they came.
 
     ``room`` is the side of the largest picture that fits. A row in ``faults`` meets its errors one
-    after the other before it has a caption; one in ``silent`` ends before the first word. Memory
-    runs out, once and for all, with those of the rows in it that ``short`` returns.
+    after the other before it has a caption; one in ``silent`` ends before the first word, one in
+    ``long`` at the longest length. Memory runs out, once and for all, with those of the rows in it
+    that ``short`` returns.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class FakeEngine:
         room: int = 100,
         faults: dict[int, list[Exception]] | None = None,
         silent: tuple[int, ...] = (),
+        long: tuple[int, ...] = (),
         after: Callable[[int], None] = lambda _: None,
         short: Callable[[list[int]], list[int]] = lambda _: [],
     ) -> None:
@@ -101,7 +103,7 @@ class FakeEngine:
         self._short = short
         self._room = room
         self._faults = faults or {}
-        self._silent = silent
+        self._silent, self._long = silent, long
         self._after = after
         self.together: list[set[int]] = []
 
@@ -125,7 +127,8 @@ class FakeEngine:
     def _answer(self, row: int) -> Answer:
         if self._faults.get(row):
             return Answer(row, None, self._faults[row].pop(0), 1.0)
-        return Answer(row, Generated([] if row in self._silent else [row, 7], "stop"), None, 1.0)
+        reason = "length" if row in self._long else "stop"
+        return Answer(row, Generated([] if row in self._silent else [row, 7], reason), None, 1.0)
 
 
 class Scene:

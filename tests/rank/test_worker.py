@@ -158,6 +158,15 @@ def test_a_caption_without_a_word_is_none(tmp_path):
     assert (result["status"], result["text"], result["finish_reason"]) == ("empty", None, "stop")
 
 
+def test_a_caption_that_ends_at_the_longest_length_is_flagged(tmp_path):
+    videos = {0: clip(flags=(Flag.HDR,))}
+    scene = Scene(tmp_path, FakeEngine(long=(0, 2)), FakeDecoders(videos), rows(3))
+    scene.run()
+    flags = [scene.results[row]["flags"] for row in range(3)]
+    assert flags == ["hdr,cut", None, "cut"]
+    assert {scene.results[row]["status"] for row in range(3)} == {"ok"}
+
+
 # --- stopping
 
 

@@ -70,11 +70,11 @@ def merge(
     """Write the captions in ``inputs`` beside META's columns to ``out``.
 
     The rows are those of ``meta``, or else of the table that the run directories among the
-    inputs were planned from; with ``limit`` only the first of them. ``form`` is csv, tsv or
-    parquet, by default what the suffix of ``out`` says. ``all_columns`` adds what else is known
-    about a result. The captions are called ``caption_column``; ``overwrite_column`` leaves out
-    columns of META that have a name of those added. ``missing`` gets META's other columns of the
-    rows without a caption.
+    inputs were planned from; with ``limit`` only the first of them. ``form`` is csv, tsv,
+    parquet or jsonl, by default what the suffix of ``out`` says. ``all_columns`` adds what else is
+    known about a result. The captions are called ``caption_column``; ``overwrite_column`` leaves
+    out columns of META that have a name of those added. ``missing`` gets META's other columns of
+    the rows without a caption.
     """
     if prefer not in get_args(Prefer):
         raise UsageError(f"--prefer {prefer}: choose one of {', '.join(get_args(Prefer))}")

@@ -30,7 +30,7 @@ from vidcap_cli.rundir.events import (
 from vidcap_cli.rundir.leases import is_revoked
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
-from vidcap_cli.statuses import Doing, Status
+from vidcap_cli.statuses import Doing, Flag, Status
 
 _LONGEST_ERROR = 500
 # Characters of a caption that an event tells: what a line of the view shows. All is in the part.
@@ -101,6 +101,7 @@ class Recorder:
         """A row has its caption, which took the model ``seconds``; an empty one is none."""
         assert row.clip
         frames, height, width, _ = row.clip.frames.shape
+        cut = (Flag.CUT,) if new.finish_reason == "length" else ()
         result = Result(
             row.row_id,
             row.path,
@@ -108,7 +109,7 @@ class Recorder:
             text=text or None,
             error=None if text else "the model ended its answer before the first word",
             finish_reason=new.finish_reason,
-            flags=",".join(row.clip.flags) or None,
+            flags=",".join((*row.clip.flags, *cut)) or None,
             prompt_tokens=row.prompt_tokens,
             new_tokens=len(new.ids),
             frames=frames,
