@@ -171,6 +171,15 @@ def regroup(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(pending)
 
 
+def selectable(schema: pa.Schema) -> pa.Schema:
+    """``schema`` with strings for string views, of which Arrow cannot select any."""
+    fields = [
+        field.with_type(pa.large_string()) if pa.types.is_string_view(field.type) else field
+        for field in schema
+    ]
+    return pa.schema(fields, schema.metadata)
+
+
 def is_binary(kind: pa.DataType) -> bool:
     """Whether values of ``kind`` are bytes."""
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

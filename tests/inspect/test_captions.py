@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -252,6 +253,39 @@ def test_a_phrase_that_follows_itself_often_enough_is_a_loop(parts):
     found = rules.loops(np.concatenate([numbers, numbers]), halves)
     again = rules.said_again(numbers, halves[:2])[0] >= 0.3
     assert list(found) == [expected or again] * 2
+
+
+@given(st.lists(st.text(max_size=80), min_size=1, max_size=12))
+def test_any_text_is_judged(texts):
+    """Whatever is in it, every caption gets its flags, and those of its words alone."""
+    rows = [{"path": str(n), "text": text.replace("\x00", "")} for n, text in enumerate(texts)]
+    with TemporaryDirectory() as folder:
+        table = Path(folder) / "t.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), table)
+        report = inspect(table, Wanted(export_flagged=Path(folder) / "out.parquet"))
+        found = pq.read_table(Path(folder) / "out.parquet").to_pylist()
+    empty = [row["path"] for row in found if "empty" in row["quality_flags"]]
+    assert empty == [row["path"] for row in rows if not rules.words_of(row["text"])]
+    assert report.as_dict()["facts"]["flags"]["empty"]["rows"] == len(empty)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.large_string(), pa.binary(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())],
+)
+def test_captions_of_every_string_type(tmp_path, kind):
+    texts = pa.array(["A cat sleeps.", None, "A dog and a"])
+    texts = texts.dictionary_encode() if pa.types.is_dictionary(kind) else texts.cast(kind)
+    pq.write_table(pa.table({"path": ["a", "b", "c"], "text": texts}), tmp_path / "t.parquet")
+    inspect(tmp_path / "t.parquet", Wanted(export_flagged=tmp_path / "out.csv"))
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines == ["path,text,quality_flags", "b,,empty", "c,A dog and a,cut"]
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    pq.write_table(pa.table({"path": ["a"], "text": [b"\xff"]}), tmp_path / "t.parquet")
+    with pytest.raises(TableError, match="the column `text` cannot be read"):
+        inspect(tmp_path / "t.parquet")
 
 
 def test_words_of_any_script():

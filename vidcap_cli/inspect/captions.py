@@ -27,7 +27,7 @@ from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.rules import Fault
 from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import PATH, Table, hashes, is_text
+from vidcap_cli.tables import PATH, Table, hashes, is_text, selectable
 from vidcap_cli.view.progress import Progress
 from vidcap_cli.view.words import count, one_line
 
@@ -89,11 +89,15 @@ class Captions:
         for batch in self.table.batches(list(dict.fromkeys(wanted.values()))):
             for start in range(0, batch.num_rows, _BLOCK):
                 block = batch.slice(start, _BLOCK)
-                yield {name: _strings(block, column) for name, column in wanted.items()}
+                yield {name: _strings(self.table, block, column) for name, column in wanted.items()}
 
 
-def _strings(block: pa.RecordBatch, column: str) -> list[str]:
-    found: list[str] = pc.fill_null(block.column(column).cast(pa.string()), "").to_pylist()
+def _strings(table: Table, block: pa.RecordBatch, column: str) -> list[str]:
+    try:
+        strings = block.column(column).cast(pa.string())
+    except pa.ArrowInvalid as error:  # bytes
+        raise TableError(f"{table.path}: the column `{column}` cannot be read: {error}") from error
+    found: list[str] = pc.fill_null(strings, "").to_pylist()
     return found
 
 
@@ -421,7 +425,8 @@ def _check_export(export: Path, captions: Captions) -> None:
 def _export(captions: Captions, judged: _Judged, export: Path) -> None:
     """Write the rows with a flag, all their columns and one more with the flags."""
     schema = captions.table.schema
-    kept = pa.schema([f for f in schema if f.name != FLAGS_COLUMN], schema.metadata)
+    others = [column for column in schema if column.name != FLAGS_COLUMN]
+    kept = selectable(pa.schema(others, schema.metadata))
     names = np.array([_spelled(mask) for mask in range(1 << len(_FAULTS))], object)
     start = 0
     with writing(
@@ -430,7 +435,7 @@ def _export(captions: Captions, judged: _Judged, export: Path) -> None:
         for batch in captions.table.batches(kept.names):
             faults = judged.faults[start : start + batch.num_rows]
             start += batch.num_rows
-            rows = pa.Table.from_batches([batch]).filter(pa.array(faults > 0))
+            rows = pa.Table.from_batches([batch]).cast(kept).filter(pa.array(faults > 0))
             flags = pa.array(names[faults[faults > 0]], pa.string())
             write(rows.append_column(FLAGS_COLUMN, flags))
 

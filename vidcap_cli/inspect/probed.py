@@ -17,7 +17,7 @@ from vidcap_cli.errors import UsageError
 from vidcap_cli.inspect.videos import Survey
 from vidcap_cli.rundir.plan import FOLDER, kind_of
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import PATH, ROWS, open_meta
+from vidcap_cli.tables import PATH, ROWS, open_meta, selectable
 
 PROBED = pa.schema(
     [
@@ -54,6 +54,7 @@ def write_probed(
     that is not there. With ``drop`` only rows whose video can be read are written.
     """
     batches, schema = _rows(target, column)
+    kept = pa.schema([field for field in schema if field.name not in PROBED.names])
     written = 0
     with writing(output, schema, output_form(output)) as write:
         for batch in batches:
@@ -62,7 +63,7 @@ def write_probed(
             readable = place >= 0
             readable[readable] = found.readable[place[readable]]
             rows = pa.Table.from_arrays(
-                [*batch.select(_others(batch.schema)).columns, *_columns(found, place, readable)],
+                [*batch.select(kept.names).cast(kept).columns, *_columns(found, place, readable)],
                 schema=schema,
             )
             rows = rows.filter(pa.array(readable)) if drop else rows
@@ -81,12 +82,8 @@ def _rows(target: Path, column: pa.ChunkedArray) -> tuple[Iterator[pa.Table], pa
         table = open_meta(target)
         blocks = (pa.Table.from_batches([batch]) for batch in table.batches())
         kept = table.schema
-    fields = [kept.field(name) for name in _others(kept)]
-    return blocks, pa.schema([*fields, *PROBED])
-
-
-def _others(schema: pa.Schema) -> list[str]:
-    return [name for name in schema.names if name not in PROBED.names]
+    others = [field for field in kept if field.name not in PROBED.names]
+    return blocks, pa.schema([*selectable(pa.schema(others)), *PROBED])
 
 
 def _columns(

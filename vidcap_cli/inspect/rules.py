@@ -8,7 +8,8 @@ are told in the README, and the precision and recall of each rule on labelled ca
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import cache, lru_cache
 
@@ -136,7 +137,7 @@ SCRIPTS = (
 )  # fmt: skip
 _LATIN, _HAN, _OTHER = map(SCRIPTS.index, ("Latin", "Chinese or Japanese", "other"))
 _NAMED = {name.upper(): number for number, name in enumerate(SCRIPTS)} | dict.fromkeys(
-    ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "IDEOGRAPHIC"), _HAN
+    ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO"), _HAN
 )
 _QUOTED = re.compile(
     r"\"[^\"]*\"|“[^”]*”|«[^»]*»|「[^」]*」|『[^』]*』|‘[^’]*’|\([^)]*\)|（[^）]*）"
@@ -146,6 +147,8 @@ _LETTERS = re.compile(rf"(?:[^\W\d_]|[{_MARKS}])+")
 
 @cache
 def _script(letter: str) -> int:
+    if unicodedata.category(letter)[0] not in "LM":
+        return 0
     name = unicodedata.name(letter, "").removeprefix("FULLWIDTH ").removeprefix("HALFWIDTH ")
     unknown = _OTHER if " LETTER " in name else 0
     return _NAMED.get(name.split(" ")[0].split("-")[0], unknown)
@@ -159,33 +162,30 @@ def scripts_of(text: str) -> tuple[int, int, int, int]:
     """
     if text.isascii():
         return _LATIN, 0, 100, 0
-    counts: dict[int, int] = {}
-    names: dict[int, int] = {}
-    for word in _LETTERS.findall(_QUOTED.sub(" ", text)) or _LETTERS.findall(text):
-        for script, number in _letters(word):
-            counts[script] = counts.get(script, 0) + number
-            if word[0].isupper():
-                names[script] = names.get(script, 0) + number
+    counted = _QUOTED.sub(" ", text)
+    counts = _by_script(counted)
+    if not counts:  # all of it is quoted
+        counted, counts = text, _by_script(text)
     if not counts:
         return 0, 0, 0, 0
     first = max(counts, key=lambda script: counts[script])
-    for script, number in names.items():
-        counts[script] -= number if script != first else 0
+    if len(counts) > 1:
+        names = "".join(w for w in _LETTERS.findall(counted) if w[0].isupper())
+        for script, number in _by_script(names).items():
+            counts[script] -= number if script != first else 0
     total = sum(counts.values())
-    rest = {script: number for script, number in counts.items() if script != first and number}
-    second = max(rest, key=lambda script: rest[script], default=0)
-    share = round(100 * rest.get(second, 0) / total)
-    return first, second, round(100 * counts[first] / total), share
+    others = [script for script, number in counts.items() if script != first and number]
+    second = max(others, key=lambda script: counts[script], default=0)
+    shares = [round(100 * counts.get(script, 0) / total) for script in (first, second)]
+    return first, second, shares[0], shares[1]
 
 
-def _letters(word: str) -> Iterator[tuple[int, int]]:
-    if word.isascii():
-        yield _LATIN, len(word)
-        return
-    for letter in word:
-        script = _script(letter)
-        if script:
-            yield script, 1
+def _by_script(text: str) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for letter, number in Counter(text).items():
+        if script := _script(letter):
+            counts[script] = counts.get(script, 0) + number
+    return counts
 
 
 # Loops: a phrase said again and again.
