@@ -168,6 +168,7 @@ def test_inspect_never_imports_mindspore_here():
         "import sys; from pathlib import Path\n"
         "import vidcap_cli.inspect, vidcap_cli.inspect.doctor, vidcap_cli.inspect.meta\n"
         "import vidcap_cli.inspect.model, vidcap_cli.inspect.run, vidcap_cli.inspect.video\n"
+        "import vidcap_cli.inspect.captions, vidcap_cli.inspect.watch, vidcap_cli.inspect.videos\n"
         "vidcap_cli.inspect.engines.has_msrun()\n"
         "vidcap_cli.inspect.ascend.look_at_ascend()\n"
         "print(sorted({'mindspore', 'mindnlp', 'torch', 'pandas'} & set(sys.modules)))\n"

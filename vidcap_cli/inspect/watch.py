@@ -11,6 +11,7 @@ from vidcap_cli.rundir.records import Attempt
 from vidcap_cli.view.live import make_view
 
 _POLL_SECONDS = 0.2
+_EVENTS = 256  # that are read before it is looked whether to redraw
 _LOOK_SECONDS = 1.0  # after how long it is looked again whether the run goes on
 
 
@@ -44,7 +45,9 @@ def _draw(run: RunDir, launch: AttemptDir) -> None:
                 next_look = time.monotonic() + _LOOK_SECONDS
                 goes_on = is_led(run) and not launch.over.exists()
             for rank, reader in readers.items():
-                for event in reader.read():
+                for number, event in enumerate(reader.read()):
                     view.event(rank, event)
+                    if number % _EVENTS == 0:
+                        view.tick()
             view.tick()
             time.sleep(_POLL_SECONDS)

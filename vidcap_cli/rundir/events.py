@@ -104,6 +104,8 @@ class Ended(Event):
 _KINDS: dict[str, type[Event]] = {
     event.kind: event for event in (Started, State, Alive, Began, Done, Committed, Notice, Ended)
 }
+# The annotations of their fields: to look them up anew took half the time of reading an event.
+_TYPES = {kind: {one.name: one.type for one in dataclass_fields(kind)} for kind in _KINDS.values()}
 
 
 # What a value must be like, by the annotation of its field.
@@ -144,13 +146,14 @@ def decode(line: str | bytes) -> Event | None:
 
 def _word(kind: type[Event], name: str, value: object) -> Any:
     """A value as its field wants it: ValueError for a word that this version does not know."""
-    wanted = next((each.type for each in dataclass_fields(kind) if each.name == name), None)
+    wanted = _TYPES[kind].get(name)
     return wanted(value) if wanted in (Status, Doing) else value
 
 
 def _is_sound(event: Event) -> bool:
     """Whether every field has the type that it is declared with."""
-    return all(_SHAPES[field.type](getattr(event, field.name)) for field in dataclass_fields(event))
+    types = _TYPES[type(event)]
+    return all(_SHAPES[kind](getattr(event, name)) for name, kind in types.items())
 
 
 class EventWriter:
