@@ -6,7 +6,7 @@ to export. Of a row some 200 bytes stay in memory, and its words lie in a file w
 
 import shlex
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from vidcap_cli.config import options_of
 from vidcap_cli.disk import check_output
@@ -83,13 +84,42 @@ class Captions:
         }
         return cls(table, text, extra)
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """What is judged, and the columns that it is in."""
+        return {PATH: PATH, "text": self.text, **self.extra}
+
+    @property
+    def number(self) -> int | None:
+        """How many rows there are, where the table says so before it is read."""
+        is_parquet = self.table.form == "parquet"
+        return pq.read_metadata(self.table.path).num_rows if is_parquet else None
+
     def blocks(self) -> Iterator[dict[str, list[str]]]:
-        """The rows in blocks: each column that is judged, as strings without null."""
-        wanted = {PATH: PATH, "text": self.text, **self.extra}
-        for batch in self.table.batches(list(dict.fromkeys(wanted.values()))):
+        """The rows in blocks, as strings without null."""
+        for batch in self._batches():
             for start in range(0, batch.num_rows, _BLOCK):
-                block = batch.slice(start, _BLOCK)
-                yield {name: _strings(self.table, block, column) for name, column in wanted.items()}
+                yield self._cells(batch.slice(start, _BLOCK))
+
+    def rows(self, wanted: Sequence[int]) -> dict[int, dict[str, str]]:
+        """A few rows by their numbers, which ascend."""
+        found: dict[int, dict[str, str]] = {}
+        start, waiting = 0, deque(wanted)
+        for batch in self._batches():
+            while waiting and waiting[0] < start + batch.num_rows:
+                row = waiting.popleft()
+                cells = self._cells(batch.slice(row - start, 1))
+                found[row] = {name: values[0] for name, values in cells.items()}
+            start += batch.num_rows
+            if not waiting:
+                break
+        return found
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        return self.table.batches(list(dict.fromkeys(self.columns.values())))
+
+    def _cells(self, block: pa.RecordBatch) -> dict[str, list[str]]:
+        return {n: _strings(self.table, block, column) for n, column in self.columns.items()}
 
 
 def _strings(table: Table, block: pa.RecordBatch, column: str) -> list[str]:
@@ -121,7 +151,7 @@ def captions_report(captions: Captions, export: Path | None = None) -> Report:
     """
     if export:
         _check_export(export, captions)
-    with likeness.Shelf() as shelf, Progress("captions") as progress:
+    with likeness.Shelf() as shelf, Progress("captions", captions.number) as progress:
         reading = _Reading(shelf)
         for block in captions.blocks():
             reading.take(block)
@@ -290,21 +320,10 @@ def _examples(captions: Captions, judged: _Judged) -> dict[int, _Row]:
         partners = {Fault.DUPLICATE: judged.first, Fault.NEAR_DUPLICATE: judged.alike}.get(fault)
         if partners is not None:
             shown.update(int(partners[row]) for row in rows)
-    found: dict[int, _Row] = {}
-    start = 0
-    wanted = sorted(shown)
-    for block in captions.blocks() if wanted else ():
-        stop = start + len(block[PATH])
-        for row in wanted:
-            if start <= row < stop:
-                cells = {name: block[name][row - start] for name in block}
-                found[row] = _Row(
-                    cells[PATH], cells["text"], cells.get("status", ""), cells.get("error", "")
-                )
-        start = stop
-        if start > wanted[-1]:
-            break
-    return found
+    return {
+        row: _Row(cells[PATH], cells["text"], cells.get("status", ""), cells.get("error", ""))
+        for row, cells in captions.rows(sorted(shown)).items()
+    }
 
 
 def _shown(judged: _Judged, fault: Fault) -> list[int]:
