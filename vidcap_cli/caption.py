@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from vidcap_cli.ascend import VISIBLE, device_nodes, visible_devices
-from vidcap_cli.checkpoint.files import fingerprint
+from vidcap_cli.checkpoint.files import fingerprint, read_json
 from vidcap_cli.checkpoint.folder import check_model
 from vidcap_cli.checkpoint.generation import sampling_keys
 from vidcap_cli.checkpoint.hub import fetch, is_hub_name
+from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import check_log_dir, check_output, reason
 from vidcap_cli.engine import check_engine
@@ -32,6 +33,7 @@ from vidcap_cli.launch.surroundings import look_around, placed
 from vidcap_cli.merge.account import Reconciliation
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.merge import merge
+from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.options import LaunchOptions, RunOptions, TableOptions, declared, given
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.rundir.places import Places
@@ -122,10 +124,19 @@ def _with_model(request: Request) -> CaptionConfig:
     family = request.config.family
     model = model_folder(request.config.model, family, download=not request.run.dry_run)
     check_model(model, family)
+    _check_share(request.config, model)
     _say_sampling(model)
     config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
     load_captioner(config)  # refuses now what every rank would refuse
     return config
+
+
+def _check_share(config: CaptionConfig, model: Path) -> None:
+    """Refuse a number of ranks that cannot share a model."""
+    ranks = config.tensor_parallel
+    if ranks > 1 and config.engine != "graph":
+        raise UsageError(f"--tensor-parallel goes with --engine graph, not with {config.engine}.")
+    Share(0, ranks).config(DecoderConfig.read(read_json(model / "config.json")))
 
 
 def _say_sampling(model: Path) -> None:
@@ -342,14 +353,21 @@ def _print_captions(table: Path, column: str) -> None:
 
 def _cluster(request: Request) -> Cluster:
     target, launch = request.config.device_target, request.launch
-    found = device_count(target)
+    found, group = device_count(target), request.config.tensor_parallel
+    whole = max(found - found % group, group)  # ranks that groups can be made of
     around = look_around(os.environ)
     nodes = around.nodes if around else 1
-    share = launch.worker_num // nodes if launch.worker_num else found
+    share = launch.worker_num // nodes if launch.worker_num else whole
     local = launch.local_worker_num or max(share, 1)
-    workers = launch.worker_num or (local * nodes if around else found)
+    workers = launch.worker_num or (local * nodes if around else whole)
     if local > workers:
         raise UsageError(f"--local-worker-num {local} is more than --worker-num {workers}.")
+    for flag, ranks in (("--worker-num", workers), ("--local-worker-num", local)):
+        if ranks % group:
+            raise UsageError(
+                f"{flag} {ranks} is no multiple of --tensor-parallel {group}: the ranks that share "
+                "a model are on one machine."
+            )
     if local > found and devices(target):
         raise UsageError(
             f"{local} ranks were asked for on this machine, which has {found} Ascend devices "

@@ -12,6 +12,7 @@ from vidcap_cli.families import FAMILIES, Family
 from vidcap_cli.options import (
     ENGINE,
     FRAMES,
+    LAUNCHING,
     OUTPUT,
     Declared,
     Option,
@@ -149,6 +150,15 @@ class CaptionConfig:
         Literal["auto", "float32", "float16", "bfloat16"],
         Option("Number type of the weights; auto is the checkpoint's own.", ENGINE, alters=True),
     ] = "auto"
+    tensor_parallel: Annotated[
+        int,
+        Option(
+            "Ranks, of one node, that share a model which one device cannot hold.",
+            LAUNCHING,
+            metavar="T",
+            low=1,
+        ),
+    ] = 1
     memory_limit: Annotated[
         int | None,
         Option(

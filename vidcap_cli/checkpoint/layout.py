@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.checkpoint.lora import Scaling, Source, canonical, merged
+from vidcap_cli.checkpoint.shares import WHOLE, Share, ways
 from vidcap_cli.checkpoint.weights import Tensor, Weights
 from vidcap_cli.errors import ModelError
 from vidcap_cli.families import Family, family_of, part
@@ -68,14 +69,20 @@ class Layout:
                 raise
             raise ModelError(f"{folder}: {error}") from error
 
-    @property
-    def parameters(self) -> int:
-        """How many numbers all weights are."""
-        return sum(map(math.prod, (*self.text.shapes().values(), *self.tower.shapes().values())))
+    def parameters(self, share: Share = WHOLE) -> int:
+        """How many numbers all weights are, or those of a rank that has a ``share`` of them."""
+        return share.parameters(self.text) + sum(map(math.prod, self.tower.shapes().values()))
 
-    def text_weight(self, name: str) -> NDArray[np.float32]:
-        """A weight of the language model by its name in ``DecoderConfig.shapes``."""
-        return self.sources[_of_text(name)].read()
+    def divided(self, least: int = 1) -> dict[int, int]:
+        """How many numbers a rank keeps at most, by how many share the model, ``least`` or more."""
+        shares = (Share(ranks - 1, ranks) for ranks in ways(self.text) if ranks >= least)
+        return {share.of: self.parameters(share) for share in shares}
+
+    def text_weight(self, name: str, share: Share = WHOLE) -> NDArray[np.float32]:
+        """A weight of the language model by its name in its ``shapes``, or a ``share`` of it."""
+        rows, *columns = share.slices(self.text, name)
+        weight = self.sources[_of_text(name)].read(rows)
+        return weight[:, columns[0]] if columns else weight
 
     def tower_weight(self, name: str) -> NDArray[np.float32]:
         """A weight of the vision tower by its name in the ``shapes`` of its sizes."""

@@ -59,11 +59,11 @@ class Source:
         """The types of numbers that it is stored in: BF16, F16, ..."""
         return {part.number for part in (self.base, self.down, self.up) if part is not None}
 
-    def read(self) -> NDArray[np.float32]:
-        """The weight, merged, as float32."""
-        weight = self.base.read()
+    def read(self, rows: slice = slice(None)) -> NDArray[np.float32]:
+        """The weight, merged, as float32, or some ``rows`` of it."""
+        weight = self.base.read(rows)
         if self.down is not None and self.up is not None:
-            weight = weight + np.float32(self.scale) * (self.up.read() @ self.down.read())
+            weight = weight + np.float32(self.scale) * (self.up.read(rows) @ self.down.read())
         return weight
 
 

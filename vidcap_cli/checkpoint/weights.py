@@ -43,9 +43,13 @@ class Tensor:
         """How many numbers it holds."""
         return math.prod(self.shape)
 
-    def read(self) -> NDArray[np.float32]:
-        """The values, as float32."""
-        return self._numbers(0, self.parameters).reshape(self.shape)
+    def read(self, rows: slice = slice(None)) -> NDArray[np.float32]:
+        """The values, as float32; only those of some ``rows`` of the first axis are read."""
+        if not self.shape:
+            return self._numbers(0, 1).reshape(())
+        first, end, _ = rows.indices(self.shape[0])
+        row = math.prod(self.shape[1:])
+        return self._numbers(first * row, (end - first) * row).reshape(-1, *self.shape[1:])
 
     def ends(self, most: int) -> NDArray[np.float32]:
         """The first and the last values, ``most`` of each or all that there are."""

@@ -3,12 +3,15 @@
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import OutOfMemoryError, UsageError
 from vidcap_cli.processors import Prompt, Size
 from vidcap_cli.statuses import Doing
+
+if TYPE_CHECKING:
+    from vidcap_cli.engine.group import Group
 
 INSTALL_MINDNLP = "pip install 'vidcap[mindnlp]', under Python 3.11"
 
@@ -114,10 +117,15 @@ def check_engine(name: str) -> None:
         )
 
 
-def load_engine(config: CaptionConfig, say: Callable[[Doing], None] = lambda _: None) -> Engine:
+def load_engine(
+    config: CaptionConfig,
+    say: Callable[[Doing], None] = lambda _: None,
+    group: "Group | None" = None,
+) -> Engine:
     """The engine that ``config.engine`` names, its weights loaded.
 
-    ``say`` is told what the engine is doing: compiling or captioning.
+    ``say`` is told what the engine is doing: compiling or captioning. With a ``group``, which this
+    rank leads, others have shares of the model.
     """
     if config.engine == "mindnlp":
         from vidcap_cli.engine.reference import ReferenceEngine  # noqa: PLC0415 - heavy
@@ -125,4 +133,4 @@ def load_engine(config: CaptionConfig, say: Callable[[Doing], None] = lambda _: 
         return ReferenceEngine(config, say)
     from vidcap_cli.engine.generate import GraphEngine  # noqa: PLC0415 - imports MindSpore
 
-    return GraphEngine(config, say)
+    return GraphEngine(config, say, group)

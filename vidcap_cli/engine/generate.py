@@ -19,22 +19,14 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
-from vidcap_cli.checkpoint.files import stored_type
 from vidcap_cli.checkpoint.generation import read_generation
-from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request, SpentError, feed_of
-from vidcap_cli.engine.memory import check_weights, loading_weights, room
+from vidcap_cli.engine.group import Group
+from vidcap_cli.engine.loading import load
 from vidcap_cli.models.decoder import NextToken
-from vidcap_cli.models.device import (
-    as_out_of_memory,
-    dtype_for,
-    graphs_survive,
-    round_products,
-    select_device,
-)
+from vidcap_cli.models.device import as_out_of_memory, graphs_survive
 from vidcap_cli.models.kernels import Kernels
-from vidcap_cli.models.model import load_model
 from vidcap_cli.processors import Prompt, Size
 from vidcap_cli.statuses import Doing
 
@@ -55,26 +47,21 @@ class _Caption:
 
 
 class GraphEngine:
-    """One checkpoint, its decoding compiled."""
+    """One checkpoint, its decoding compiled; shared with the ranks of a ``group``, if any."""
 
-    def __init__(self, config: CaptionConfig, say: Callable[[Doing], None]) -> None:
-        folder = Path(config.model)
-        device = select_device(config.device_target, config.memory_limit, compiled=True)
-        dtype = dtype_for(config.dtype, stored_type(folder), device, compiled=True)
-        round_products(config.dtype, device)
-        layout = Layout.read(folder, config.family, config.lora_alpha)
-        check_weights(layout.parameters, dtype, config.memory_limit, device)
-        generation = read_generation(folder)
+    def __init__(
+        self, config: CaptionConfig, say: Callable[[Doing], None], group: Group | None = None
+    ) -> None:
+        generation = read_generation(Path(config.model))
         self.slots = config.slots
-        with loading_weights():
-            self.model = load_model(config, layout, getattr(ms, dtype))
-        kernels = type(self.model.decoder.kernels).__name__
-        print(f"weights in {dtype} on {device}, {kernels}", flush=True)  # noqa: T201 - rank's log
+        loaded = load(config, group.share, group.join) if group else load(config)
+        self.model = loaded.model
         self._decoder = self.model.decoder
-        self._room = room(config.memory_limit, device)
+        self._run = group.together(loaded) if group else self.model
+        self._room = group.room if group else loaded.room
         if self._room is not None:
-            self._decoder.score_bytes = min(self._decoder.score_bytes, self._room // 4)
-        self._survives = graphs_survive(device)
+            self._run.keep_to(self._room)
+        self._survives = graphs_survive(loaded.device)
         self._say = say
         self._compiled: set[object] = set()
         self._eos = generation.eos
@@ -118,14 +105,12 @@ class GraphEngine:
 
         Takes the first slot: no caption may be in the making.
         """
-        prefilled = self.model.prefill(prompt)
-        rows = [prefilled.next_token.logits.asnumpy()[0]]
-        self._decoder.insert(0, prefilled, len(ids))
+        rows = [self._run.begin(0, prompt, len(ids)).logits.asnumpy()[0]]
         tokens = np.zeros(self.slots, np.int64)
         for token in ids:
             tokens[0] = token
-            rows.append(self._decoder.step(tokens).logits.asnumpy()[0])
-        self._decoder.free(0)
+            rows.append(self._run.step(tokens).logits.asnumpy()[0])
+        self._run.free(0)
         return np.stack(rows)
 
     def _begin(self, slot: int, running: dict[int, _Caption]) -> Iterator[Answer]:
@@ -135,14 +120,13 @@ class GraphEngine:
         try:
             prompt = caption.request.prompt
             with self._compiling(self.model.shapes(prompt)):
-                prefilled = self.model.prefill(prompt)
+                next_token = self._run.begin(slot, prompt, self._most)
             self._seen[slot] = False
             self._seen[slot, prompt.ids] = True
-            token = int(self._choose(prefilled.next_token, self._seen[slot : slot + 1])[0])
-            self._decoder.insert(slot, prefilled, self._most)
+            token = int(self._choose(next_token, self._seen[slot : slot + 1])[0])
         except Exception as error:  # noqa: BLE001 - the status of the row
             told = self._survived(error, [caption])
-            self._decoder.free(slot)
+            self._run.free(slot)
             yield running.pop(slot).failed(told)
             return
         caption.seconds = time.monotonic() - began
@@ -155,7 +139,7 @@ class GraphEngine:
         for slot, caption in running.items():
             tokens[slot] = caption.ids[-1]
         with self._compiling({("step", self._decoder.kv_cache.length)}):
-            chosen = self._choose(self._decoder.step(tokens), self._seen)
+            chosen = self._choose(self._run.step(tokens), self._seen)
         share = (time.monotonic() - began) / len(running)
         for slot, caption in list(running.items()):
             caption.seconds += share
@@ -169,7 +153,7 @@ class GraphEngine:
             if len(caption.ids) < self._most:
                 return
         reason = "stop" if token in self._eos else "length"
-        self._decoder.free(slot)
+        self._run.free(slot)
         yield running.pop(slot).finished(reason)
 
     def _choose(self, next_token: NextToken, seen: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -197,7 +181,7 @@ class GraphEngine:
     def _free(self, running: Iterable[int]) -> list[int]:
         slots = list(running)
         for slot in slots:
-            self._decoder.free(slot)
+            self._run.free(slot)
         return slots
 
 

@@ -7,7 +7,7 @@ loaded; what the engine keeps afterwards (its caches) counts as part of each pro
 whether a clip fits does not depend on the clips before it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from vidcap_cli.errors import ModelError
@@ -39,8 +39,16 @@ def room(limit: int | None, device: str) -> int | None:
     return left if free is None or device == "CPU" else min(left, int(free))
 
 
-def check_weights(parameters: int, dtype: str, limit: int | None, device: str) -> None:
+def check_weights(
+    parameters: int,
+    dtype: str,
+    limit: int | None,
+    device: str,
+    divided: Mapping[int, int] | None = None,
+) -> None:
     """Raise ModelError when weights of so many numbers cannot fit, however small the videos are.
+
+    ``divided`` says how many they would be in a rank if more of them shared the model.
 
     ``limit`` as in ``room``; on CPU it may go beyond what is there, as a machine may swap.
     """
@@ -54,6 +62,11 @@ def check_weights(parameters: int, dtype: str, limit: int | None, device: str) -
     if dtype == "float32" and weights // 2 <= most:
         only_half = device == "CPU" and library() is None
         remedies.append("--dtype float16" if only_half else "--dtype float16 or bfloat16")
+    shares = {ranks: each * _ITEM_BYTES[dtype] for ranks, each in (divided or {}).items()}
+    enough = [ranks for ranks, each in shares.items() if each <= most]
+    if enough and device != "CPU":
+        share = size(shares[enough[0]])
+        remedies.append(f"--tensor-parallel {enough[0]}, which puts {share} on each device")
     if most == limit:
         whose = f"--memory-limit {size(most)} allows"
         remedies += ["a larger --memory-limit"] * (there is None or weights <= there)

@@ -49,7 +49,7 @@ class ReferenceEngine:
         device = select_device(config.device_target, config.memory_limit, compiled=False)
         dtype = dtype_for(config.dtype, stored_type(folder), device, compiled=False)
         layout = Layout.read(folder, config.family, config.lora_alpha)
-        check_weights(layout.parameters, dtype, config.memory_limit, device)
+        check_weights(layout.parameters(), dtype, config.memory_limit, device)
         self.slots = config.slots
         self._say = say
         self._max_new_tokens = config.max_new_tokens

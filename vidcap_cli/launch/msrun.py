@@ -8,6 +8,7 @@ other children meanwhile.
 
 import errno
 import os
+import secrets
 import shlex
 import signal
 import socket
@@ -209,6 +210,7 @@ def _environment(folder: AttemptDir, cluster: Cluster) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if name not in _OF_MSRUN},
         "PATH": path,
         "VIDCAP_PARENT": str(os.getpid()),
+        "VIDCAP_GROUP_KEY": secrets.token_hex(16),
         "VIDCAP_LOCAL_RANKS": str(len(cluster.local_ranks)),
         "PYTHONUNBUFFERED": "1",
         # Paths are bytes on disk, whatever the locale; and a random.py of the user's in the

@@ -10,12 +10,13 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
+from vidcap_cli.engine.group import leader_of
 from vidcap_cli.launch.msrun import Cluster, LaunchFailedError, Ranks
 from vidcap_cli.rundir.events import Began, Done, Event, EventReader, Started, State
 from vidcap_cli.rundir.leases import grant
 from vidcap_cli.rundir.nodes import Heartbeat
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
-from vidcap_cli.rundir.records import RankExit, read_errors
+from vidcap_cli.rundir.records import Attempt, RankExit, read_errors
 from vidcap_cli.statuses import Doing
 from vidcap_cli.view.follower import View
 
@@ -65,11 +66,12 @@ def supervise(
 ) -> None:
     """Start this node's ranks, follow them, and record how each ended; then rest while others work.
 
-    A rank that dies by itself stops its siblings here; one that reports nothing for too long is
-    killed, which counts as such a death. The first interrupt asks ranks to commit and leave, the
-    second kills them; so does the end of the time they are given. They are asked to leave as well
-    when the launch is over or gone, because who leads the run has begun another. After a death
-    they are started again if the launch goes on ``elsewhere()``: what they had claimed is theirs.
+    A rank that dies by itself stops its siblings here, and soon ends those that share its model,
+    which wait for it; one that reports nothing for too long is killed, which counts as such a
+    death. The first interrupt asks ranks to commit and leave, the second kills them; so does the
+    end of the time they are given. They are asked to leave as well when the launch is over or gone,
+    because who leads the run has begun another. After a death they are started again if the launch
+    goes on ``elsewhere()``: what they had claimed is theirs.
     ``heartbeat`` tells the other nodes whether ranks work here.
     Raises RunError when msrun fails; no process is left in any case.
     """
@@ -146,6 +148,7 @@ class _Watch:
         self._view = view
         self._interrupts = interrupts
         self._local = cluster.local_ranks
+        self._group = Attempt.read(folder).config.tensor_parallel
         self._patience = cluster.launch.stall_timeout
         self._readers = {n: EventReader(folder.events(n)) for n in range(cluster.worker_num)}
         self._in_model: dict[int, set[int]] = {number: set() for number in self._readers}
@@ -160,6 +163,7 @@ class _Watch:
         self._deadline = float("inf")
         self._exits: dict[int, int] = {}
         self._died: set[int] = set()
+        self._doomed: dict[int, float] = {}  # and when they are killed
         self._failed = False
         self.stopped = False
 
@@ -200,7 +204,10 @@ class _Watch:
             self._exits[number] = code
             if code != 0 and not self.stopped:
                 self._died.add(number)
+                for mate in self._mates(number):
+                    self._doomed[mate] = time.monotonic() + _LEAVE_SECONDS
         self._give_up_on_stalled()
+        self._kill_doomed()
         if self._died and not self.stopped:
             for number in sorted(self._died):
                 end = RankExit(number, self._exits[number])
@@ -244,6 +251,19 @@ class _Watch:
                     self.ranks.kill()
                     self.stopped = True
 
+    def _mates(self, number: int) -> range:
+        """The ranks that share a model, one of which is ``number``."""
+        first = leader_of(number, self._group)
+        return range(first, first + self._group)
+
+    def _kill_doomed(self) -> None:
+        """Kill ranks that wait for one that has died, once they have had the time to commit."""
+        due = [rank for rank, when in self._doomed.items() if when < time.monotonic()]
+        for number in due:
+            del self._doomed[number]
+            if number not in self._exits:
+                self.ranks.kill_rank(number)
+
     @property
     def _overdue(self) -> bool:
         """Whether ranks that were asked to leave have had the time for it, once."""
@@ -266,8 +286,13 @@ class _Watch:
             self._exits.setdefault(number, -signal.SIGKILL)
 
     def exits(self) -> list[RankExit]:
-        """How each rank ended; only one that died by itself is charged with its rows."""
+        """How each rank ended; only one that died by itself is charged with its rows, or one that
+        shares a model with it.
+        """
         return [
-            RankExit(n, code, tuple(sorted(self._in_model[n])) if n in self._died else ())
+            RankExit(n, code, () if self._died.isdisjoint(self._mates(n)) else self._rows_of(n))
             for n, code in sorted(self._exits.items())
         ]
+
+    def _rows_of(self, number: int) -> tuple[int, ...]:
+        return tuple(sorted(self._in_model[number]))

@@ -21,11 +21,13 @@ import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
 
+from vidcap_cli.checkpoint.shares import WHOLE, Share
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.models.decoder_graphs import DecoderGraphs
 from vidcap_cli.models.kernels import Kernels
 from vidcap_cli.models.kv_cache import KVCache, cache_length
 from vidcap_cli.models.rope import rope
+from vidcap_cli.models.sharding import Sharded, Whole
 from vidcap_cli.models.weights import Read, Weights, in_graphs
 
 # Tokens of a prompt that are prefilled together: all if there are no more than ``MOST_TOKENS``,
@@ -85,14 +87,22 @@ class _Prompt:
 class Decoder:
     """A language model with ``slots`` sequences in the making.
 
-    ``read`` gives a weight by its name in ``DecoderConfig.shapes``, as float32; it is kept in
-    ``dtype``.
+    ``read`` gives a weight by its name in ``DecoderConfig.shapes``, as float32, or what ``share``
+    has of it; it is kept in ``dtype``. With a share all that tokens go through is called by every
+    rank of the group, with the same arguments.
     """
 
     def __init__(
-        self, config: DecoderConfig, read: Read, kernels: Kernels, *, slots: int, dtype: Any
+        self,
+        whole: DecoderConfig,
+        read: Read,
+        kernels: Kernels,
+        *,
+        slots: int,
+        dtype: Any,
+        share: Share = WHOLE,
     ) -> None:
-        self.config = config
+        self.config = config = share.config(whole)
         self.score_bytes = SCORE_BYTES
         numbers = kernels.numbers(dtype)
         self._attention = kernels.grouped_query_attention(config, dtype)
@@ -110,13 +120,14 @@ class Decoder:
         ]
         self._together = in_graphs(self._layers)
         self._all = [self.embedding, self._norm, self._lm_head, *chain(*self._layers)]
-        self._graphs = DecoderGraphs(config, kernels, self._attention)
+        self._sharding = Whole(kernels) if share.of == 1 else Sharded(kernels, share, whole.vocab)
+        self._graphs = DecoderGraphs(config, kernels, self._attention, self._sharding)
         self._masks_of = (0, False)  # tokens, first
         self._last_masks: list[Tensor] = []
 
     def embed(self, ids: NDArray[np.int64]) -> Tensor:
         """The embeddings ``[n, hidden]`` of token ids ``[n]``."""
-        return self.kernels.embed(self.embedding, Tensor(ids.astype(np.int32)))
+        return self._sharding.embed(self.embedding, self._sharding.ids(ids))
 
     def prefill(self, embeds: Tensor, index: Index, positions: NDArray[np.int64]) -> Prefilled:
         """Run a prompt of n tokens at ``positions`` ``[n]`` or ``[3, n]``.
@@ -150,7 +161,7 @@ class Decoder:
         cache = self.kv_cache
         turn = self._rope_tables(self._rope(cache.positions))
         tensors = [*cache.index(), *turn, *self._all, *cache.tensors]
-        next_token = self._graphs.step(Tensor(ids.astype(np.int32)), *tensors)
+        next_token = self._graphs.step(self._sharding.ids(ids), *tensors)
         cache.advance()
         return NextToken(*next_token)
 

@@ -9,6 +9,7 @@ from mindspore import Tensor, nn
 
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.models.kernels import GroupedQueryAttention, Kernels
+from vidcap_cli.models.sharding import Whole
 
 # Tensors reach a graph one by one; these are their places. (A NamedTuple would compile the graph
 # anew at every call.)
@@ -27,10 +28,14 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
     """
 
     def __init__(
-        self, config: DecoderConfig, kernels: Kernels, attention: GroupedQueryAttention
+        self,
+        config: DecoderConfig,
+        kernels: Kernels,
+        attention: GroupedQueryAttention,
+        sharding: Whole,
     ) -> None:
         super().__init__(auto_prefix=False)
-        self.kernels, self.attention = kernels, attention
+        self.kernels, self.attention, self.sharding = kernels, attention, sharding
         self.layer = GATE + kernels.gate_tensors
         self.eps, self.layers = config.rms_norm_eps, config.layers
         self.qkv_split = kernels.qkv_split(
@@ -108,7 +113,7 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
         size, width = self.kernels.cache_tensors, self.attention.cache_width
         start = STEP_LAYERS + self.layer * self.layers
         mask = self.attention.step_mask(last, tensors[start].shape[-2])
-        x, delta = self.kernels.embed(tensors[EMBEDDING], ids), None
+        x, delta = self.sharding.embed(tensors[EMBEDDING], ids), None
         for number in range(self.layers):
             begin = STEP_LAYERS + self.layer * number
             layer, place = tensors[begin : begin + self.layer], start + 2 * size * number
@@ -147,10 +152,10 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
 
     def after_attention(self, x: Tensor, attended: Tensor, layer: Tensors) -> tuple[Tensor, Tensor]:
         """Residual, norm, MLP; ``attended`` is ``[T, heads * D]``."""
-        x, normed = self.add_norm(
-            x, self.kernels.linear(attended, layer[O_PROJ]), layer[POST_ATTENTION_NORM]
-        )
-        return x, self.kernels.swiglu_mlp(normed, layer[GATE:], layer[DOWN])
+        delta = self.sharding.summed(self.kernels.linear(attended, layer[O_PROJ]))
+        x, normed = self.add_norm(x, delta, layer[POST_ATTENTION_NORM])
+        delta = self.kernels.swiglu_mlp(normed, layer[GATE:], layer[DOWN])
+        return x, self.sharding.summed(delta)
 
     def add_norm(self, x: Tensor, delta: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
         """``x`` with ``delta``, if any, and its norm."""
@@ -163,5 +168,5 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor]:
         """As ``head``, within a graph."""
         _, normed = self.add_norm(x, delta, norm)
-        logits = self.kernels.linear(normed, lm_head).astype(ms.float32)
+        logits = self.sharding.joined(self.kernels.linear(normed, lm_head).astype(ms.float32))
         return logits, self.kernels.argmax(logits)

@@ -76,7 +76,7 @@ def _keep_to_own_cores() -> None:
     ranks, cores = local_ranks(), sorted(os.sched_getaffinity(0))
     share = len(cores) // ranks
     if ranks > 1 and share:
-        first = int(os.environ["RANK_ID"]) % ranks * share
+        first = int(os.environ["DEVICE_ID"]) * share
         os.sched_setaffinity(0, cores[first : first + share])
 
 

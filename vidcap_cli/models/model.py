@@ -4,6 +4,7 @@ Here the families differ: in the tower, and in the positions that the tokens of 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.settings import placeholder
+from vidcap_cli.checkpoint.shares import WHOLE, Share
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
 from vidcap_cli.families import family_of, part
 from vidcap_cli.models.clip import ClipVision
-from vidcap_cli.models.decoder import Decoder, Prefilled
+from vidcap_cli.models.decoder import Decoder, NextToken, Prefilled
 from vidcap_cli.models.device import current_device
 from vidcap_cli.models.kernels import Kernels, kernels_for
 from vidcap_cli.models.qwen2vl_vision import Qwen2VLVision
@@ -61,6 +63,24 @@ class Model:
         index[~here] = np.arange(embeds.shape[0] - (~here).sum(), embeds.shape[0])
         return self.decoder.prefill(embeds, index, self._positions(here, prompt))
 
+    def begin(self, slot: int, prompt: Prompt, new_tokens: int) -> NextToken:
+        """Put a prompt into a slot that is free, with room for ``new_tokens``; what follows it."""
+        prefilled = self.prefill(prompt)
+        self.decoder.insert(slot, prefilled, new_tokens)
+        return prefilled.next_token
+
+    def step(self, ids: NDArray[np.int64]) -> NextToken:
+        """Append a token to every slot; what follows."""
+        return self.decoder.step(ids)
+
+    def free(self, slot: int) -> None:
+        """Forget the sequence in a slot."""
+        self.decoder.free(slot)
+
+    def keep_to(self, room: int) -> None:
+        """Prefill with no more at a time than there is ``room`` for, in bytes."""
+        self.decoder.score_bytes = min(self.decoder.score_bytes, room // 4)
+
     def shapes(self, prompt: Prompt) -> set[object]:
         """What graphs a prompt runs through."""
         return self.vision.shapes(prompt.vision) | self.decoder.shapes(len(prompt.ids))
@@ -75,10 +95,13 @@ class Model:
         return mrope_positions(here, prompt.vision["video_grid_thw"][0], self.merge)
 
 
-def load_model(config: CaptionConfig, layout: Layout, dtype: Any) -> Model:
-    """The model in ``config.model``, its weights in ``dtype``, tensor by tensor."""
+def load_model(config: CaptionConfig, layout: Layout, dtype: Any, share: Share = WHOLE) -> Model:
+    """The model in ``config.model``, or a ``share`` of it, its weights in ``dtype``, tensor by
+    tensor.
+    """
     kernels = kernels_for(current_device())
-    decoder = Decoder(layout.text, layout.text_weight, kernels, slots=config.slots, dtype=dtype)
+    read = partial(layout.text_weight, share=share)
+    decoder = Decoder(layout.text, read, kernels, slots=config.slots, dtype=dtype, share=share)
     token = placeholder(read_json(Path(config.model) / "config.json"))
     vision, merge = part(family_of(config.family).tower)(config, layout, kernels, dtype)
     return Model(vision, decoder, token, merge)

@@ -141,6 +141,10 @@ class Recorder:
         )
         self._finish(result)
 
+    def commit(self) -> None:
+        """Put what is finished on the disk, from whatever thread; nothing can be recorded then."""
+        self._writer.__exit__(None, None, None)
+
     def starting_anew(self) -> None:
         """A fresh process goes on, because memory ran out in a way that this one does not
         survive.

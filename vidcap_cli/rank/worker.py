@@ -8,6 +8,7 @@ a way that its process does not survive replaces itself by a fresh one, which fi
 the run what is left of its rows.
 """
 
+import math
 import os
 import signal
 import socket
@@ -20,23 +21,32 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.engine import Answer, Engine, Request, SpentError, load_engine
-from vidcap_cli.errors import OutOfMemoryError, RevokedError, VidcapError
-from vidcap_cli.processes import die_with, start_anew
+from vidcap_cli.engine.group import Group, follow, join, leader_of
+from vidcap_cli.errors import OutOfMemoryError, RevokedError, RunError, VidcapError
+from vidcap_cli.processes import die_with, leave_now, start_anew
 from vidcap_cli.processors import Captioner, load_captioner
 from vidcap_cli.rank.intake import Claims, Intake
 from vidcap_cli.rank.recorder import Recorder
 from vidcap_cli.rank.row import Row
-from vidcap_cli.rundir.events import Ended, EventWriter, Started
+from vidcap_cli.rundir.events import Alive, Ended, EventWriter, Started, State
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.records import Attempt, RankError, ShortRows
 from vidcap_cli.statuses import Doing, Status
 from vidcap_cli.video import read_frames
 from vidcap_cli.video.pool import DecodePool
+
+if TYPE_CHECKING:  # it imports MindSpore
+    from vidcap_cli.engine.loading import Loaded
+
+# A rank that follows another says at least this often that it gets on, in seconds.
+_ALIVE_SECONDS = 30.0
 
 
 class Stop:
@@ -186,9 +196,13 @@ class Rank:
 def work(
     run: RunDir, folder: AttemptDir, number: int, *, lease: Path, events: EventWriter, stop: Stop
 ) -> bool:
-    """Do the work of rank ``number`` in one launch; whether a fresh process is to go on with it."""
+    """Do the work of rank ``number`` in one launch; whether a fresh process is to go on with it.
+
+    With ``--tensor-parallel`` others have shares of the model, and do what this rank does.
+    """
     attempt = Attempt.read(folder)
     config = attempt.config
+    size = config.tensor_parallel
     recorder = Recorder(run, folder, number, lease=lease, config=config, events=events)
     recorder.doing(Doing.LOADING)
     captioner = load_captioner(config)
@@ -212,15 +226,58 @@ def work(
             stop=stop,
         )
         intake.read_ahead()  # frames are read while the weights load
-        engine = load_engine(config, recorder.doing)
+        group = Group(number, size, partial(_lose, recorder)) if size > 1 else None
+        engine = load_engine(config, recorder.doing, group)
         shrink = config.on_oom == "shrink"
         short = Rank(captioner, engine, intake, recorder, shrink=shrink, stop=stop).work()
-    if short and claims.left and not stop():
+    again = short is not None and claims.left and not stop()
+    if group:
+        group.end("anew" if again else "leave")
+    if short and again:
         short.add(folder, number)
         recorder.starting_anew()
         return True
     recorder.ended(Doing.STOPPED if stop() else Doing.FINISHED)
     return False
+
+
+def _lose(recorder: Recorder, why: str) -> NoReturn:
+    """Leave a group that cannot go on, perhaps from a sum that never comes."""
+    print(why, file=sys.stderr, flush=True)  # noqa: T201 - into the rank's log
+    with suppress(Exception):  # what is not committed is done again
+        recorder.commit()
+    os._exit(1)
+
+
+def assist(folder: AttemptDir, number: int, events: EventWriter) -> bool:
+    """Do what the rank that leads this one's group does; whether to start anew."""
+    config = Attempt.read(folder).config
+    events.write(State(Doing.LOADING))
+    told = -math.inf
+
+    def alive() -> None:
+        nonlocal told
+        if time.monotonic() - told > _ALIVE_SECONDS:
+            told = time.monotonic()
+            events.write(Alive())
+
+    def load(share: Share) -> "Loaded":
+        from vidcap_cli.engine import loading  # noqa: PLC0415 - imports MindSpore
+
+        return loading.load(config, share, join)
+
+    how = follow(number, config.tensor_parallel, load, alive)
+    if how == "leave":
+        events.write(Ended(Doing.FINISHED))
+    return how == "anew"
+
+
+def _group_size(folder: AttemptDir) -> int:
+    """How many ranks share a model; what is wrong with the record is told when it is used."""
+    try:
+        return Attempt.read(folder).config.tensor_parallel
+    except RunError:
+        return 1
 
 
 def main(arguments: list[str]) -> int:
@@ -236,13 +293,20 @@ def main(arguments: list[str]) -> int:
     number = int(os.environ["RANK_ID"])
     lease = folder.lease(number, os.environ["VIDCAP_LEASE"])
     with EventWriter(folder.events(number)) as events:
-        events.write(Started(os.getpid(), socket.gethostname()))
+        size = _group_size(folder)
+        leader = leader_of(number, size)
+        follows = None if leader == number else leader
+        events.write(Started(os.getpid(), socket.gethostname(), follows))
         die_with(int(os.environ["VIDCAP_PARENT"]))
         try:
             stop = Stop()
-            signal.signal(signal.SIGTERM, stop.on_signal)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            again = work(run, folder, number, lease=lease, events=events, stop=stop)
+            # A rank that follows leaves when its leader does.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN if follows is not None else stop.on_signal)
+            if follows is None:
+                again = work(run, folder, number, lease=lease, events=events, stop=stop)
+            else:
+                again = assist(folder, number, events)
         except RevokedError as error:
             print(error, file=sys.stderr)  # noqa: T201 - into the rank's log
             events.write(Ended(Doing.STOPPED))
@@ -262,6 +326,8 @@ def main(arguments: list[str]) -> int:
             return 1
     if again:
         start_anew(environment)
+    if size > 1:
+        leave_now(0)  # MindSpore would look for the scheduler of the group for five seconds
     return 0
 
 

@@ -28,11 +28,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Started(Event):
-    """The rank's process runs."""
+    """The rank's process runs. One that ``follows`` another has no rows of its own."""
 
     kind: ClassVar[str] = "started"
     pid: int
     host: str
+    follows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ def _is_number(value: object) -> bool:
 
 _SHAPES: dict[Any, Callable[[Any], bool]] = {
     int: _is_number,
+    int | None: lambda value: value is None or _is_number(value),
     float: lambda value: type(value) in (int, float),
     str: lambda value: isinstance(value, str),
     str | None: lambda value: value is None or isinstance(value, str),

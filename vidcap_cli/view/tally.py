@@ -175,6 +175,7 @@ class RunState:
     ok: int = 0
     failed_by: Counter[Status] = field(default_factory=Counter)
     notices: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT))
+    _followers: set[int] = field(default_factory=set, repr=False)
     _results: _Results = field(default_factory=_Results, repr=False)
     _listed: dict[int, Failure] = field(default_factory=dict, repr=False)
 
@@ -222,7 +223,10 @@ class RunState:
         elif rank is None:
             if isinstance(event, Done):
                 self._row(event, None)
-        else:
+        elif isinstance(event, Started) and event.follows is not None:
+            self._followers.add(rank)
+            self.ranks.pop(rank, None)
+        elif rank not in self._followers:
             self._of_rank(rank, event)
 
     def _of_rank(self, number: int, event: Event) -> None:

@@ -1,0 +1,146 @@
+"""``--tensor-parallel``: ranks that share a model write the tokens that one rank writes.
+
+Real msrun, real ranks, real collectives. Random checkpoints caption with random tokens, so that
+equal captions mean equal tokens; nano checkpoints caption rightly.
+"""
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.commands import Command, committed, events, rows_of, vidcap, write_nano_table
+from tests.helpers.tiny import TinyQwen2VL, write_qwen2vl
+from tests.helpers.tiny_llava import TinyLlava, TinyPllava, write_llava
+
+ROWS = 12
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of nano clips, of which two cannot be read, and random checkpoints."""
+    folder = tmp_path_factory.mktemp("shared")
+    write_nano_table(folder, ROWS, seed=5)
+    (folder / "004.mp4").write_bytes(b"no video")
+    (folder / "007.mp4").unlink()
+    # Fewer heads of keys than ranks, an MLP and a vocabulary that do not divide evenly.
+    write_qwen2vl(
+        folder / "qwen2vl", TinyQwen2VL(seed=5, hidden=64, heads=8, mlp=90, layers=3, tied=False)
+    )
+    write_llava(folder / "llava", TinyLlava(seed=6, hidden=64, heads=8, kv_heads=4))
+    write_llava(
+        folder / "pllava", TinyPllava(seed=7, hidden=64, heads=8, kv_heads=4, lora="default")
+    )
+    return folder
+
+
+def command(family: str, model: str, ranks: int, groups: int = 1) -> list[str]:
+    words = [family, "meta.csv", "--model", model, "--max-new-tokens", "24", "--bs", "2"]
+    words += ["--flush-seconds", "0.2", "-o", f"{family}-{ranks}x{groups}.csv", "--all-columns"]
+    return [*words, "--tensor-parallel", str(ranks), "--worker-num", str(ranks * groups)]
+
+
+def said(table: Path) -> list[tuple[str, str, str]]:
+    columns = ("caption_status", "text", "caption_new_tokens")
+    return [tuple(row[name] for name in columns) for row in rows_of(table)]
+
+
+@pytest.fixture(scope="module")
+def by_one(videos):
+    """What one rank writes, by family."""
+    written: dict[str, list[tuple[str, str, str]]] = {}
+
+    def of(family: str) -> list[tuple[str, str, str]]:
+        if family not in written:
+            code, _, err = vidcap(*command(family, family, 1), cwd=videos)
+            assert code == 3, err  # two rows cannot be read
+            written[family] = said(videos / f"{family}-1x1.csv")
+            assert sum(status == "ok" for status, _, _ in written[family]) == ROWS - 2
+        return written[family]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("family", "ranks", "groups"),
+    [
+        ("qwen2vl", 4, 1),
+        pytest.param("qwen2vl", 2, 1, marks=SLOW),
+        pytest.param("qwen2vl", 2, 2, marks=SLOW),
+        pytest.param("llava", 2, 1, marks=SLOW),
+        pytest.param("llava", 4, 1, marks=SLOW),
+        pytest.param("pllava", 2, 1, marks=SLOW),
+        pytest.param("pllava", 4, 1, marks=SLOW),
+    ],
+)
+def test_ranks_that_share_a_model_write_the_same_tokens(videos, by_one, family, ranks, groups):
+    code, _, err = vidcap(*command(family, family, ranks, groups), cwd=videos)
+    assert code == 3, err
+    assert said(videos / f"{family}-{ranks}x{groups}.csv") == by_one(family)
+    run = videos / f"{family}-{ranks}x{groups}.vidcap"
+    leaders = {event["rank"] for event in events(run) if event["kind"] == "done"}
+    assert leaders == set(range(0, ranks * groups, ranks))
+    log = (run / "msrun_log" / "0001" / "worker_1.log").read_text()
+    assert f"share 2 of {ranks}" in log
+
+
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=SLOW)])
+def test_a_rank_of_a_group_is_killed(videos, tmp_path, victim):
+    """The group ends with it, commits what is finished, and another one finishes the run."""
+    write_nano_table(tmp_path, 60, seed=8, clips=10)
+    running = Command(
+        [
+            *("qwen2vl", "meta.csv", "--model", "nano", "--tensor-parallel", "2"),
+            *("--flush-seconds", "0.2", "-o", "out.csv"),
+        ],
+        tmp_path,
+    )
+    run = tmp_path / "out.vidcap"
+    running.wait_until(lambda: len(committed(run)) >= 3)
+    started = {e["rank"]: int(str(e["pid"])) for e in events(run) if e["kind"] == "started"}
+    os.kill(started[victim], signal.SIGKILL)
+    code, _, err = running.finish()
+    assert code == 0, err
+    assert f"rank {victim} was killed by SIGKILL" in err
+    running.assert_gone()
+    rows = [row for row, _ in committed(run)]
+    assert sorted(rows) == list(range(60))
+    by_clip: dict[str, set[str]] = {}
+    for row in rows_of(tmp_path / "out.csv"):
+        by_clip.setdefault(row["path"], set()).add(row["text"])
+    assert all(len(texts) == 1 for texts in by_clip.values())
+
+
+@pytest.mark.parametrize("family", ["qwen2vl", "llava", "pllava"])
+@SLOW
+def test_nano_models_caption_rightly_when_they_are_shared(tmp_path, family):
+    clips = Path(__file__).parents[1] / "vidcap_cli" / "nano" / "clips" / "clips.csv"
+    code, _, err = vidcap(
+        *(family, clips, "--model", "nano", "--tensor-parallel", 2, "-o", "out.csv"), cwd=tmp_path
+    )
+    assert code == 0, err
+    with (tmp_path / "out.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert row["text"] == row[f"detail_{family}"]
+
+
+def test_a_stopped_group_leaves_nothing_behind(tmp_path):
+    write_nano_table(tmp_path, 200, seed=9, clips=10)
+    running = Command(
+        [
+            *("qwen2vl", "meta.csv", "--model", "nano", "--tensor-parallel", "2"),
+            *("--flush-seconds", "0.2", "-o", "out.csv"),
+        ],
+        tmp_path,
+    )
+    run = tmp_path / "out.vidcap"
+    running.wait_until(lambda: len(committed(run)) >= 3)
+    running.process.send_signal(signal.SIGINT)
+    code, _, err = running.finish(timeout=60)
+    assert code == 130, err
+    running.assert_gone()
+    reported = {event["row"] for event in events(run) if event["kind"] == "done"}
+    assert reported == {row for row, _ in committed(run)}
