@@ -114,6 +114,45 @@ def test_a_rank_of_a_group_is_killed(videos, tmp_path, victim):
     assert all(len(texts) == 1 for texts in by_clip.values())
 
 
+@SLOW
+def test_a_row_that_kills_a_rank_of_its_group_twice_is_left_out(tmp_path):
+    """Though the rank that leads, and not the one that was killed, has the rows."""
+    write_nano_table(tmp_path, 30, seed=8, clips=10)
+    running = Command(
+        [
+            *("qwen2vl", "meta.csv", "--model", "nano", "--tensor-parallel", "2"),
+            *("--flush-seconds", "0.2", "-o", "out.csv"),
+        ],
+        tmp_path,
+    )
+    run = tmp_path / "out.vidcap"
+    kills = [kill_follower_with_rows_in_model(running, run, launch) for launch in (1, 2)]
+    assert kills[0] == kills[1]
+    code, _, err = running.finish()
+    assert code == 3, err
+    status = [row["caption_status"] for row in rows_of(tmp_path / "out.csv")]
+    assert [row for row, word in enumerate(status) if word != "ok"] == sorted(kills[0])
+    assert {status[row] for row in kills[0]} == {"crashed"}
+
+
+def kill_follower_with_rows_in_model(running: Command, run: Path, launch: int) -> set[int]:
+    """Kill rank 1 while the first row of a launch is in the model; which row that is."""
+
+    def killed() -> set[int] | None:
+        mine = [event for event in events(run) if event["attempt"] == launch]
+        began = {row for event in mine if event["kind"] == "began" for row in event["rows"]}
+        if not began:
+            return None
+        done = {event["row"] for event in mine if event["kind"] == "done"}
+        pid = next(e["pid"] for e in mine if e["kind"] == "started" and e["rank"] == 1)
+        os.kill(int(str(pid)), signal.SIGKILL)
+        return began - done
+
+    rows = running.wait_until(killed)
+    assert isinstance(rows, set)
+    return rows
+
+
 @pytest.mark.parametrize("family", ["qwen2vl", "llava", "pllava"])
 @SLOW
 def test_nano_models_caption_rightly_when_they_are_shared(tmp_path, family):

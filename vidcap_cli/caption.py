@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,11 @@ def _check_share(config: CaptionConfig, model: Path) -> None:
     ranks = config.tensor_parallel
     if ranks > 1 and config.engine != "graph":
         raise UsageError(f"--tensor-parallel goes with --engine graph, not with {config.engine}.")
+    if ranks > 1 and devices(config.device_target) and find_spec("hccl") is None:
+        raise UsageError(
+            "--tensor-parallel needs CANN's Python package hccl, which MindSpore asks for: source "
+            "CANN's set_env.sh, or pip install $ASCEND_HOME_PATH/lib64/hccl-*.whl."
+        )
     Share(0, ranks).config(DecoderConfig.read(read_json(model / "config.json")))
 
 

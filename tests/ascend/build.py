@@ -1,13 +1,14 @@
 """Builds a stand-in for CANN: shared libraries that MindSpore's own Ascend plugin loads.
 
 MindSpore's wheel (2.7.0, x86-64) holds its whole Ascend backend, which needs CANN only at run time.
-``cann/*.c`` compute what vidcap uses on host memory; everything else that the plugin asks for is
+``cann`` computes what vidcap uses on host memory; everything else that the plugin asks for is
 a stub that returns 0. So MindSpore's frontend, graph compiler, choice of kernels, launches, memory
-pool and error texts are the real ones. What CANN's kernels check, how precise and how fast they
-are, HCCL, and streams that overlap are not here.
+pool and error texts are the real ones. HCCL is a sum in shared memory. What CANN's kernels check,
+how precise and how fast they are, HCCL's ways between devices, and streams that overlap are not
+here.
 
-Needs gcc and binutils. The folder of the libraries is called ``latest``: MindSpore looks for CANN
-by that word.
+Needs gcc, g++ and binutils. The folder of the libraries is called ``latest``: MindSpore looks for
+CANN by that word.
 """
 
 import importlib.util
@@ -74,7 +75,10 @@ _REALS = "\n".join(f" movsd %xmm{n}, {8 * n}(%rsp)" for n in range(8))
 
 
 def build(target: Path) -> Path:
-    """Build the libraries into ``target``/latest/lib64; gives that folder. Takes some 10 s."""
+    """Build the libraries into ``target``/latest/lib64; gives that folder. Takes some 10 s.
+
+    Beside it goes what CANN has for Python and MindSpore asks for: ``hccl``, with its version.
+    """
     package = importlib.util.find_spec("mindspore")
     assert package is not None
     assert package.origin is not None
@@ -82,7 +86,11 @@ def build(target: Path) -> Path:
     folder = target / "latest" / "lib64"
     for place in (folder, target / "latest" / "opp", target / "latest" / "opp_kernel"):
         place.mkdir(parents=True, exist_ok=True)
-    objects = [_compile(source, target) for source in sorted(SOURCES.glob("*.c"))]
+    python = target / "latest" / "python" / "site-packages" / "hccl"
+    python.mkdir(parents=True, exist_ok=True)
+    (python / "__init__.py").touch()
+    (python / "sys_version.py").write_text('__sys_version__ = "8.2"\n', encoding="ascii")
+    objects = [_compile(source, target) for source in sorted(SOURCES.glob("*.c*"))]
     users = [lib / name for name in _USERS]
     given = [*lib.glob("*.so*"), *lib.rglob("plugin/**/*.so*"), *lib.parent.glob("_c_expression*")]
     given += [path for name in _SYSTEM if (path := _system(name))]

@@ -32,7 +32,7 @@ def obstacle() -> str:
     """Why the stand-in cannot be used here; empty if it can."""
     if os.uname().machine != "x86_64":
         return "its stubs are for x86-64"
-    for tool in ("gcc", "nm", "readelf", "strings", "unshare"):
+    for tool in ("gcc", "g++", "nm", "readelf", "strings", "unshare"):
         if shutil.which(tool) is None:
             return f"there is no {tool}"
     command = [*_unshare(), "bash", "-c", _DEVICES, "bash", "true"]
@@ -62,6 +62,7 @@ class StandIn:
             "LD_LIBRARY_PATH": latest / "lib64",
             "ASCEND_OPP_PATH": latest / "opp",
             "ASCEND_HOME_PATH": latest,
+            "PYTHONPATH": latest / "python" / "site-packages",
         }
         return subprocess.run(
             [*_unshare(), "bash", "-c", _DEVICES, "bash", *map(str, command)],

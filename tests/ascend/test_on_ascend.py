@@ -48,6 +48,33 @@ def test_every_bundled_clip_gets_its_caption(stand_in, tmp_path, family, dtype, 
     assert len(rows) == 8
 
 
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        ("llava", "float16"),
+        pytest.param("qwen2vl", "bfloat16", marks=SLOW),
+        pytest.param("pllava", "float32", marks=SLOW),
+    ],
+)
+def test_devices_that_share_a_model_caption_every_bundled_clip(stand_in, tmp_path, family, dtype):
+    out = tmp_path / "captions.csv"
+    words = (family, "--demo", "--dtype", dtype, "--tensor-parallel", "2", "-o", out)
+    done = stand_in.vidcap(*words, devices=2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == [row[f"detail_{family}"] for row in rows]
+    assert len(rows) == 8
+    log = (out.with_suffix(".vidcap") / "msrun_log" / "0001" / "worker_1.log").read_text()
+    assert f"weights in {dtype} on Ascend, AscendKernels, share 2 of 2" in log
+
+
+def test_without_hccl_a_model_cannot_be_shared(stand_in, tmp_path):
+    done = stand_in.vidcap("llava", "--demo", "--tensor-parallel", "2", devices=2, PYTHONPATH="")
+    assert done.returncode == 2
+    assert "needs CANN's Python package hccl" in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize("tests", ["test_kernels.py", pytest.param("test_decoder.py", marks=SLOW)])
 def test_kernels_and_decoder_compute_there_what_they_compute_here(stand_in, tests):
     command = (*PYTEST, "-c", REPOSITORY / "pyproject.toml", REPOSITORY / "tests/models" / tests)

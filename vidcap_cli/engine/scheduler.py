@@ -4,7 +4,9 @@ Run as ``python -m vidcap_cli.processes vidcap_cli.engine.scheduler``, with the 
 cluster; it returns when all ranks have left.
 """
 
+import mindspore as ms
 from mindspore.communication import init
 
 if __name__ == "__main__":
+    ms.set_device("CPU")  # no device is taken from a rank
     init()

@@ -7,6 +7,7 @@ place of every tensor; https://huggingface.co/docs/safetensors). Nothing is load
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
 from vidcap_cli.families import FAMILIES
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
+from vidcap_cli.inspect.sharing import device_sizes, sharing_facts
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.view.words import count, size
@@ -48,6 +50,11 @@ def model_report(folder: Path) -> Report:
         sections.append(Section("model", _model_facts(folder, config)))
     if tensors:
         sections.append(Section("weights", _weight_facts(config, tensors)))
+    if command:
+        with suppress(ModelError):  # which is among the problems
+            sections.append(
+                Section("tensor parallel", sharing_facts(folder, command, device_sizes()))
+            )
     sections.append(Section("files", _file_facts(folder)))
     serious = any(problem.serious for problem in problems)
     usage = f"can be used: vidcap {command} META --model {shlex.quote(str(folder))}"

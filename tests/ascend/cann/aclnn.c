@@ -51,6 +51,8 @@ static double add(double x, double y) { return x + y; }
 static double subtract(double x, double y) { return x - y; }
 static double greater(double x, double y) { return x > y; }
 static double less(double x, double y) { return x < y; }
+static double not_less(double x, double y) { return x >= y; }
+static double larger(double x, double y) { return x > y ? x : y; }
 
 static void map(const Kernel *kernel, Argument *a) {
     Tensor *out = a[1].tensor;
@@ -532,12 +534,15 @@ static const Kernel kernels[] = {
     {"aclnnDiv", "ttt", pairwise, .two = divide},
     {"aclnnGtTensor", "ttt", pairwise, .two = greater},
     {"aclnnLtTensor", "ttt", pairwise, .two = less},
+    {"aclnnGeTensor", "ttt", pairwise, .two = not_less},
+    {"aclnnMaximum", "ttt", pairwise, .two = larger},
     {"aclnnAdd", "ttst", pairwise_scaled, .two = add},
     {"aclnnSub", "ttst", pairwise_scaled, .two = subtract},
     {"aclnnMuls", "tst", with_scalar, .two = multiply},
     {"aclnnDivs", "tst", with_scalar, .two = divide},
     {"aclnnGtScalar", "tst", with_scalar, .two = greater},
     {"aclnnLtScalar", "tst", with_scalar, .two = less},
+    {"aclnnGeScalar", "tst", with_scalar, .two = not_less},
     {"aclnnAdds", "tsst", with_scalar_scaled, .two = add},
     {"aclnnSubs", "tsst", with_scalar_scaled, .two = subtract},
     {"aclnnCast", "tit", cast},
