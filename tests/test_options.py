@@ -40,6 +40,7 @@ OTHER = {
     "flush_seconds": 3.0,
     "engine": "mindnlp",
     "dtype": "float16",
+    "tensor_parallel": 4,
     "memory_limit": 12_000_000_000,
     "on_oom": "empty",
     "device_target": "CPU",

@@ -147,10 +147,10 @@ def test_what_each_rank_keeps_is_told(largest, monkeypatch):
     assert [it["fits"] for it in told.values()] == [False, False, True, False, False]
     parts = {int(name.split("_")[-1]): it["weights"] / G for name, it in told.items()}
     assert parts[1] == pytest.approx(146.8, abs=0.05)
-    assert parts[4] == pytest.approx(37.7, abs=0.05)
+    assert parts[4] == pytest.approx(37.75, abs=0.01)
     words = [fact.words for fact in sharing_facts(largest, "qwen2vl", [64 * G] * 4)]
     assert words[1].endswith("does not fit the devices of 64.0 GB")
-    assert words[2].endswith("fits, and leaves 26.3 GB of a device")
+    assert words[2].endswith("fits, and leaves 26.2 GB of a device")
     assert words[3].endswith("needs 8 devices, of which there are 4")
     alone = [fact.words for fact in sharing_facts(largest, "qwen2vl", [])]
     assert alone[0] == "146.8 GB of weights a rank in 16 bits, 327.7 MB for 1,000 tokens"

@@ -172,7 +172,9 @@ def test_parts_of_the_queries_equal_all_of_them(with_scores, monkeypatch, length
     monkeypatch.setattr(cpu, "_CAUSAL_PART", 4096)
     monkeypatch.setattr(decoder, "_masks_of", (0, False))
     monkeypatch.setattr(
-        decoder, "_graphs", DecoderGraphs(CONFIG, decoder.kernels, decoder._attention)
+        decoder,
+        "_graphs",
+        DecoderGraphs(CONFIG, decoder.kernels, decoder._attention, decoder._sharding),
     )
     at_once = prefilled(decoder, ids)
     monkeypatch.setattr(decoder, "_masks_of", (0, False))

@@ -23,7 +23,7 @@ def _kept(rank: int, ranks: int, cores: list[int]) -> list[int]:
     """The cores of a rank that finds ``cores``."""
     found = subprocess.run(
         [sys.executable, "-c", _PROGRAM.format(cores=cores)],
-        env={**os.environ, "RANK_ID": str(rank), "VIDCAP_LOCAL_RANKS": str(ranks)},
+        env={**os.environ, "DEVICE_ID": str(rank % ranks), "VIDCAP_LOCAL_RANKS": str(ranks)},
         check=True,
         stdout=subprocess.PIPE,
         text=True,
