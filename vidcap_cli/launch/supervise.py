@@ -16,7 +16,7 @@ from vidcap_cli.rundir.events import Began, Done, Event, EventReader, Started, S
 from vidcap_cli.rundir.leases import grant
 from vidcap_cli.rundir.nodes import Heartbeat
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
-from vidcap_cli.rundir.records import Attempt, RankExit, read_errors
+from vidcap_cli.rundir.records import RankExit, group_size, read_errors
 from vidcap_cli.statuses import Doing
 from vidcap_cli.view.follower import View
 
@@ -148,7 +148,7 @@ class _Watch:
         self._view = view
         self._interrupts = interrupts
         self._local = cluster.local_ranks
-        self._group = Attempt.read(folder).config.tensor_parallel
+        self._group = group_size(folder)
         self._patience = cluster.launch.stall_timeout
         self._readers = {n: EventReader(folder.events(n)) for n in range(cluster.worker_num)}
         self._in_model: dict[int, set[int]] = {number: set() for number in self._readers}

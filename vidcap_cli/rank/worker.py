@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.engine import Answer, Engine, Request, SpentError, load_engine
 from vidcap_cli.engine.group import Group, follow, join, leader_of
-from vidcap_cli.errors import OutOfMemoryError, RevokedError, RunError, VidcapError
+from vidcap_cli.errors import OutOfMemoryError, RevokedError, VidcapError
 from vidcap_cli.processes import die_with, leave_now, start_anew
 from vidcap_cli.processors import Captioner, load_captioner
 from vidcap_cli.rank.intake import Claims, Intake
@@ -37,7 +37,7 @@ from vidcap_cli.rank.recorder import Recorder
 from vidcap_cli.rank.row import Row
 from vidcap_cli.rundir.events import Alive, Ended, EventWriter, Started, State
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
-from vidcap_cli.rundir.records import Attempt, RankError, ShortRows
+from vidcap_cli.rundir.records import Attempt, RankError, ShortRows, group_size
 from vidcap_cli.statuses import Doing, Status
 from vidcap_cli.video import read_frames
 from vidcap_cli.video.pool import DecodePool
@@ -272,14 +272,6 @@ def assist(folder: AttemptDir, number: int, events: EventWriter) -> bool:
     return how == "anew"
 
 
-def _group_size(folder: AttemptDir) -> int:
-    """How many ranks share a model; what is wrong with the record is told when it is used."""
-    try:
-        return Attempt.read(folder).config.tensor_parallel
-    except RunError:
-        return 1
-
-
 def main(arguments: list[str]) -> int:
     """Run one rank; 0 when it left in good order, 1 when an exception ended it.
 
@@ -293,7 +285,7 @@ def main(arguments: list[str]) -> int:
     number = int(os.environ["RANK_ID"])
     lease = folder.lease(number, os.environ["VIDCAP_LEASE"])
     with EventWriter(folder.events(number)) as events:
-        size = _group_size(folder)
+        size = group_size(folder)
         leader = leader_of(number, size)
         follows = None if leader == number else leader
         events.write(Started(os.getpid(), socket.gethostname(), follows))

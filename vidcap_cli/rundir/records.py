@@ -67,6 +67,14 @@ class Attempt:
         return attempt
 
 
+def group_size(folder: AttemptDir) -> int:
+    """How many ranks of a launch share a model; 1 where a damaged record does not tell."""
+    try:
+        return Attempt.read(folder).config.tensor_parallel
+    except RunError:
+        return 1
+
+
 @dataclass(frozen=True, slots=True)
 class RankExit:
     """How a rank ended: an exit code, or a negative signal number, and the rows it then had.

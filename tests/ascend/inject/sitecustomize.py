@@ -18,8 +18,8 @@ def patch(phase: str, marks: str, times: int) -> None:
 
     load = engine.load_engine
 
-    def load_engine(config, say=lambda _: None) -> object:
-        loaded = load(config, say)
+    def load_engine(config, say=lambda _: None, group=None) -> object:
+        loaded = load(config, say, group)
         decoder = loaded._decoder
         call = getattr(decoder, phase)
 

@@ -114,7 +114,10 @@ class FakeEngine:
 def install(wanted: dict) -> None:
     """Put the fake model where the rank looks for one."""
 
-    def load_engine(config: CaptionConfig, say: Callable[[Doing], None] = print) -> FakeEngine:
+    def load_engine(
+        config: CaptionConfig, say: Callable[[Doing], None] = print, group: None = None
+    ) -> FakeEngine:
+        assert group is None
         time.sleep(10 * wanted["slowness"] * random.Random(wanted["seed"]).random())
         say(Doing.CAPTIONING)
         return FakeEngine(config, wanted)
