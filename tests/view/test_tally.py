@@ -227,3 +227,13 @@ def test_ranks_that_have_ended_are_not_waited_for():
 
 def test_pace_of_nothing():
     assert Pace().per_second(5.0) is None
+
+
+def test_a_rank_that_follows_is_no_line_of_its_own_until_it_has_rows():
+    """It shares a model with rank 0, which reports; in the next launch it has the whole of it."""
+    state = folded(
+        (0, Started(1, "host")), (1, Started(2, "host", follows=0)), (1, State("loading model"))
+    )
+    assert set(state.ranks) == {0}
+    state.take(1, Started(3, "host"))
+    assert set(state.ranks) == {0, 1}

@@ -223,11 +223,17 @@ class RunState:
         elif rank is None:
             if isinstance(event, Done):
                 self._row(event, None)
-        elif isinstance(event, Started) and event.follows is not None:
-            self._followers.add(rank)
-            self.ranks.pop(rank, None)
-        elif rank not in self._followers:
+        elif not self._follows(rank, event):
             self._of_rank(rank, event)
+
+    def _follows(self, rank: int, event: Event) -> bool:
+        """Whether a rank only does what another one does; it may be otherwise in each launch."""
+        if isinstance(event, Started):
+            self._followers.discard(rank)
+            if event.follows is not None:
+                self._followers.add(rank)
+                self.ranks.pop(rank, None)
+        return rank in self._followers
 
     def _of_rank(self, number: int, event: Event) -> None:
         rank = self.ranks.setdefault(number, RankState())
