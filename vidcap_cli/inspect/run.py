@@ -208,8 +208,13 @@ class _Launch:
 
     @property
     def works(self) -> dict[int, RankState]:
-        """Each rank, also one that has said nothing."""
-        return {n: self.state.ranks.get(n, RankState()) for n in range(self.attempt.ranks)}
+        """Each rank, also one that has said nothing; of those that share a model the one that
+        leads, and those that died.
+        """
+        size = self.attempt.config.tensor_parallel
+        died = (end.rank for end in self.exits.values() if end.code)
+        numbers = {*range(0, self.attempt.ranks, size), *died}
+        return {n: self.state.ranks.get(n, RankState()) for n in sorted(numbers)}
 
     @property
     def span(self) -> tuple[float, float] | None:
