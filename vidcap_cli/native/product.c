@@ -14,6 +14,7 @@
 #define ROWS (LANES == 16 ? 12 : 6) /* of x in a tile: its sums and what they need have registers */
 #define MOST_PANELS 4 /* in a tile */
 #define BLOCK_ROWS 96
+#define FETCH_AHEAD 2048 /* bytes, into the second cache */
 #define MANY_ROWS 18 /* so many that it pays to make a panel float32 for all of them at once */
 #define TILED_ROWS(kind) ((kind) == BFLOAT16 ? 4 : 24) /* so many are faster on matrix registers */
 
@@ -59,6 +60,8 @@ INLINE void tile(
             for (int odd = 0; odd < 2; odd++) {
                 if (odd && i + 1 == depth)
                     continue;
+                if (rows == 1 && (!odd || kind == FLOAT32)) /* waits for memory alone */
+                    __builtin_prefetch(w + p * size + odd * step + FETCH_AHEAD, 0, 2);
                 widen(kind, w + p * size + (kind == BFLOAT16 ? 0 : odd * step), odd, numbers);
                 for (int r = 0; r < rows; r++)
                     for (int v = 0; v < VECS; v++)
