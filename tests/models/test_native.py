@@ -179,6 +179,97 @@ def test_a_token_attends_to_those_before_it(library, queries, keys, head_dim):
         np.testing.assert_allclose(found[:, columns], expected, rtol=0, atol=5e-5)
 
 
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 4), (6, 2), (12, 2)])
+@pytest.mark.parametrize("head_dim", [5, 16, 72, 128])
+@pytest.mark.parametrize("last", [[0], [15], [255], [256], [700], [0, 520, 31], [256, 0]], ids=str)
+def test_a_query_of_each_slot_attends_to_its_tokens(library, last, head_dim, heads, kv_heads):
+    rng, length, slots = np.random.default_rng([head_dim, heads, *last]), max(last) + 3, len(last)
+    q = rng.normal(0, 1, (slots, heads * head_dim)).astype(np.float32)
+    k, v = rng.normal(0, 1, (2, slots * kv_heads, length, head_dim)).astype(np.float32)
+    rows = np.repeat(np.array(last, np.int32), kv_heads).reshape(-1, 1, 1)
+    unused = np.arange(length) > rows[:, 0]
+    k[unused] = v[unused] = np.nan  # what is not there yet is not looked at
+    found = call(library, "step_attention", q, k, v, rows)
+    np.testing.assert_allclose(found, step_of(q, k, v, last, kv_heads), rtol=0, atol=2e-5)
+
+
+def step_of(q, k, v, last: list[int], kv_heads: int) -> np.ndarray:
+    """What each slot's query sees of the tokens up to its last."""
+    head_dim = k.shape[2]
+    heads = q.shape[1] // head_dim
+    seen = np.empty(q.shape)
+    for slot, head in np.ndindex(len(last), heads):
+        columns = slice(head * head_dim, (head + 1) * head_dim)
+        row, tokens = slot * kv_heads + head * kv_heads // heads, slice(last[slot] + 1)
+        one = q[slot : slot + 1, columns]
+        seen[slot, columns] = attended(one, k[row, tokens], v[row, tokens], hidden=False)[0]
+    return seen
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("last", [[0], [300], [20, 0, 257], [5] * 9], ids=str)
+def test_a_layer_of_a_step(library, last, dtype):
+    rng, slots, hidden, heads, kv_heads, head_dim, mlp = (
+        np.random.default_rng(last), len(last), 40, 6, 2, 16, 56
+    )  # fmt: skip
+    q_width, kv_width = heads * head_dim, kv_heads * head_dim
+
+    def normal(*shape: int) -> np.ndarray:
+        scale = shape[-1] ** -0.5 if len(shape) == 2 else 1
+        return rng.normal(0, scale, shape).astype(np.float32)
+
+    x, turn = rng.normal(0, 1, (slots, hidden)).astype(np.float32), normal(slots, head_dim // 2)
+    cos, sin = (np.tile(table, 2) for table in (np.cos(turn), np.sin(turn)))
+    norms, bias = (normal(hidden), normal(hidden)), normal(q_width + 2 * kv_width)
+    shapes = [(len(bias), hidden), (hidden, q_width), (hidden, mlp), (mlp, hidden), (mlp, hidden)]
+    weights = [normal(*shape) for shape in shapes]
+    k, v = rng.normal(0, 1, (2, slots * kv_heads, max(last) + 2, head_dim)).astype(np.float32)
+    rows = np.repeat(np.array(last, np.int32), kv_heads)
+    before = k.copy(), v.copy()
+    kept = [packed_by(library, weight, dtype) for weight in weights]
+    found = call(
+        library, "decoder_layer_step", x, cos, sin, rows.reshape(-1, 1, 1),
+        np.array([1e-6], np.float32), *norms, kept[0], bias, *kept[1:], k, v,
+    )  # fmt: skip
+    qkv, o_proj, down, gate, up = (rounded(weight, dtype).astype(np.float64) for weight in weights)
+    q, new_k, new_v = np.split(normed(x, norms[0]) @ qkv.T + bias, [q_width, q_width + kv_width], 1)
+    q, new_k = (turned(it, cos, sin) for it in (q, new_k))
+    for cache, new, old in ((k, new_k, before[0]), (v, new_v, before[1])):
+        old[np.arange(len(rows)), rows] = new.reshape(-1, head_dim)
+        np.testing.assert_allclose(cache, old, rtol=0, atol=1e-4)
+    total = x + step_of(q, *before, last, kv_heads) @ o_proj.T
+    inner = normed(total, norms[1])
+    gated = inner @ gate.T
+    total += gated / (1 + np.exp(-gated)) * (inner @ up.T) @ down.T
+    np.testing.assert_allclose(found, total, rtol=0, atol=2e-4)
+
+
+def packed_by(library, weight: np.ndarray, dtype: str) -> np.ndarray:
+    """``weight`` as ``library`` takes it, of an even number of columns."""
+    kept = np.empty(
+        weight.shape, {"float32": np.float32, "float16": np.float16}.get(dtype, np.uint16)
+    )
+    library.pack(
+        pointer(weight), pointer(kept), *map(ctypes.c_int64, (*weight.shape, weight.shape[1])),
+        DTYPES.index(dtype),
+    )  # fmt: skip
+    return kept
+
+
+def normed(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """RMSNorm."""
+    x = x.astype(np.float64)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weight
+
+
+def turned(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """Heads ``[slots, heads * D]`` with their rotary positions."""
+    heads = x.reshape(len(x), -1, cos.shape[1])
+    first, second = np.split(heads, 2, -1)
+    other = np.concatenate([-second, first], -1)
+    return (heads * cos[:, None] + other * sin[:, None]).reshape(x.shape)
+
+
 def test_scores_that_grow_and_numbers_that_do_not_fit(library):
     # Every block of keys has larger scores than all before: earlier sums shrink to nothing.
     q, v = np.ones((1, 16), np.float32), np.arange(1200, dtype=np.float32)

@@ -110,20 +110,31 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
         ``[S * cache_rows, 1, 1]``, which is the last token to look at. ``tensors`` are three
         weights, those of the layers, and the caches ``[S * cache_rows, length, cache_width]``.
         """
-        size, width = self.kernels.cache_tensors, self.attention.cache_width
-        start = STEP_LAYERS + self.layer * self.layers
-        mask = self.attention.step_mask(last, tensors[start].shape[-2])
+        size, start = 2 * self.kernels.cache_tensors, STEP_LAYERS + self.layer * self.layers
         x, delta = self.sharding.embed(tensors[EMBEDDING], ids), None
+        mask = self.attention.step_mask(last, tensors[start].shape[-2])
         for number in range(self.layers):
-            begin = STEP_LAYERS + self.layer * number
-            layer, place = tensors[begin : begin + self.layer], start + 2 * size * number
-            x, q, k, v = self.qkv(x, delta, (cos, sin), layer)
-            k, v = k.reshape(-1, width), v.reshape(-1, width)
-            keys = self.kernels.update_cache(tensors[place : place + size], index, k)
-            values = self.kernels.update_cache(tensors[place + size : place + 2 * size], index, v)
-            attended = self.attention.step(q, keys, values, mask)
-            x, delta = self.after_attention(x, attended, layer)
+            begin, place = STEP_LAYERS + self.layer * number, start + size * number
+            layer, caches = tensors[begin : begin + self.layer], tensors[place : place + size]
+            if self.kernels.layer_in_one and not self.sharding.divided:
+                x = self.kernels.step_layer(x, (cos, sin), mask, self.eps, (*layer, *caches))
+            else:
+                x, delta = self.step_layer(
+                    x, delta, (cos, sin), index=index, mask=mask, layer=layer, caches=caches
+                )
         return self.next_token(x, delta, tensors[STEP_NORM], tensors[STEP_LM_HEAD])
+
+    def step_layer(
+        self, x: Tensor, delta: Tensor | None, rope: Tensors,
+        *, index: Tensor, mask: Tensor, layer: Tensors, caches: Tensors,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """One layer of ``step``."""
+        size, width = self.kernels.cache_tensors, self.attention.cache_width
+        x, q, k, v = self.qkv(x, delta, rope, layer)
+        keys = self.kernels.update_cache(caches[:size], index, k.reshape(-1, width))
+        values = self.kernels.update_cache(caches[size:], index, v.reshape(-1, width))
+        attended = self.attention.step(q, keys, values, mask)
+        return self.after_attention(x, attended, layer)
 
     def decoder_layers(
         self, x: Tensor, rope: Tensors, masks: Tensors, layers: Tensors

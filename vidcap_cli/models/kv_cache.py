@@ -99,12 +99,8 @@ class KVCache:
         self.length = length
         for slot in map(int, np.flatnonzero(self.lengths)):
             first, tokens = slot * self._rows, int(self.lengths[slot])
-            self._fill(slot, [self._kept(it, first, tokens) for it in before])
-
-    def _kept(self, cache: Cache, first: int, tokens: int) -> Tensor:
-        """The first ``tokens`` of the rows of one slot ``[rows, tokens, width]``."""
-        part = cache[0].reshape(-1, cache[0].shape[-2], self._width)
-        return part[first : first + self._rows, :tokens]
+            kept = [self._kernels.read_cache(it, first, self._rows, tokens) for it in before]
+            self._fill(slot, kept)
 
     def _new(self, length: int) -> list[Cache]:
         shape = (len(self.lengths) * self._rows, length, self._width)

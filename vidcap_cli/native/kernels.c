@@ -4,6 +4,7 @@
  * Rows are float32; weights float32, float16, or bfloat16 as uint16, kept as ``pack`` does.
  */
 #include "flash.h"
+#include "layer.h"
 #include "native.h"
 #include "rows.h"
 
@@ -190,6 +191,44 @@ KERNEL(step_attention)
         .attended = params[4], .heads = shapes[0][1] / head_dim, .kv_heads = shapes[1][0] / slots,
         .head_dim = head_dim, .length = shapes[1][1]};
     attend(&p, slots);
+    return 0;
+}
+
+static matrix matrix_of(void *numbers, const int64_t *shape)
+{
+    return (matrix){numbers, shape[0], shape[1]};
+}
+
+/* x [slots, hidden], cos and sin [slots, D], last [slots * kv_heads, 1, 1], epsilon [1]; the tensors
+ * of a layer: norms before attention and after it [hidden], W_qkv and its bias, W_o, W_down, W_gate,
+ * W_up; caches of keys and of values [slots * kv_heads, length, D], to which a token is written: x
+ * after the layer [slots, hidden].
+ */
+KERNEL(decoder_layer_step)
+{
+    UNUSED;
+    enum {
+        X, COS, SIN, LAST, EPS, INPUT_NORM, POST_NORM, QKV, BIAS, O_PROJ, DOWN, GATE, UP, KEY_CACHE,
+        VALUE_CACHE, Y
+    };
+    const int kind = kind_of(dtypes[QKV]);
+    if (kind < 0 || !float32(dtypes, X, 3) || strcmp(dtypes[LAST], "int32")
+        || !float32(dtypes, KEY_CACHE, 2))
+        return WRONG_DTYPE;
+    for (int i = O_PROJ; i <= UP; i++)
+        if (kind_of(dtypes[i]) != kind)
+            return WRONG_DTYPE;
+    const int64_t slots = shapes[X][0], rows = shapes[LAST][0];
+    const layer p = {
+        .x = params[X], .cos = params[COS], .sin = params[SIN], .input_norm = params[INPUT_NORM],
+        .post_attention_norm = params[POST_NORM], .qkv_bias = params[BIAS],
+        .qkv = matrix_of(params[QKV], shapes[QKV]), .o_proj = matrix_of(params[O_PROJ], shapes[O_PROJ]),
+        .down = matrix_of(params[DOWN], shapes[DOWN]), .gate = matrix_of(params[GATE], shapes[GATE]),
+        .up = matrix_of(params[UP], shapes[UP]), .kind = (enum kind)kind, .keys = params[KEY_CACHE],
+        .values = params[VALUE_CACHE], .last = params[LAST], .y = params[Y], .eps = *(float *)params[EPS],
+        .slots = slots, .hidden = shapes[X][1], .kv_heads = rows / slots,
+        .head_dim = shapes[COS][1], .length = shapes[KEY_CACHE][1]};
+    decoder_layer(&p);
     return 0;
 }
 

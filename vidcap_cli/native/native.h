@@ -34,12 +34,13 @@ INLINE vec splat(float x)
     return x - (vec){0};
 }
 
+/* Halves to each other: number by number, each would wait for the one before. */
 INLINE float sum(vec x)
 {
-    float total = 0;
-    for (int lane = 0; lane < LANES; lane++)
-        total += x[lane];
-    return total;
+    for (int half = LANES / 2; half; half /= 2)
+        for (int lane = 0; lane < half; lane++)
+            x[lane] += x[lane + half];
+    return x[0];
 }
 
 INLINE vec choose(ivec condition, vec yes, vec no)
@@ -81,9 +82,9 @@ void parallel(void (*work)(void *context, int64_t index), void *context, int64_t
 /* threads.c: how many there are for work. */
 int64_t threads(void);
 
-/* threads.c: memory of the calling thread, valid until it asks again for the same use: its own, or to
- * be shared with the threads that do its work. */
-enum use { OWN, SHARED };
+/* threads.c: memory of the calling thread, valid until it asks again for the same use: its own, to be
+ * shared with the threads that do its work, or for what several kernels hand on. */
+enum use { OWN, SHARED, LAYER };
 float *scratch(enum use use, int64_t floats);
 
 /* product.c: in what numbers weights are kept. */

@@ -116,7 +116,7 @@ float *scratch(enum use use, int64_t floats)
     static _Thread_local struct {
         float *memory;
         int64_t size;
-    } kept[2];
+    } kept[LAYER + 1];
     if (floats > kept[use].size) {
         free(kept[use].memory);
         kept[use].memory = aligned_alloc(64, (size_t)(floats * 4 + 63) / 64 * 64);

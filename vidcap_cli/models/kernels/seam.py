@@ -20,6 +20,7 @@ class Kernels(nn.Cell):  # type: ignore[misc]
     """Rows are ``[n, width]``, weights ``[out, in]``; norms and softmax are in float32."""
 
     cache_tensors = 1  # tensors in a Cache
+    layer_in_one = False  # whether a decode step has ``step_layer`` for each layer
     gate_tensors = 2  # tensors that hold W_gate and W_up of an MLP: two, or one above the other
 
     def __init__(self) -> None:
@@ -128,9 +129,22 @@ class Kernels(nn.Cell):  # type: ignore[misc]
         """Host: where in a cache of ``length`` tokens each of B rows appends one."""
         raise NotImplementedError
 
+    def step_layer(
+        self, x: Tensor, rope: Tensors, mask: Tensor, eps: float, tensors: Tensors
+    ) -> Tensor:
+        """A layer of a decode step, from one residual stream ``[S, hidden]`` to the next: what
+        ``DecoderGraphs.step_layer`` has in parts. ``tensors`` are the layer's, and its caches.
+        """
+        raise NotImplementedError
+
     def update_cache(self, cache: Cache, index: Tensor, new: Tensor) -> Tensor:
         """What ``cache`` holds ``[B, length, D]`` once ``new`` ``[B, D]`` is written."""
         raise NotImplementedError
+
+    def read_cache(self, cache: Cache, first: int, rows: int, tokens: int) -> Tensor:
+        """Host: the first ``tokens`` of ``rows`` rows from ``first`` on ``[rows, tokens, D]``."""
+        whole = cache[0].reshape(-1, *cache[0].shape[-2:])
+        return whole[first : first + rows, :tokens]
 
     def fill_cache(self, caches: Sequence[Cache], first: int, new: Sequence[Tensor]) -> None:
         """Host: write ``[b, n, D]`` to the first n tokens of b rows from ``first`` on."""
