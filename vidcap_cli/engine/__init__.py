@@ -127,10 +127,16 @@ def load_engine(
     ``say`` is told what the engine is doing: compiling or captioning. With a ``group``, which this
     rank leads, others have shares of the model.
     """
-    if config.engine == "mindnlp":
+    make = import_engine(config.engine)
+    return make(config, say, group) if group else make(config, say)
+
+
+def import_engine(name: str) -> Callable[..., Engine]:
+    """What makes the engine ``name``; to import it takes a second or more."""
+    if name == "mindnlp":
         from vidcap_cli.engine.reference import ReferenceEngine  # noqa: PLC0415 - heavy
 
-        return ReferenceEngine(config, say)
+        return ReferenceEngine
     from vidcap_cli.engine.generate import GraphEngine  # noqa: PLC0415 - imports MindSpore
 
-    return GraphEngine(config, say, group)
+    return GraphEngine

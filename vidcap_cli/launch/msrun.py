@@ -199,11 +199,18 @@ def _command(run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> l
 
 
 def _environment(folder: AttemptDir, cluster: Cluster) -> dict[str, str]:
-    """The ranks' environment. msrun starts ``python`` from PATH: make that this interpreter."""
+    """The ranks' environment. msrun starts ``python`` from PATH: make that this interpreter.
+
+    It starts it once more as its scheduler, which nothing here needs: that ends at once, before it
+    can hold up the first rank.
+    """
     programs = folder.programs(cluster.node)
     programs.mkdir(exist_ok=True)
     wrapper = programs / "python"
-    wrapper.write_bytes(os.fsencode(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'))
+    script = f"""#!/bin/sh
+[ "$MS_ROLE" = MS_SCHED ] || exec {shlex.quote(sys.executable)} "$@"
+"""
+    wrapper.write_bytes(os.fsencode(script))
     wrapper.chmod(0o755)
     path = f"{programs.absolute()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return {

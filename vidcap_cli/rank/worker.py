@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcap_cli.checkpoint.shares import Share
-from vidcap_cli.engine import Answer, Engine, Request, SpentError, load_engine
+from vidcap_cli.engine import Answer, Engine, Request, SpentError, import_engine, load_engine
 from vidcap_cli.engine.group import Group, follow, join, leader_of
 from vidcap_cli.errors import OutOfMemoryError, RevokedError, VidcapError
 from vidcap_cli.processes import die_with, leave_now, start_anew
@@ -278,8 +278,6 @@ def main(arguments: list[str]) -> int:
     A rank whose memory ran out begins once more, in a fresh process that takes this one's place.
     """
     environment = dict(os.environ)  # before MindSpore adds to it
-    if os.environ.get("MS_ROLE") == "MS_SCHED":
-        return 0  # msrun starts the script once more as scheduler, which nothing here needs
     run = RunDir(Path(arguments[0]))
     folder = run.attempt(int(arguments[1]))
     number = int(os.environ["RANK_ID"])
@@ -289,12 +287,13 @@ def main(arguments: list[str]) -> int:
         leader = leader_of(number, size)
         follows = None if leader == number else leader
         events.write(Started(os.getpid(), socket.gethostname(), follows))
-        die_with(int(os.environ["VIDCAP_PARENT"]))
         try:
             stop = Stop()
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             # A rank that follows leaves when its leader does.
             signal.signal(signal.SIGTERM, signal.SIG_IGN if follows is not None else stop.on_signal)
+            import_engine(Attempt.read(folder).config.engine)  # while msrun leaves
+            die_with(int(os.environ["VIDCAP_PARENT"]))
             if follows is None:
                 again = work(run, folder, number, lease=lease, events=events, stop=stop)
             else:
