@@ -18,6 +18,7 @@
 #define BLOCK_ROWS 256                   /* stay in the second cache */
 #define MOST_ROWS 1024 /* that are split at a time: this bounds the memory it takes */
 #define MOST_PANELS 32 /* in an item of work */
+#define FETCH_AHEAD 4  /* steps */
 #define ROUNDED_ROWS 64 /* fewer are no faster for it: they wait for W */
 
 /* Linux gives the registers to a process that asks for them (Documentation/arch/x86/xstate.rst). */
@@ -124,6 +125,15 @@ INLINE void multiply_add(const int rows, const int panels)
         _tile_dpbf16ps(3, 7, 5);
 }
 
+/* Tiles that are loaded some steps later, into the first cache: a product alone is done with its own
+ * before the next come from the second. */
+INLINE void fetch(const int count, const char *later, int64_t next)
+{
+    for (int which = 0; which < count; which++)
+        for (int64_t i = 0; i < TILE; i += 64)
+            __builtin_prefetch(later + which * next + i);
+}
+
 INLINE void load_rows(const int rows, const char *x, int64_t next)
 {
     _tile_loadd(6, x, STEP * 2);
@@ -157,6 +167,10 @@ INLINE void tile(
         _tile_zero(3);
     }
     for (int64_t step = 0; step < steps; step++, x += next_step, w += TILE) {
+        if (!in_parts && steps > 4 * FETCH_AHEAD) {
+            fetch(panels, w + FETCH_AHEAD * TILE, next);
+            fetch(rows, x + FETCH_AHEAD * next_step, next_rows);
+        }
         load_panels(panels, w, next);
         if (in_parts) {
             load_rows(rows, x + TILE, next_rows);
