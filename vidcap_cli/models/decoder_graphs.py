@@ -116,7 +116,7 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
         for number in range(self.layers):
             begin, place = STEP_LAYERS + self.layer * number, start + size * number
             layer, caches = tensors[begin : begin + self.layer], tensors[place : place + size]
-            if self.kernels.layer_in_one and not self.sharding.divided:
+            if self.kernels.layer_in_one:
                 x = self.kernels.step_layer(x, (cos, sin), mask, self.eps, (*layer, *caches))
             else:
                 x, delta = self.step_layer(

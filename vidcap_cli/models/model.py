@@ -99,7 +99,7 @@ def load_model(config: CaptionConfig, layout: Layout, dtype: Any, share: Share =
     """The model in ``config.model``, or a ``share`` of it, its weights in ``dtype``, tensor by
     tensor.
     """
-    kernels = kernels_for(current_device())
+    kernels = kernels_for(current_device(), shared=share.of > 1)
     read = partial(layout.text_weight, share=share)
     decoder = Decoder(layout.text, read, kernels, slots=config.slots, dtype=dtype, share=share)
     token = placeholder(read_json(Path(config.model) / "config.json"))

@@ -17,8 +17,6 @@ from vidcap_cli.models.kernels import Kernels
 class Whole(nn.Cell):  # type: ignore[misc]
     """All of a model is here."""
 
-    divided = False
-
     def __init__(self, kernels: Kernels) -> None:
         super().__init__(auto_prefix=False)
         self.kernels = kernels
@@ -44,8 +42,6 @@ class Sharded(Whole):
     """A share is here. The table of embeddings and the head have the rows of ``vocab`` that are
     this rank's.
     """
-
-    divided = True
 
     def __init__(self, kernels: Kernels, share: Share, vocab: int) -> None:
         super().__init__(kernels)

@@ -22,11 +22,8 @@ from vidcap_cli.native import packed
 Shape = list[int]
 
 
-class NativeKernels(CpuKernels):
+class NativePieces(CpuKernels):
     """A kernel for what takes MindSpore several, and products as fast as memory gives weights."""
-
-    layer_in_one = True
-    cache_tensors = 1
 
     def __init__(self, library: Path) -> None:
         super().__init__()
@@ -46,7 +43,6 @@ class NativeKernels(CpuKernels):
         self.tower_attention = kernel("tower_attention", _first_shape)
         self.prompt_attention = kernel("prompt_attention", _first_shape)
         self.last_attention = kernel("step_attention", _first_shape)
-        self.layer_step = kernel("decoder_layer_step", _first_shape)
 
     def kernel(self, name: str, shape: Any, dtype: Any = ms.float32) -> ops.Custom:
         """One of ``kernels.c``; ``shape`` tells the shapes of results from those of inputs."""
@@ -136,6 +132,23 @@ class NativeKernels(CpuKernels):
         """From panels to rows."""
         return self.rows_of(table, ids)
 
+    def grouped_query_attention(self, config: DecoderConfig, dtype: Any) -> "NativeAttention":
+        """The same for all dtypes."""
+        del dtype
+        return NativeAttention(config, self)
+
+
+class NativeKernels(NativePieces):
+    """A layer of a decode step in one, where no sums of other ranks come between its parts."""
+
+    layer_in_one = True
+    cache_tensors = 1
+
+    def __init__(self, library: Path) -> None:
+        super().__init__(library)
+
+        self.layer_step = self.kernel("decoder_layer_step", _first_shape)
+
     def step_layer(
         self, x: Tensor, rope: Tensors, mask: Tensor, eps: float, tensors: Tensors
     ) -> Tensor:
@@ -162,16 +175,11 @@ class NativeKernels(CpuKernels):
             rows, tokens, _ = tensor.shape
             cache.asnumpy()[first : first + rows, :tokens] = tensor.asnumpy()
 
-    def grouped_query_attention(self, config: DecoderConfig, dtype: Any) -> "NativeAttention":
-        """The same for all dtypes."""
-        del dtype
-        return NativeAttention(config, self)
-
 
 class NativeQkvSplit(QkvSplit):
     """Splits and turns in one."""
 
-    def __init__(self, kernels: NativeKernels, q_width: int, kv_width: int, head_dim: int) -> None:
+    def __init__(self, kernels: NativePieces, q_width: int, kv_width: int, head_dim: int) -> None:
         super().__init__(kernels, q_width, kv_width, head_dim)
         self.native = kernels.kernel(
             "split_qkv",
@@ -190,7 +198,7 @@ class NativeAttention(CpuAttention):
     ``[kv_heads, T, D]``.
     """
 
-    def __init__(self, config: DecoderConfig, kernels: NativeKernels) -> None:
+    def __init__(self, config: DecoderConfig, kernels: NativePieces) -> None:
         super().__init__(config, kernels)
         self.prompt, self.one = kernels.prompt_attention, kernels.last_attention
 
@@ -227,6 +235,10 @@ class NativeAttention(CpuAttention):
     def last(self, q: Tensor, keys: Tensor, values: Tensor, padding: Tensor) -> Tensor:
         """A step of one slot."""
         return self.one(q, keys, values, padding)
+
+    def step(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Reads no more of the caches than is there; ``mask`` is the last token to look at."""
+        return self.one(q, keys, values, mask)
 
     def first_masks(self, rows: int) -> list[Tensor]:
         """None."""
