@@ -56,6 +56,18 @@ def test_an_output_that_cannot_be_written(tmp_path, request_of, output, message,
     assert set(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("meta", ["s3://bucket/meta.csv", "https://host/clip.mp4"])
+def test_a_remote_table_is_refused(request_of, meta):
+    asked = replace(request_of(), meta=Path(meta))
+    with pytest.raises(UsageError, match=f"^{meta}: remote files are not read; download them"):
+        caption(asked)
+
+
+def test_a_table_named_by_its_address_is_read(tmp_path, request_of):
+    with pytest.raises(ModelError):  # it goes on to the model, which is not there
+        caption(replace(request_of(), meta=Path(f"file://{tmp_path}/meta.csv")))
+
+
 def test_a_device_is_not_replaced_by_a_table(request_of):
     with pytest.raises(UsageError, match="not a regular file"):
         caption(request_of(output=Path("/dev/null"), form="csv"))

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from vidcap_cli.addresses import named
 from vidcap_cli.ascend import VISIBLE, device_nodes, visible_devices
 from vidcap_cli.checkpoint.files import fingerprint, read_json
 from vidcap_cli.checkpoint.folder import check_model
@@ -78,7 +79,7 @@ def caption(request: Request) -> int:
         request = replace(request, meta=bundled("clips") / "clips.csv", config=config)
     if request.meta is None:
         raise UsageError("name the table, video or folder to caption, or try --demo.")
-    meta, family = request.meta.absolute(), request.config.family
+    meta, family = named(request.meta).absolute(), request.config.family
     shown = request.table.output is None and (request.run.demo or kind_of(meta) == VIDEO)
     output = request.table.output or default_output(meta, family, request.table.form)
     if request.run.skip_if_existing and not shown and output.is_file():

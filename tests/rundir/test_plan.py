@@ -252,6 +252,37 @@ def test_resolve(tmp_path):
     assert resolve("/abs/x.mp4", bases) == Path("/abs/x.mp4")
 
 
+def test_a_home_folder_and_a_file_address_are_read_as_what_they_mean(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    video = tmp_path / "a b%.mp4"
+    bases = ["/somewhere"]
+    assert resolve("~/a b%.mp4", bases) == video
+    for start in ("file://", "file:", "FILE://localhost"):
+        assert resolve(f"{start}{tmp_path}/a%20b%25.mp4", bases) == video
+    assert resolve("~other.mp4", bases) == Path("/somewhere/~other.mp4")
+    assert resolve("file.mp4", bases) == Path("/somewhere/file.mp4")
+
+
+@pytest.mark.parametrize(
+    "path", ["s3://b/x.mp4", "hf://b/x.mp4", "https://b/x.mp4?a=b", "HTTP://b/x", "file://host/x"]
+)
+def test_a_remote_file_costs_its_row_and_says_what_to_do(tmp_path, path):
+    with pytest.raises(VideoError, match="remote files are not read; download") as caught:
+        read_frames(resolve(path, [str(tmp_path)]), FrameRule())
+    assert caught.value.status == "missing_file"
+    # Such names can be those of files here, which are read.
+    here = tmp_path / path
+    here.parent.mkdir(parents=True)
+    here.write_bytes(b"x")
+    assert resolve(path, [str(tmp_path)]) == here
+
+
+def test_a_drive_or_a_colon_is_no_address(tmp_path):
+    for path in ("c:/x.mp4", "12:30/x.mp4", "a:b.mp4", "folder/s3://x.mp4"):
+        with pytest.raises(VideoError, match=r"^there is no such file"):
+            read_frames(resolve(path, [str(tmp_path)]), FrameRule())
+
+
 @pytest.mark.parametrize("path", ["x" * 300 + ".mp4", "a\0b.mp4", "loop/a.mp4", "file.mp4/a.mp4"])
 def test_a_name_that_nothing_can_have_costs_its_row_alone(tmp_path, path):
     (tmp_path / "loop").symlink_to("loop")

@@ -7,6 +7,7 @@ this process: what can hang or crash (videos, its import) happens in processes t
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from vidcap_cli.addresses import named
 from vidcap_cli.errors import UsageError
 from vidcap_cli.inspect.report import Report, render
 
@@ -52,6 +53,7 @@ def inspect(target: Path | None, wanted: Wanted | None = None) -> Report:
 
         wanted.only("this machine")
         return machine_report()
+    target = named(target)
     if not target.exists():
         raise UsageError(f"{target}: there is no such file or folder; check the spelling.")
     return _folder(target, wanted) if target.is_dir() else _file(target, wanted)

@@ -27,6 +27,7 @@ from typing import get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vidcap_cli.addresses import named
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import RunChangedError, TableError, UsageError
 from vidcap_cli.merge.account import Account, Reconciliation
@@ -81,8 +82,8 @@ def merge(
     out_form = output_form(out, form)
     missing_form = output_form(missing) if missing else ""
     columns = CaptionColumns(caption_column, overwrite=overwrite_column, everything=all_columns)
-    sources = find_sources(inputs, caption_column)
-    target = _find_target(sources, meta)
+    sources = find_sources([named(path) for path in inputs], caption_column)
+    target = _find_target(sources, meta and named(meta))
     _check_outputs([out, *([missing] if missing else [])], sources, target)
     columns.check(target.table)
     kept, schema = columns.kept(target.table.schema), columns.added(target.table.schema)

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vidcap_cli.addresses import is_remote, local
 from vidcap_cli.atomic import atomic_write, committing
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError
@@ -223,11 +224,14 @@ def _differences(plan: Plan, meta: Path, config: CaptionConfig) -> tuple[list[st
 def resolve(path: str, bases: Sequence[str]) -> Path:
     """The file a row means: absolute as it is, else under the first base where it exists.
 
-    When it exists under none, the place where it was looked for first. Never raises: a place that
-    cannot be looked at (no permission, a disk that fails) is taken, and who opens it says why.
+    When it exists under none, the place where it was looked for first; an address of another
+    machine then stays as it is. Never raises: a place that cannot be looked at (no permission, a
+    disk that fails) is taken, and who opens it says why.
     """
+    path = local(path)
     candidates = [Path(base) / path for base in bases]
-    return next((place for place in candidates if _may_exist(place)), candidates[0])
+    missing = Path(path) if is_remote(path) else candidates[0]
+    return next((place for place in candidates if _may_exist(place)), missing)
 
 
 def _may_exist(place: Path) -> bool:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vidcap_cli.addresses import NOT_READ, is_remote
 from vidcap_cli.statuses import Flag, Status
 from vidcap_cli.video.clip import VideoError
 
@@ -74,6 +75,8 @@ def open_video(path: str | Path) -> Iterator[tuple["InputContainer", "VideoStrea
 
 
 def _absent(path: Path) -> str:
+    if is_remote(path):
+        return NOT_READ
     if _ESCAPED.search(str(path)):
         return "there is no such file; if its name is not UTF-8, shown here as \\x.., rename it"
     return "there is no such file"
