@@ -22,6 +22,7 @@ from vidcap_cli.options import (
 # Another value than the default for every option that ranks are told.
 OTHER = {
     "model": "/models/some",
+    "path_column": "clip",
     "question": "What moves?",
     "max_new_tokens": 7,
     "slots": 3,

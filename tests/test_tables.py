@@ -267,7 +267,7 @@ def test_jsonl_types_are_those_of_all_batches(tmp_path, monkeypatch):
             "id,name\n1,2\n",
             "no column is called `path`. Columns found: `id`, `name`; rename",
         ),
-        ("a.csv", "id,video\n1,2\n", "rename `video` to `path`"),
+        ("a.csv", "id,video\n1,2\n", "rename `video` to `path` .*--path-column video"),
         ("a.csv", "id, Path \n1,2\n", "rename ` Path ` to `path`"),
         ("a.csv", "path;n\na;1\n", "separated by ';': write it with commas, or as .tsv"),
         ("a.csv", "path,n,n\na,1,2\n", "the column `n` is there more than once; rename or drop"),

@@ -36,7 +36,7 @@ from vidcap_cli.merge.account import Reconciliation
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.models.decoder_config import DecoderConfig
-from vidcap_cli.options import LaunchOptions, RunOptions, TableOptions, declared, given
+from vidcap_cli.options import PATH, LaunchOptions, RunOptions, TableOptions, declared, given
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
@@ -86,7 +86,7 @@ def caption(request: Request) -> int:
         notice(f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
     _check_together(request.run, shown=shown)
-    _check_columns(request.table, meta)
+    _check_columns(request.table, meta, request.config.path_column)
     if not request.launch.node_rank:
         _check_places(request, meta, None if shown else output)
     config = _with_model(request)
@@ -153,13 +153,15 @@ def _say_sampling(model: Path) -> None:
         notice(f"the model asks for sampling ({keys}); vidcap decodes greedily and ignores it.")
 
 
-def _check_columns(table: TableOptions, meta: Path) -> None:
+def _check_columns(table: TableOptions, meta: Path, path_column: str) -> None:
     """Refuse at once what the merge would refuse when all videos have been captioned."""
     columns = CaptionColumns(
         table.caption_column, overwrite=table.overwrite_column, everything=table.all_columns
     )
     if kind_of(meta) == TABLE:
-        columns.check(open_meta(meta))
+        columns.check(open_meta(meta, path_column))
+    elif path_column != PATH:
+        raise UsageError(f"{meta}: is not a table; leave out --path-column")
 
 
 def _table_options(table: TableOptions) -> dict[str, Any]:

@@ -59,8 +59,8 @@ _Meta = Annotated[
     Path | None,
     typer.Argument(
         metavar="META",
-        help="A table (csv, tsv, parquet, jsonl) with a column path, one video, or a folder of "
-        "videos.",
+        help="A table (csv, tsv, parquet, jsonl) with a column path (--path-column), one video, or "
+        "a folder of videos.",
         show_default=False,
     ),
 ]
@@ -216,6 +216,14 @@ def merge(
             show_default="the one the runs were planned from",
         ),
     ] = None,
+    path_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The column with the paths, in that table and in tables with captions.",
+            show_default="that of the runs, else path",
+        ),
+    ] = None,
     prefer: Annotated[
         Prefer, typer.Option(help="Which of several captions of a row to take.")
     ] = "newest",
@@ -236,7 +244,15 @@ def merge(
     from vidcap_cli.merge import merge as merging
     from vidcap_cli.view import reconciliation as report
 
-    account = merging.merge(inputs, output, meta=meta, prefer=prefer, missing=missing, **table)
+    account = merging.merge(
+        inputs,
+        output,
+        meta=meta,
+        path_column=path_column,
+        prefer=prefer,
+        missing=missing,
+        **table,
+    )
     report.show_merge(account, as_json=as_json)
     raise typer.Exit(OK if account.complete or allow_missing else INCOMPLETE)
 

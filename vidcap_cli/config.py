@@ -14,6 +14,7 @@ from vidcap_cli.options import (
     FRAMES,
     LAUNCHING,
     OUTPUT,
+    PATH,
     Declared,
     Option,
     as_bytes,
@@ -50,6 +51,15 @@ class CaptionConfig:
         ),
     ]
     model_fingerprint: str = ""
+    path_column: Annotated[
+        str,
+        Option(
+            "Column of the table with the paths of the videos.",
+            metavar="NAME",
+            alters=True,
+            last=True,
+        ),
+    ] = PATH
     question: Annotated[str, Option("What the model is asked about each video.", alters=True)] = (
         "Describe the video in detail"
     )

@@ -23,6 +23,7 @@ LAUNCHING = "Launching"
 OUTPUT = "Output"
 ENGINE = "Engine"
 
+PATH = "path"  # the column of videos
 TEXT = "text"  # the column of captions
 # Bytes a decoder needs to work at all: FFmpeg, NumPy and a video of ordinary size.
 LEAST_DECODE_MEMORY = 256_000_000

@@ -9,9 +9,10 @@ data row counted from 1 without the header) and the remedy. ``table_writer`` is 
 import codecs
 import csv
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,13 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from vidcap_cli.errors import TableError
+from vidcap_cli.options import PATH
 
 # Interrupts are answered in one place. While it reads a CSV file, pyarrow would put handlers and a
 # thread of its own in between.
 pa.enable_signal_handlers(False)
 
 READABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl"}
-PATH = "path"
 
 ROWS = 65_536
 _JSON_ROWS = 8_192
@@ -54,11 +55,15 @@ _LOOKS_LIKE_PATH = (
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table on the disk; its header has been read, its rows not yet."""
+    """A table on the disk; its header has been read, its rows not yet.
+
+    ``path_column`` is the one that names the videos, in a table of videos.
+    """
 
     path: Path
     form: str
     schema: pa.Schema
+    path_column: str = PATH
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, all columns or those named, in batches of any length."""
@@ -100,20 +105,20 @@ def open_table(path: Path) -> Table:
     return Table(path, form, schema)
 
 
-def open_meta(path: Path) -> Table:
-    """Open a table of videos: it has a ``path`` column."""
-    table = open_table(path)
+def open_meta(path: Path, column: str = PATH) -> Table:
+    """Open a table of videos, whose paths are in ``column``."""
+    table = replace(open_table(path), path_column=column)
     names = table.schema.names
-    if PATH not in names:
-        raise TableError(f"{path}: no column is called `path`. {_path_hint(names)}")
-    kind = table.schema.field(PATH).type
+    if column not in names:
+        raise TableError(f"{path}: no column is called `{column}`. {_path_hint(names, column)}")
+    kind = table.schema.field(column).type
     if not is_text(kind) and kind != pa.null():
-        raise TableError(f"{path}: the column `path` holds {kind}, not text; convert it")
+        raise TableError(f"{path}: the column `{column}` holds {kind}, not text; convert it")
     return table
 
 
 def paths(table: Table) -> Iterator[pa.Array]:
-    """Yield the ``path`` column as strings; a table without rows or a row without path raises.
+    """Yield the paths as strings; a table without rows or a row without path raises.
 
     All columns are read: a fault in one that only the final table needs should show at once, not
     when the captions are done.
@@ -125,18 +130,19 @@ def paths(table: Table) -> Iterator[pa.Array]:
 def with_paths(
     table: Table, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
-    """Yield ``batches`` of ``table``, each with its ``path`` column as strings.
+    """Yield ``batches`` of ``table``, each with its paths as strings.
 
     Raises as ``paths`` does.
     """
     row = 0
     for batch in batches:
-        column = batch.column(PATH).cast(pa.string())
+        column = batch.column(table.path_column).cast(pa.string())
         blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
         first = pc.index(blank, True).as_py()
         if first >= 0:
             raise TableError(
-                f"{table.path}: data row {row + first + 1} has an empty `path`; "
+                f"{table.path}: data row {row + first + 1} has an empty "
+                f"`{table.path_column}`; "
                 "fill it in or delete the row"
             )
         row += len(column)
@@ -371,16 +377,24 @@ def _mixed(path: Path, name: str, line: int, rows: int, error: Exception) -> str
     return f"{path}: the column `{name}` has a value of another type {where}: {error}; mend it"
 
 
-def _path_hint(names: Sequence[str]) -> str:
+def _path_hint(names: Sequence[str], column: str) -> str:
     if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
         mark = ";" if ";" in names[0] else "tabulator"
         return f"Its columns seem to be separated by {mark!r}: write it with commas, or as .tsv"
     plain = {name.strip().lower(): name for name in names}
     likely = next((plain[word] for word in _LOOKS_LIKE_PATH if word in plain), None)
     found = quoted(names) if names else "none"
+    if column != PATH:
+        return f"Columns found: {found}; name the one with the videos with --path-column"
     if likely is not None:
-        return f"Columns found: {found}; rename `{likely}` to `path` if it names the videos"
-    return f"Columns found: {found}; rename the one that names the videos to `path`"
+        return (
+            f"Columns found: {found}; rename `{likely}` to `path` if it names the videos, or "
+            f"caption with --path-column {shlex.quote(likely)}"
+        )
+    return (
+        f"Columns found: {found}; rename the one that names the videos to `path`, or caption with "
+        "--path-column NAME"
+    )
 
 
 def quoted(names: Iterable[str]) -> str:

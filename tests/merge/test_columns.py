@@ -31,10 +31,10 @@ def meta(tmp_path):
     return path
 
 
-def captioned(folder, meta, *texts, first=0) -> RunDir:
+def captioned(folder, meta, *texts, first=0, config=CONFIG) -> RunDir:
     """A run of ``meta`` with captions of the first rows; None is a failure."""
     run = RunDir(folder)
-    make_plan(meta, run, CONFIG)
+    make_plan(meta, run, config)
     run.parts.mkdir()
     results = [
         Result(row, f"{'abc'[row]}.mp4", "ok" if text else "oom", text=text)
@@ -117,6 +117,65 @@ def test_captions_of_another_column_are_merged(tmp_path, meta, form):
         merge([plain], tmp_path / "o2.csv", meta=meta, overwrite_column=True)
     merge([plain], tmp_path / "o2.csv", meta=meta, caption_column="words")
     assert pd.read_csv(tmp_path / "o2.csv")["words"].tolist()[0] == "W"
+
+
+@pytest.fixture
+def by_clip(tmp_path):
+    """A table whose column ``path`` is something else, and a run of it with two captions."""
+    meta = tmp_path / "clips.csv"
+    meta.write_text("path,clip\n1,a.mp4\n2,b.mp4\n3,c.mp4\n")
+    config = replace(CONFIG, path_column="clip")
+    return meta, captioned(tmp_path / "by_clip", meta, "A", None, config=config)
+
+
+def test_the_column_of_the_paths_is_that_of_the_runs(tmp_path, by_clip):
+    meta, run = by_clip
+    expected = f"path,clip,text,{TAIL}\n1,a.mp4,A,ok,,\n2,b.mp4,,oom,,\n3,c.mp4,,missing,,\n"
+    out, left = tmp_path / "out.csv", tmp_path / "left.csv"
+    account = merge([run.path], out, missing=left)
+    assert out.read_text() == expected
+    assert account.missing.examples[0].path == "c.mp4"
+    assert left.read_text() == "path,clip\n2,b.mp4\n3,c.mp4\n"
+    # By path, letter by letter, where the table is another.
+    meta.write_text(meta.read_text() + "4,a.mp4\n")
+    merge([run.path], out, meta=meta)
+    assert out.read_text() == f"{expected}4,a.mp4,A,ok,,\n"
+
+
+def test_captioned_tables_with_another_column_of_paths(tmp_path, by_clip):
+    meta, run = by_clip
+    one, out = tmp_path / "one.csv", tmp_path / "out.csv"
+    merge([run.path], one)
+    merge([one], out, meta=meta, path_column="clip")
+    assert out.read_text() == one.read_text()
+    plain = tmp_path / "plain.csv"
+    plain.write_text("clip,text\nb.mp4,B\n")
+    merge([one, plain], out, meta=meta, path_column="clip")
+    assert pd.read_csv(out)["text"].tolist()[:2] == ["A", "B"]
+    with pytest.raises(TableError, match="the one with the videos with --path-column"):
+        merge([plain], out, meta=meta)
+
+
+def test_runs_of_different_columns_are_runs_of_different_rows(tmp_path, by_clip):
+    meta, run = by_clip
+    other = RunDir(tmp_path / "by_path")
+    make_plan(meta, other, CONFIG)
+    with pytest.raises(UsageError, match="made from different tables"):
+        merge([run.path, other.path], tmp_path / "out.csv")
+
+
+def test_captions_never_replace_the_paths(tmp_path, by_clip):
+    with pytest.raises(UsageError, match="the column `clip` holds the paths"):
+        merge([by_clip[1].path], tmp_path / "o.csv", caption_column="clip", overwrite_column=True)
+
+
+def test_a_column_of_paths_is_that_of_a_table(tmp_path):
+    config = replace(CONFIG, path_column="clip")
+    with pytest.raises(UsageError, match="is not a table; leave out --path-column"):
+        caption(Request(tmp_path, config))
+    (tmp_path / "m.csv").write_text("path,b\nx,y\n")
+    with pytest.raises(TableError, match=r"no column is called `clip`.*with --path-column"):
+        caption(Request(tmp_path / "m.csv", config))
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,28 @@ def test_equal_row_count_with_other_contents_is_a_change(tmp_path, run):
         check_unchanged(plan, meta, CONFIG)
 
 
+def test_a_plan_remembers_the_column_of_its_paths(tmp_path, run):
+    meta = tmp_path / "meta.csv"
+    meta.write_text("path,clip\n1,a.mp4\n2,b.mp4\n")
+    by_clip = replace(CONFIG, path_column="clip")
+    plan = make_plan(meta, run, by_clip)
+    assert [row["path"] for row in planned(run)] == ["a.mp4", "b.mp4"]
+    assert read_plan(run).path_column == "clip"
+    check_unchanged(plan, meta, by_clip)
+    with pytest.raises(RunChangedError, match="--path-column: 'clip' -> 'path'") as caught:
+        check_unchanged(plan, meta, CONFIG)
+    assert "contents" not in str(caught.value)
+    # The rows of another column are others: results of one are not taken for the other's.
+    assert make_plan(meta, RunDir(tmp_path / "other"), CONFIG).fingerprint != plan.fingerprint
+
+
+def test_a_plan_of_before_there_was_a_choice_of_columns_goes_on(tmp_path, run):
+    meta = table(tmp_path)
+    plan = make_plan(meta, run, CONFIG)
+    old = replace(plan, options={k: v for k, v in plan.options.items() if k != "path_column"})
+    check_unchanged(old, meta, CONFIG)
+
+
 def test_resolve(tmp_path):
     first, second = tmp_path / "1", tmp_path / "2"
     for folder in (first, second):

@@ -102,7 +102,8 @@ def _file(target: Path, wanted: Wanted) -> Report:
 
 def _table(target: Path, wanted: Wanted) -> Report:
     from vidcap_cli.merge.columns import caption_column  # noqa: PLC0415
-    from vidcap_cli.tables import PATH, is_text, open_table  # noqa: PLC0415
+    from vidcap_cli.options import PATH  # noqa: PLC0415
+    from vidcap_cli.tables import is_text, open_table  # noqa: PLC0415
 
     table = open_table(target)
     names = table.schema.names

@@ -26,9 +26,10 @@ from vidcap_cli.inspect import likeness, rules
 from vidcap_cli.inspect.histogram import histogram
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.rules import Fault
+from vidcap_cli.options import PATH
 from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import PATH, Table, hashes, is_text, selectable
+from vidcap_cli.tables import Table, hashes, is_text, selectable
 from vidcap_cli.view.progress import Progress
 from vidcap_cli.view.words import count, one_line
 

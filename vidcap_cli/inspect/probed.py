@@ -15,9 +15,10 @@ import pyarrow as pa
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import UsageError
 from vidcap_cli.inspect.videos import Survey
+from vidcap_cli.options import PATH
 from vidcap_cli.rundir.plan import FOLDER, kind_of
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import PATH, ROWS, open_meta, selectable
+from vidcap_cli.tables import ROWS, open_meta, selectable
 
 PROBED = pa.schema(
     [

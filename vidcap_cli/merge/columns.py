@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from vidcap_cli.errors import TableError, UsageError
-from vidcap_cli.options import TEXT
+from vidcap_cli.options import PATH, TEXT
 from vidcap_cli.rundir.parts import SCHEMA
-from vidcap_cli.tables import PATH, Table, quoted
+from vidcap_cli.tables import Table, quoted
 
 STATUS = "caption_status"
 _BESIDE = ("status", "error", "flags")
@@ -56,7 +56,15 @@ class CaptionColumns:
         return (self.caption, *(f"caption_{name}" for name in self.results[1:]))
 
     def check(self, table: Table) -> None:
-        """Raise TableError when ``table`` has a column that would have to be overwritten."""
+        """Raise TableError when ``table`` has a column that would have to be overwritten.
+
+        UsageError when that is the one with the paths.
+        """
+        if table.path_column in self.names:
+            raise UsageError(
+                f"{table.path}: the column `{table.path_column}` holds the paths, and the captions "
+                "would replace it; choose another --caption-column, or rename it"
+            )
         taken = [name for name in table.schema.names if name in self.names]
         if not taken or self.overwrite:
             return

@@ -20,7 +20,8 @@ from vidcap_cli.merge.account import Example, Strays
 from vidcap_cli.merge.choosing import AGE, ROW
 from vidcap_cli.merge.sources import Source, read_source, result_schema
 from vidcap_cli.merge.spill import Ints, Spill
-from vidcap_cli.tables import PATH, Table, hashes, with_paths
+from vidcap_cli.options import PATH
+from vidcap_cli.tables import Table, hashes, with_paths
 
 _HASH = "hash"
 _PATHS = 1 << 19  # planned paths in memory at once, roughly
@@ -204,7 +205,7 @@ def match(
                     matches.add(one, ages, one["row_id"].fill_null(-1).to_numpy())
             if any(by_path):
                 matches.rows = 0
-                for _, column in with_paths(table, table.batches([PATH])):
+                for _, column in with_paths(table, table.batches([table.path_column])):
                     row_ids = np.arange(matches.rows, matches.rows + len(column))
                     one = pa.table({PATH: column.cast(pa.large_string())})
                     _set_aside(planned, one, pa.array(row_ids), parts)

@@ -36,13 +36,13 @@ from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.matching import match, read_results
 from vidcap_cli.merge.sources import Source, find_sources
 from vidcap_cli.merge.spill import Ints
-from vidcap_cli.options import TEXT, Prefer
+from vidcap_cli.options import PATH, TEXT, Prefer
 from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir, attempt_of
 from vidcap_cli.rundir.plan import TABLE, fingerprint_of
 from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import PATH, ROWS, Table, open_meta, open_table, regroup, with_paths
+from vidcap_cli.tables import ROWS, Table, open_meta, open_table, regroup, with_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ def merge(
     out: Path,
     *,
     meta: Path | None = None,
+    path_column: str | None = None,
     prefer: Prefer = "newest",
     all_columns: bool = False,
     caption_column: str = TEXT,
@@ -71,19 +72,20 @@ def merge(
     """Write the captions in ``inputs`` beside META's columns to ``out``.
 
     The rows are those of ``meta``, or else of the table that the run directories among the
-    inputs were planned from; with ``limit`` only the first of them. ``form`` is csv, tsv,
-    parquet or jsonl, by default what the suffix of ``out`` says. ``all_columns`` adds what else is
-    known about a result. The captions are called ``caption_column``; ``overwrite_column`` leaves
-    out columns of META that have a name of those added. ``missing`` gets META's other columns of
-    the rows without a caption.
+    inputs were planned from; with ``limit`` only the first of them. ``path_column`` names the
+    paths in ``meta`` and in captioned tables, by default as in the runs, or ``path``. ``form`` is
+    csv, tsv, parquet or jsonl, by default what the suffix of ``out`` says. ``all_columns`` adds
+    what else is known about a result. The captions are called ``caption_column``;
+    ``overwrite_column`` leaves out columns of META that have a name of those added. ``missing``
+    gets META's other columns of the rows without a caption.
     """
     if prefer not in get_args(Prefer):
         raise UsageError(f"--prefer {prefer}: choose one of {', '.join(get_args(Prefer))}")
     out_form = output_form(out, form)
     missing_form = output_form(missing) if missing else ""
     columns = CaptionColumns(caption_column, overwrite=overwrite_column, everything=all_columns)
-    sources = find_sources([named(path) for path in inputs], caption_column)
-    target = _find_target(sources, meta and named(meta))
+    sources = find_sources([named(path) for path in inputs], caption_column, path_column)
+    target = _find_target(sources, meta and named(meta), path_column)
     _check_outputs([out, *([missing] if missing else [])], sources, target)
     columns.check(target.table)
     kept, schema = columns.kept(target.table.schema), columns.added(target.table.schema)
@@ -110,7 +112,7 @@ def merge(
                 break
             for first, count in matches.pieces(start, block.num_rows):
                 piece = block.slice(first - start, count)
-                found = matches.of(first, _paths(piece), limit)
+                found = matches.of(first, _paths(piece, target), limit)
                 rows = piece if limit is None else piece.slice(0, max(0, limit - first))
                 if not rows.num_rows:
                     continue
@@ -119,7 +121,7 @@ def merge(
                 write(pa.Table.from_arrays([*rows.columns, *added], schema=schema))
                 if write_missing:
                     write_missing(rows.filter(pc.not_equal(added[1], Status.OK)))
-                account.add(first, _paths(rows), choice, added[1], added[2])
+                account.add(first, _paths(rows, target), choice, added[1], added[2])
             start += block.num_rows
         else:
             if matches.rows not in (None, start):
@@ -158,8 +160,8 @@ def _checked(table: Table, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         yield batch
 
 
-def _paths(rows: pa.Table) -> pa.ChunkedArray:
-    return rows[PATH].cast(pa.string())
+def _paths(rows: pa.Table, target: _Target) -> pa.ChunkedArray:
+    return rows[target.table.path_column].cast(pa.string())
 
 
 def _columns(results: pa.Table, best: Ints, names: Sequence[str]) -> list[pa.ChunkedArray]:
@@ -170,11 +172,12 @@ def _columns(results: pa.Table, best: Ints, names: Sequence[str]) -> list[pa.Chu
     return columns
 
 
-def _find_target(sources: Sequence[Source], meta: Path | None) -> _Target:
+def _find_target(sources: Sequence[Source], meta: Path | None, path_column: str | None) -> _Target:
     if meta is not None:
         if not meta.is_file():
             raise UsageError(f"--meta {meta}: there is no such table; check the spelling")
-        return _Target(open_meta(meta), fingerprint_of(meta, TABLE), None)
+        column = path_column or _planned_column(sources, open_table(meta))
+        return _Target(open_meta(meta, column), fingerprint_of(meta, TABLE, column), None)
     planned = [source for source in sources if source.plan is not None]
     if not planned:
         raise UsageError(
@@ -190,6 +193,12 @@ def _find_target(sources: Sequence[Source], meta: Path | None) -> _Target:
     return _planned_rows(planned)
 
 
+def _planned_column(sources: Sequence[Source], table: Table) -> str:
+    """The column of ``table`` that a run took the paths from."""
+    planned = (source.plan.path_column for source in sources if source.plan)
+    return next((name for name in planned if name in table.schema.names), PATH)
+
+
 def _planned_rows(planned: Sequence[Source]) -> _Target:
     """META as it was when the runs were planned, or what the plan kept of it."""
     changed = None
@@ -198,8 +207,8 @@ def _planned_rows(planned: Sequence[Source]) -> _Target:
         plan = source.plan
         meta = Path(plan.meta)
         if plan.kind == TABLE and meta.is_file():
-            if fingerprint_of(meta, TABLE) == plan.fingerprint:
-                return _Target(open_meta(meta), plan.fingerprint, plan.rows)
+            if fingerprint_of(meta, TABLE, plan.path_column) == plan.fingerprint:
+                return _Target(open_meta(meta, plan.path_column), plan.fingerprint, plan.rows)
             changed = changed or (meta, source.name)
     if changed:
         meta, name = changed

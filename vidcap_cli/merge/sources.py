@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 
 from vidcap_cli.errors import DamagedPartError, TableError, UsageError
 from vidcap_cli.merge.columns import STATUS, caption_column
-from vidcap_cli.options import TEXT
+from vidcap_cli.options import PATH, TEXT
 from vidcap_cli.rundir.ledger import RunParts
 from vidcap_cli.rundir.parts import SCHEMA, read_part
 from vidcap_cli.rundir.paths import RunDir, attempt_of, part_files
 from vidcap_cli.rundir.plan import Plan, read_plan
 from vidcap_cli.statuses import Status
-from vidcap_cli.tables import PATH, Table, open_table, quoted
+from vidcap_cli.tables import Table, open_table, quoted
 
 _PART_MARKS = {"row_id", "path", "text", "status", "attempts"}
 
@@ -31,7 +31,8 @@ class Source:
     """One input: the name it was given by, its files in order, and the run they belong to.
 
     ``given`` is its place among the inputs. ``plan`` is None for tables, and for part files that
-    do not lie in their run directory. ``captions`` is the column of a table that holds them.
+    do not lie in their run directory. ``captions`` is the column of a table that holds them,
+    ``paths`` the one with the videos.
     """
 
     name: Path
@@ -40,6 +41,7 @@ class Source:
     run: RunDir | None = None
     plan: Plan | None = None
     captions: str | None = None
+    paths: str = PATH
 
     @property
     def is_table(self) -> bool:
@@ -52,10 +54,13 @@ class Source:
         return max((file.stat().st_mtime_ns for file in self.files), default=0)
 
 
-def find_sources(inputs: Sequence[Path], captions: str = TEXT) -> list[Source]:
+def find_sources(
+    inputs: Sequence[Path], captions: str = TEXT, paths: str | None = None
+) -> list[Source]:
     """Sort out what was given; the same folder, run or table given twice counts once.
 
-    ``captions`` names the column with the captions in tables that vidcap did not write.
+    ``captions`` names the column with the captions in tables that vidcap did not write, ``paths``
+    the one with the videos in tables that have it.
     """
     sources: dict[Path, Source] = {}
     loose: dict[Path, tuple[int, set[str]]] = {}
@@ -67,7 +72,7 @@ def find_sources(inputs: Sequence[Path], captions: str = TEXT) -> list[Source]:
             if attempt_of(path) is not None:
                 loose.setdefault(path.parent, (given, set()))[1].add(path.name)
             else:
-                sources.setdefault(real, _single(path, given, captions))
+                sources.setdefault(real, _single(path, given, captions, paths or PATH))
         elif RunDir(path).is_run:
             sources.setdefault(real, _of_run(RunDir(path), path, given))
         else:
@@ -96,19 +101,20 @@ def _of_parts(name: Path, files: list[Path], given: int) -> Source:
     return Source(name, given, tuple(files))
 
 
-def _single(path: Path, given: int, captions: str) -> Source:
+def _single(path: Path, given: int, captions: str, paths: str) -> Source:
     if path.suffix == ".tmp":
         raise UsageError(f"{path}: a temporary file that was never finished; leave it out")
     names = open_table(path).schema.names
     if set(names) >= _PART_MARKS:
         return Source(path, given, (path,))
     column = caption_column(names, captions)
-    if PATH in names and column is not None:
-        return Source(path, given, (path,), captions=column)
+    videos = paths if paths in names else PATH
+    if videos in names and column is not None:
+        return Source(path, given, (path,), captions=column, paths=videos)
     raise TableError(
-        f"{path}: neither a part file nor a table with captions: it needs the columns `path` and "
-        f"`{captions}`, found are {quoted(sorted(names))}; name the one with the captions with "
-        "--caption-column"
+        f"{path}: neither a part file nor a table with captions: it needs the columns `{paths}` "
+        f"and `{captions}`, found are {quoted(sorted(names))}; name the one with the captions with "
+        "--caption-column, the one with the videos with --path-column"
     )
 
 
@@ -157,7 +163,7 @@ def _table_results(source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
     table = open_table(source.name)
     if table.form != "parquet":
         _check_whole(source.name)
-    columns = {PATH: PATH, TEXT: source.captions}
+    columns = {PATH: source.paths, TEXT: source.captions}
     if STATUS in table.schema.names:
         rest = {name: f"caption_{name}" for name in schema.names if name not in columns}
         columns |= {n: column for n, column in rest.items() if column in table.schema.names}

@@ -25,6 +25,7 @@ from vidcap_cli.addresses import is_remote, local
 from vidcap_cli.atomic import atomic_write, committing
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError
+from vidcap_cli.options import PATH
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.tables import READABLE, open_meta, paths, regroup
 
@@ -48,7 +49,8 @@ class Plan:
     """What a run set out to do.
 
     ``meta`` is META as an absolute path and ``kind`` what it is: table, video or folder.
-    ``fingerprint`` is the SHA-256 of the table's bytes, of the folder's sorted relative listing,
+    ``fingerprint`` is the SHA-256 of the table's bytes (with the column of the paths, unless it is
+    called ``path``), of the folder's sorted relative listing,
     or of the video's path. A relative path in the table is looked for in ``bases``, in order.
     ``options`` are those that decide what the captions say, ``table_options`` those of the table
     to write, where not the default. ``rows_digest`` is the SHA-256 of rows.parquet, empty in plans
@@ -64,6 +66,11 @@ class Plan:
     version: int = VERSION
     rows_digest: str = ""
     table_options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def path_column(self) -> str:
+        """The column of META with the paths; plans of older versions do not say it."""
+        return str(self.options.get("path_column", PATH))
 
     def to_json(self) -> str:
         """The plan as JSON."""
@@ -98,12 +105,12 @@ def make_plan(
     """
     meta = _absolute(meta)
     kind = kind_of(meta)
-    fingerprint = fingerprint_of(meta, kind)
+    fingerprint = fingerprint_of(meta, kind, config.path_column)
     run.path.mkdir(parents=True, exist_ok=True)
     rows = 0
     with committing(run.rows) as temporary:
         with pq.ParquetWriter(temporary, PLANNED) as writer:
-            for table in regroup(_planned(meta, kind), GROUP):
+            for table in regroup(_planned(meta, kind, config.path_column), GROUP):
                 writer.write_table(table, row_group_size=GROUP)
                 rows += table.num_rows
         digest = _digest_of(temporary)
@@ -208,16 +215,17 @@ def _differences(plan: Plan, meta: Path, config: CaptionConfig) -> tuple[list[st
     kind = kind_of(meta)
     if str(meta) != plan.meta:
         others.append(f"the table: {plan.meta} -> {meta}")
-    if fingerprint_of(meta, kind) != plan.fingerprint:
-        rows = sum(batch.num_rows for batch in _planned(meta, kind))
+    if fingerprint_of(meta, kind, plan.path_column) != plan.fingerprint:
+        rows = sum(batch.num_rows for batch in _planned(meta, kind, config.path_column))
         count = f"{plan.rows} -> {rows} rows" if rows != plan.rows else f"still {rows} rows"
         contents.append(f"the contents of {meta.name}: {count}")
     now = config.caption_options()
-    for name in dict.fromkeys([*plan.options, *now]):
+    before = {"path_column": plan.path_column, **plan.options}
+    for name in dict.fromkeys([*before, *now]):
         # Through JSON, as the plan's options went: a tuple and a list are the same option.
         new, called = json.loads(json.dumps(now.get(name))), config.called(name)
-        if called and plan.options.get(name) != new:
-            others.append(f"{called}: {plan.options.get(name)!r} -> {new!r}")
+        if called and before.get(name) != new:
+            others.append(f"{called}: {before.get(name)!r} -> {new!r}")
     return contents, others
 
 
@@ -265,7 +273,7 @@ def kind_of(meta: Path) -> str:
     )
 
 
-def fingerprint_of(meta: Path, kind: str) -> str:
+def fingerprint_of(meta: Path, kind: str, column: str = PATH) -> str:
     """The SHA-256 that tells whether META is still the same; see ``Plan``."""
     if kind == FOLDER:
         listing = [str(path.relative_to(meta)) for path in _videos(meta)]
@@ -273,11 +281,14 @@ def fingerprint_of(meta: Path, kind: str) -> str:
     if kind == VIDEO:
         return hashlib.sha256(os.fsencode(meta)).hexdigest()
     try:
-        return _digest_of(meta)
+        digest = _digest_of(meta)
     except FileNotFoundError as error:
         raise TableError(f"{meta}: there is no such file; check the spelling") from error
     except OSError as error:
         raise TableError(f"{meta}: cannot be read: {error.strerror}") from error
+    if column == PATH:
+        return digest
+    return hashlib.sha256(f"{digest} {column}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _absolute(path: Path) -> Path:
@@ -289,18 +300,18 @@ def _damaged(path: Path, detail: str) -> str:
     return f"{path}: damaged ({detail}); restore it, or start over with --fresh"
 
 
-def _planned(meta: Path, kind: str) -> Iterator[pa.RecordBatch]:
-    """Yield the planned rows of META."""
+def _planned(meta: Path, kind: str, column: str) -> Iterator[pa.RecordBatch]:
+    """Yield the planned rows of META, whose paths are in ``column`` if it is a table."""
     start = 0
-    for column in _path_column(meta, kind):
-        row_ids = pa.array(np.arange(start, start + len(column), dtype=np.int64))
-        yield pa.RecordBatch.from_arrays([row_ids, column], schema=PLANNED)
-        start += len(column)
+    for found in _paths(meta, kind, column):
+        row_ids = pa.array(np.arange(start, start + len(found), dtype=np.int64))
+        yield pa.RecordBatch.from_arrays([row_ids, found], schema=PLANNED)
+        start += len(found)
 
 
-def _path_column(meta: Path, kind: str) -> Iterator[pa.Array]:
+def _paths(meta: Path, kind: str, column: str) -> Iterator[pa.Array]:
     if kind == TABLE:
-        yield from paths(open_meta(meta))
+        yield from paths(open_meta(meta, column))
         return
     try:
         str(meta).encode()
