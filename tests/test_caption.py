@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import vidcap
-from vidcap_cli.caption import Request, _cluster, caption
+from vidcap_cli.caption import Request, _cluster, caption, default_output
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import OK, ModelError, RunChangedError, UsageError
 from vidcap_cli.launch.leader import Job, Leader, leading
@@ -182,3 +182,15 @@ def test_a_table_that_changed_while_videos_were_captioned_is_not_called_a_full_d
     config = CaptionConfig("qwen2vl", "nano")
     with pytest.raises(RunChangedError, match="the table has changed since"):
         caption(Request(meta, config))
+
+
+@pytest.mark.parametrize(
+    ("meta", "output"),
+    [
+        ("meta.csv.gz", "meta_caption_qwen2vl.csv"),
+        ("meta.v1.json", "meta.v1_caption_qwen2vl.csv"),
+        ("meta.parquet", "meta_caption_qwen2vl.parquet"),
+    ],
+)
+def test_where_captions_go(tmp_path, meta, output):
+    assert default_output(tmp_path / meta, "qwen2vl", None) == tmp_path / output

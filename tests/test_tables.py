@@ -2,6 +2,7 @@
 
 import csv
 import datetime as dt
+import gzip
 import io
 import json
 import math
@@ -232,6 +233,48 @@ def test_jsonl_keeps_types_and_dates_stay_strings(tmp_path):
     assert table["new"].to_pylist() == [None, True, None]
 
 
+ROWS = [{"path": "a", "n": 1, "note": None}, {"path": "ü\n", "n": 2.5, "note": ["x"]}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [json.dumps(ROWS), "\ufeff\n " + json.dumps(ROWS, indent=2), "\n".join(map(json.dumps, ROWS))],
+    ids=["array", "indented", "lines"],
+)
+@pytest.mark.parametrize("name", ["a.json", "A.JSON.GZ"])
+def test_json_is_an_array_or_an_object_a_line(tmp_path, name, text):
+    data = gzip.compress(text.encode()) if name.endswith("GZ") else text
+    table = whole(put(tmp_path, name, data))
+    assert table.to_pylist() == ROWS
+    assert next(paths(open_meta(tmp_path / name))).to_pylist() == ["a", "ü\n"]
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.tsv.gz", "a.CSV.GZ", "a.jsonl.gz"])
+def test_compressed_tables_are_the_tables_that_were_compressed(tmp_path, name):
+    table = strings(TRICKY)
+    plain = tmp_path / name.lower().removesuffix(".gz")
+    compressed = put(tmp_path, name, gzip.compress(write(plain, table, plain.suffix[1:])))
+    assert values(compressed) == values(plain) == TRICKY
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.json.gz"])
+def test_faults_of_compressed_tables(tmp_path, name):
+    rows = [{"path": f"{i}{os.urandom(9).hex()}"} for i in range(9000)]
+    lines = ["path", *(row["path"] for row in rows)] if "csv" in name else map(json.dumps, rows)
+    text = json.dumps(rows) if name == "a.json.gz" else "\n".join(lines) + "\n"
+    data = gzip.compress(text.encode())
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 255
+    for damaged in (data[:-5], data[: len(data) // 2], text.encode()):
+        path = put(tmp_path, name, damaged)
+        with pytest.raises(TableError, match=f"{name}: .*cannot be read"):
+            list(paths(open_meta(path)))
+    with pytest.raises(TableError, match=name):  # at the sum, or where the text is broken
+        list(paths(open_meta(put(tmp_path, name, bytes(flipped)))))
+    with pytest.raises(TableError, match=r"unknown kind of table"):
+        open_table(put(tmp_path, "a.parquet.gz", b""))
+
+
 def test_what_is_read_can_be_read_again(tmp_path):
     """Deeper, Arrow writes a Parquet file that it cannot read."""
     deep = '{"path": "a", "n": ' + '{"a": [' * 49 + "1" + "]}" * 49 + "}\n"
@@ -310,6 +353,12 @@ def test_jsonl_types_are_those_of_all_batches(tmp_path, monkeypatch):
             '{"path": "a", "n": ' + '{"a": [' * 51 + "]}" * 51 + "}\n",
             "the column `n`, in one of the 1 rows from line 1 on, has lists or objects",
         ),
+        ("a.json", '[{"path": "a"}, 3]', "item 2 is not a JSON object"),
+        ("a.json", '[{"path": "a"}', "is not JSON: .*; mend it"),
+        ("a.json", "[]", "the file is empty; write one JSON object a line"),
+        ("a.json", '{\n"path": "a"\n}', "line 1 is not JSON: .*an array of objects, or has one"),
+        ("a.json", '[{"path": "a"}, {"path": 3}]', "the column `path` .*rows from item 1 on"),
+        ("a.json", "[" * 100_000 + "]" * 100_000, "an item has lists or objects in more than"),
         ("a.parquet", b"PAR1 and no more", "cannot be read, the file looks damaged"),
         ("a.parquet", b"", "cannot be read, the file looks damaged"),
     ],

@@ -43,7 +43,7 @@ from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.rundir.summary import Ended
 from vidcap_cli.table_writer import output_form
-from vidcap_cli.tables import open_meta
+from vidcap_cli.tables import bare_name, open_meta
 from vidcap_cli.view.live import make_view
 from vidcap_cli.view.summary import Outcome, captions_table, summary
 from vidcap_cli.view.tally import RunState
@@ -310,7 +310,8 @@ def default_output(meta: Path, family: str, form: str | None) -> Path:
     """``{meta}_caption_{family}{ext}``: Parquet for Parquet, else CSV, unless ``form`` says so."""
     form = form or ("parquet" if meta.suffix.lower() == ".parquet" else "csv")
     meta = meta.absolute()
-    return meta.with_name(f"{meta.name if meta.is_dir() else meta.stem}_caption_{family}.{form}")
+    name = meta.name if meta.is_dir() else Path(bare_name(meta)).stem
+    return meta.with_name(f"{name}_caption_{family}.{form}")
 
 
 def default_run_dir(output: Path, selection: Selection | None = None) -> Path:

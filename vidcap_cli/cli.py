@@ -59,8 +59,8 @@ _Meta = Annotated[
     Path | None,
     typer.Argument(
         metavar="META",
-        help="A table (csv, tsv, parquet, jsonl) with a column path (--path-column), one video, or "
-        "a folder of videos.",
+        help="A table (csv, tsv, jsonl, json, also .gz; parquet) with a column path "
+        "(--path-column), one video, or a folder of videos.",
         show_default=False,
     ),
 ]

@@ -1,15 +1,19 @@
-"""Tables as they are read: CSV, TSV, Parquet and JSON Lines, always batch by batch.
+"""Tables as they are read: CSV, TSV, Parquet and JSON Lines, batch by batch, and JSON.
 
 What is read is what was written: CSV and TSV values are the exact strings ("001" stays "001", an
-empty field stays empty), Parquet and JSON Lines keep their types. Blank lines are no rows. Every
+empty field stays empty), Parquet and JSON keep their types. Blank lines are no rows. All but
+Parquet may be compressed with gzip. A JSON file that is one array is held in memory whole. Every
 fault of a table is a ``TableError`` that names the file, the place (a line counted from 1, or a
 data row counted from 1 without the header) and the remedy. ``table_writer`` is the other way.
 """
 
 import codecs
 import csv
+import gzip
+import io
 import json
 import shlex
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,7 +35,15 @@ from vidcap_cli.options import PATH
 # thread of its own in between.
 pa.enable_signal_handlers(False)
 
-READABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl"}
+READABLE = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+}
+GZIP = ".gz"
+READABLE_WORDS = f"{', '.join(READABLE)}, and all but Parquet with {GZIP}"
 
 ROWS = 65_536
 _JSON_ROWS = 8_192
@@ -78,13 +90,29 @@ class Table:
             yield batch.select(names)
 
 
+def table_form(path: Path) -> str | None:
+    """The format of the table that ``path`` is by its name, None when it is none."""
+    form = READABLE.get(Path(bare_name(path)).suffix.lower())
+    return None if form == "parquet" and is_gzip(path) else form
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether the file is compressed with gzip, by its name."""
+    return path.suffix.lower() == GZIP
+
+
+def bare_name(path: Path) -> str:
+    """The name of a file as it was before gzip."""
+    return path.stem if is_gzip(path) else path.name
+
+
 def open_table(path: Path) -> Table:
     """Read what the header or footer of the table at ``path`` says."""
-    form = READABLE.get(path.suffix.lower())
+    form = table_form(path)
     if form is None:
         raise TableError(
             f"{path}: unknown kind of table {path.suffix!r}; "
-            f"vidcap reads {', '.join(READABLE)}: convert or rename it"
+            f"vidcap reads {READABLE_WORDS}: convert or rename it"
         )
     if not path.is_file():
         raise TableError(f"{path}: there is no such file; check the spelling and the folder")
@@ -209,7 +237,7 @@ def _readable(path: Path) -> Iterator[None]:
     """Turn what the readers raise on a damaged file into a ``TableError``."""
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, EOFError, zlib.error) as error:
         detail = str(error).splitlines()[0]
         raise TableError(
             f"{path}: cannot be read, the file looks damaged or is not what its name says: {detail}"
@@ -230,8 +258,9 @@ def _csv_batches(path: Path, schema: pa.Schema, delimiter: str) -> Iterator[pa.R
     if odd_quotes(path):
         _find_fault(path, delimiter, schema.names)
     try:
+        # By a stream of our own: pyarrow tells gzip by a suffix in lower case only.
         yield from pacsv.open_csv(
-            path,
+            pa.input_stream(path, compression="gzip" if is_gzip(path) else None),
             read_options=pacsv.ReadOptions(block_size=_BLOCK),
             parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(column_types=schema, strings_can_be_null=False),
@@ -243,10 +272,15 @@ def _csv_batches(path: Path, schema: pa.Schema, delimiter: str) -> Iterator[pa.R
         raise TableError(f"{path}: cannot be read as a table: {error}") from error
 
 
+def _binary(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    """The bytes of a table, without compression."""
+    return gzip.open(path) if is_gzip(path) else path.open("rb")
+
+
 def odd_quotes(path: Path) -> bool:
     """Whether a CSV file has an odd number of quotes: it may end inside a quoted field."""
     count = 0
-    with path.open("rb") as file:
+    with _readable(path), _binary(path) as file:
         while block := file.read(_BLOCK):
             count += block.count(b'"')
     return count % 2 == 1
@@ -285,7 +319,11 @@ def _find_fault(path: Path, delimiter: str, header: list[str]) -> int:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with (
+        _readable(path),
+        _binary(path) as data,
+        io.TextIOWrapper(data, "utf-8-sig", "surrogateescape", newline="") as file,
+    ):
         for number, line in enumerate(file, 1):
             if not line.isascii() and any("\udc80" <= char <= "\udcff" for char in line):
                 raise TableError(
@@ -297,49 +335,83 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _encoding(path: Path) -> str:
-    with path.open("rb") as file:
+    with _binary(path) as file:
         return "UTF-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "GB18030"
 
 
-# JSON Lines: Arrow's own reader turns strings that look like dates into dates, so Python reads.
+# JSON: Arrow's own reader turns strings that look like dates into dates, so Python reads.
 # Arrow writes a Parquet file with columns nested deeper than this, but cannot read it again.
 _DEEPEST = 100
 _JSON_FAULTS = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError)
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Yield the objects in lists, each with the line it begins on."""
-    numbered = ((number, line) for number, line in enumerate(_lines(path), 1) if line.strip())
-    while block := list(islice(numbered, _JSON_ROWS)):
-        rows = []
-        for number, line in block:
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise TableError(f"{path}: line {number} is not JSON: {error}; mend it") from error
-            except RecursionError as error:
-                raise TableError(_too_deep(path, f"line {number}")) from error
+def _json_rows(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield the objects in lists, each with the place where it begins."""
+    objects = _json_array(path) if _is_array(path) else _json_lines(path)
+    while block := list(islice(objects, _JSON_ROWS)):
+        for place, row in block:
             if not isinstance(row, dict):
-                raise TableError(f"{path}: line {number} is not a JSON object {{...}}; mend it")
-            rows.append(row)
-        yield block[0][0], rows
+                raise TableError(f"{path}: {place} is not a JSON object {{...}}; mend it")
+        yield block[0][0], [row for _, row in block]
+
+
+def _is_array(path: Path) -> bool:
+    """Whether a file with the suffix json is one array; else it has an object a line."""
+    return (
+        _is_json(path)
+        and next((line.lstrip()[0] for line in _lines(path) if line.strip()), "") == "["
+    )
+
+
+def _is_json(path: Path) -> bool:
+    return Path(bare_name(path)).suffix.lower() == ".json"
+
+
+def _json_array(path: Path) -> Iterator[tuple[str, Any]]:
+    yield from ((f"item {number}", row) for number, row in enumerate(_whole_array(path), 1))
+
+
+def _whole_array(path: Path) -> list[Any]:
+    text = "".join(_lines(path))
+    try:
+        rows: list[Any] = json.loads(text)
+    except ValueError as error:
+        raise TableError(f"{path}: is not JSON: {error}; mend it") from error
+    except RecursionError as error:
+        raise TableError(_too_deep(path, "an item")) from error
+    return rows
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            yield f"line {number}", json.loads(line)
+        except ValueError as error:
+            remedy = "mend it"
+            if _is_json(path):
+                remedy += "; a table is an array of objects, or has one object a line"
+            raise TableError(f"{path}: line {number} is not JSON: {error}; {remedy}") from error
+        except RecursionError as error:
+            raise TableError(_too_deep(path, f"line {number}")) from error
 
 
 def _json_schema(path: Path) -> pa.Schema:
     """The columns in order of first appearance, in the types that hold every row's value."""
     schema = pa.schema([])
-    for line, rows in _json_rows(path):
+    for place, rows in _json_rows(path):
         names = dict.fromkeys(name for row in rows for name in row)
         for name in names:
             try:
                 kind = pa.infer_type([row.get(name) for row in rows])
                 if _nesting(kind) > _DEEPEST:
-                    where = f"the column `{name}`, in one of the {len(rows)} rows from line {line}"
+                    where = f"the column `{name}`, in one of the {len(rows)} rows from {place}"
                     raise TableError(_too_deep(path, f"{where} on,"))
                 field = pa.schema([(name, kind)])
                 schema = pa.unify_schemas([schema, field], promote_options="permissive")
             except _JSON_FAULTS as error:
-                raise TableError(_mixed(path, name, line, len(rows), error)) from error
+                raise TableError(_mixed(path, name, place, len(rows), error)) from error
     if not schema.names:
         raise TableError(f"{path}: the file is empty; write one JSON object a line")
     return schema
@@ -362,18 +434,18 @@ def _too_deep(path: Path, where: str) -> str:
 
 
 def _json_batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    for line, rows in _json_rows(path):
+    for place, rows in _json_rows(path):
         arrays = []
         for field in schema:
             try:
                 arrays.append(pa.array([row.get(field.name) for row in rows], field.type))
             except _JSON_FAULTS as error:
-                raise TableError(_mixed(path, field.name, line, len(rows), error)) from error
+                raise TableError(_mixed(path, field.name, place, len(rows), error)) from error
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _mixed(path: Path, name: str, line: int, rows: int, error: Exception) -> str:
-    where = f"in one of the {rows} rows from line {line} on"
+def _mixed(path: Path, name: str, place: str, rows: int, error: Exception) -> str:
+    where = f"in one of the {rows} rows from {place} on"
     return f"{path}: the column `{name}` has a value of another type {where}: {error}; mend it"
 
 

@@ -1,5 +1,6 @@
 """Merging gives every row its best result, says what it did, and leaves its inputs alone."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -705,3 +706,26 @@ def test_json_lines_are_written_and_merged_again(tmp_path, meta, run):
     merge([run.path], tmp_path / "first.csv")
     merge([tmp_path / "out.jsonl"], tmp_path / "second.csv", meta=meta)
     assert (tmp_path / "second.csv").read_bytes() == (tmp_path / "first.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["meta.csv.gz", "meta.json"])
+def test_tables_in_other_files_are_merged(tmp_path, name):
+    """As the planned table, and with captions; the file need not end with a line."""
+    rows = [{"path": f"{letter}.mp4", "n": str(n)} for n, letter in enumerate("abc")]
+    meta = tmp_path / name
+    if name.endswith(".gz"):
+        lines = ["path,n", *(",".join(row.values()) for row in rows)]
+        meta.write_bytes(gzip.compress("\n".join(lines).encode()))
+        old = tmp_path / "old.csv.gz"
+        old.write_bytes(gzip.compress(b"path,text\nb.mp4,B\nc.mp4,"))
+    else:
+        meta.write_text(json.dumps(rows))
+        old = tmp_path / "old.json"
+        old.write_text(json.dumps([{"path": "b.mp4", "text": "B"}, {"path": "c.mp4"}]))
+    run = new_run(tmp_path / "run", meta)
+    put(run, [ok(0, "A")])
+    merge([run.path, old], tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == (
+        "path,n,text,caption_status,caption_error,caption_flags\n"
+        "a.mp4,0,A,ok,,\nb.mp4,1,B,ok,,\nc.mp4,2,,empty,,\n"
+    )

@@ -21,11 +21,11 @@ from vidcap_cli.merge.choosing import AGE, ROW
 from vidcap_cli.merge.sources import Source, read_source, result_schema
 from vidcap_cli.merge.spill import Ints, Spill
 from vidcap_cli.options import PATH
-from vidcap_cli.tables import Table, hashes, with_paths
+from vidcap_cli.tables import Table, hashes, is_gzip, with_paths
 
 _HASH = "hash"
 _PATHS = 1 << 19  # planned paths in memory at once, roughly
-_ROW_BYTES = 64  # of a row in a text file, to estimate their number
+_ROW_BYTES, _ROW_BYTES_GZIP = 64, 8  # of a row in a text file, to estimate their number
 _MOST = 128 << 20  # bytes of results in memory at once
 
 
@@ -219,7 +219,8 @@ def _estimate(table: Table, rows: int | None) -> int:
     """About how many rows there are."""
     if rows is None and table.form == "parquet":
         return int(pq.read_metadata(table.path).num_rows)
-    return rows or table.path.stat().st_size // _ROW_BYTES
+    of_a_row = _ROW_BYTES_GZIP if is_gzip(table.path) else _ROW_BYTES
+    return rows or table.path.stat().st_size // of_a_row
 
 
 def _set_aside(spill: Spill, table: pa.Table, first: pa.Array, parts: int) -> None:

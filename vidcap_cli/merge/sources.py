@@ -21,7 +21,7 @@ from vidcap_cli.rundir.parts import SCHEMA, read_part
 from vidcap_cli.rundir.paths import RunDir, attempt_of, part_files
 from vidcap_cli.rundir.plan import Plan, read_plan
 from vidcap_cli.statuses import Status
-from vidcap_cli.tables import Table, open_table, quoted
+from vidcap_cli.tables import DELIMITERS, Table, is_gzip, open_table, quoted
 
 _PART_MARKS = {"row_id", "path", "text", "status", "attempts"}
 
@@ -161,7 +161,7 @@ def _part_results(source: Source, columns: Sequence[str]) -> Iterator[pa.Table]:
 def _table_results(source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
     assert source.captions is not None
     table = open_table(source.name)
-    if table.form != "parquet":
+    if table.form in DELIMITERS and not is_gzip(source.name):
         _check_whole(source.name)
     columns = {PATH: source.paths, TEXT: source.captions}
     if STATUS in table.schema.names:
@@ -199,7 +199,10 @@ def _batch_results(
 
 
 def _check_whole(path: Path) -> None:
-    """Every program that writes these files ends the last line; a file cut short lacks it."""
+    """Every program that writes CSV ends the last line; a file cut short lacks it.
+
+    Of gzip and JSON the readers notice it.
+    """
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 1))

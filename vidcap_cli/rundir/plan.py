@@ -27,7 +27,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError
 from vidcap_cli.options import PATH
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.tables import READABLE, open_meta, paths, regroup
+from vidcap_cli.tables import READABLE_WORDS, open_meta, paths, regroup, table_form
 
 VERSION = 1
 # fmt: off
@@ -262,14 +262,14 @@ def kind_of(meta: Path) -> str:
         raise TableError(f"{meta}: cannot be read: {error.strerror}") from error
     if meta.is_dir():
         return FOLDER
-    suffix = meta.suffix.lower()
-    if suffix in READABLE:
+    if table_form(meta):
         return TABLE
+    suffix = meta.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return VIDEO
     raise TableError(
         f"{meta}: {suffix or 'a file without extension'} is neither a table "
-        f"({' '.join(READABLE)}) nor a video known by its extension; list it in a table"
+        f"({READABLE_WORDS}) nor a video known by its extension; list it in a table"
     )
 
 
