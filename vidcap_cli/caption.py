@@ -255,16 +255,12 @@ def _summarised(leader: Leader, state: RunState) -> Iterator[None]:
 
 def _merged(run: Path, request: Request, target: Path, *, shown: bool) -> Reconciliation:
     """Write the table of a run that has all its results."""
+    asked = asdict(request.table)
+    del asked["output"]
+    if shown:
+        asked["form"] = None
     try:
-        return merge(
-            [run],
-            target,
-            limit=request.run.limit,
-            all_columns=request.table.all_columns,
-            caption_column=request.table.caption_column,
-            overwrite_column=request.table.overwrite_column,
-            form=None if shown else request.table.form,
-        )
+        return merge([run], target, limit=request.run.limit, **asked)
     except UsageError as error:
         fault = error.__cause__
         if isinstance(error, TableError) or not isinstance(fault, OSError):

@@ -192,6 +192,17 @@ class TableOptions:
         bool,
         Option("Replace columns of the table that have the names of those written.", OUTPUT),
     ] = False
+    prefix: Annotated[
+        str, Option("Text before every caption, spaces included.", OUTPUT, metavar="TEXT")
+    ] = ""
+    suffix: Annotated[str, Option("Text after every caption.", OUTPUT, metavar="TEXT")] = ""
+    strip_prefix: Annotated[
+        bool, Option('Remove stock openings of captions, such as "The video shows".', OUTPUT)
+    ] = False
+    trim_to_sentence: Annotated[
+        bool,
+        Option("End a caption that was cut off at its last full sentence.", OUTPUT),
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from vidcap_cli.errors import RunChangedError, TableError, UsageError
 from vidcap_cli.merge.account import Account, Reconciliation
 from vidcap_cli.merge.choosing import choose
 from vidcap_cli.merge.columns import CaptionColumns
+from vidcap_cli.merge.editing import Edits
 from vidcap_cli.merge.matching import match, read_results
 from vidcap_cli.merge.sources import Source, find_sources
 from vidcap_cli.merge.spill import Ints
@@ -65,6 +66,10 @@ def merge(
     all_columns: bool = False,
     caption_column: str = TEXT,
     overwrite_column: bool = False,
+    prefix: str = "",
+    suffix: str = "",
+    strip_prefix: bool = False,
+    trim_to_sentence: bool = False,
     missing: Path | None = None,
     form: str | None = None,
     limit: int | None = None,
@@ -77,13 +82,15 @@ def merge(
     csv, tsv, parquet or jsonl, by default what the suffix of ``out`` says. ``all_columns`` adds
     what else is known about a result. The captions are called ``caption_column``;
     ``overwrite_column`` leaves out columns of META that have a name of those added. ``missing``
-    gets META's other columns of the rows without a caption.
+    gets META's other columns of the rows without a caption. For the rest see ``Edits``: captions
+    are compared and chosen as they were written.
     """
     if prefer not in get_args(Prefer):
         raise UsageError(f"--prefer {prefer}: choose one of {', '.join(get_args(Prefer))}")
     out_form = output_form(out, form)
     missing_form = output_form(missing) if missing else ""
     columns = CaptionColumns(caption_column, overwrite=overwrite_column, everything=all_columns)
+    edits = Edits(prefix, suffix, strip_prefix, trim_to_sentence)
     sources = find_sources([named(path) for path in inputs], caption_column, path_column)
     target = _find_target(sources, meta and named(meta), path_column)
     _check_outputs([out, *([missing] if missing else [])], sources, target)
@@ -118,6 +125,7 @@ def merge(
                     continue
                 choice = choose(found, first, rows.num_rows, matches.given(found), prefer)
                 added = _columns(found, choice.best, columns.results)
+                added[0] = edits.apply(added[0], flags=added[3])
                 write(pa.Table.from_arrays([*rows.columns, *added], schema=schema))
                 if write_missing:
                     write_missing(rows.filter(pc.not_equal(added[1], Status.OK)))
