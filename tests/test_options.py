@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -11,7 +12,9 @@ from vidcap_cli.cli import app
 from vidcap_cli.config import ALTERS_CAPTIONS, CaptionConfig, options_of
 from vidcap_cli.families import FAMILIES
 from vidcap_cli.options import (
+    PROMPTS,
     LaunchOptions,
+    Prompt,
     RunOptions,
     TableOptions,
     declared,
@@ -140,3 +143,40 @@ def test_what_alters_captions():
     assert config.called("max_new_tokens") == "--max-new-tokens"
     assert config.called("num_frames") is None
     assert replace(config, family="llava").called("num_frames") == "--num-frames"
+
+
+@pytest.mark.parametrize("name", get_args(Prompt))
+def test_bundled_questions(parsed, name):
+    assert list(get_args(Prompt)) == list(PROMPTS)
+    request = parsed("pllava", "m.csv", "--prompt", name)
+    assert request.config.question == PROMPTS[name]
+    assert parsed("pllava", "m.csv").config.question == PROMPTS["detailed"]
+
+
+def test_two_questions_are_refused():
+    for question in ("Why?", PROMPTS["detailed"]):
+        words = ["llava", "m.csv", "--prompt", "brief", "--question", question]
+        done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+        assert done.exit_code == 2
+        assert "--prompt and --question say the same; leave one out." in done.output
+
+
+def test_a_question_in_a_file(parsed, tmp_path):
+    file = tmp_path / "question.txt"
+    file.write_text("\ufeff\nWhat moves,\nand where?\n\n", encoding="utf-8")
+    config = parsed("qwen2vl", "m.csv", "--question", f"@{file}").config
+    assert config.question == "What moves,\nand where?"
+
+
+@pytest.mark.parametrize(
+    ("data", "remedy"),
+    [(None, "cannot be read: No such file"), (b"\n ", "says nothing"), (b"\xff", "is not UTF-8")],
+)
+def test_files_without_a_question(tmp_path, monkeypatch, data, remedy):
+    monkeypatch.chdir(tmp_path)
+    if data is not None:
+        Path("q.txt").write_bytes(data)
+    words = ["qwen2vl", "m.csv", "--question", "@q.txt"]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert f"q.txt {remedy}" in done.output

@@ -10,6 +10,7 @@ from vidcap_cli import errors
 from vidcap_cli.cli import app
 from vidcap_cli.families import FAMILIES
 from vidcap_cli.inspect.rules import Fault
+from vidcap_cli.options import PROMPTS
 from vidcap_cli.statuses import Flag, Status
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +56,10 @@ def test_no_option_is_told_that_is_none():
 def test_the_default_model_of_a_family_is_told():
     for family in FAMILIES.values():
         assert str(family.defaults["model"]) in README
+
+
+def test_bundled_questions_are_told_word_for_word():
+    assert table("`--prompt` | asks") == {f"`{name}`": text for name, text in PROMPTS.items()}
 
 
 def test_every_status_has_its_row():

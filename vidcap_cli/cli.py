@@ -19,6 +19,7 @@ from vidcap_cli.config import CaptionConfig, options_of
 from vidcap_cli.errors import FAILED, INCOMPLETE, OK
 from vidcap_cli.families import FAMILIES, Family
 from vidcap_cli.options import (
+    PROMPTS,
     Declared,
     LaunchOptions,
     Prefer,
@@ -166,6 +167,7 @@ def _add_family(family: Family) -> None:
     """Add the command that captions with the models of ``family``."""
 
     def command(
+        context: typer.Context,
         meta: _Meta = None,
         *,
         told: dict[str, Any],
@@ -177,6 +179,11 @@ def _add_family(family: Family) -> None:
 
         from vidcap_cli.caption import Request, caption
 
+        if run["prompt"]:
+            source = context.get_parameter_source("question")
+            if source and source.name != "DEFAULT":
+                raise typer.BadParameter("--prompt and --question say the same; leave one out.")
+            told["question"] = PROMPTS[run["prompt"]]
         wanted = TableOptions(**table)
         part_format = "csv" if wanted.form == "csv" else "parquet"
         request = Request(

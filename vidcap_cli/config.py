@@ -15,10 +15,12 @@ from vidcap_cli.options import (
     LAUNCHING,
     OUTPUT,
     PATH,
+    PROMPTS,
     Declared,
     Option,
     as_bytes,
     as_decoder_bytes,
+    as_question,
     as_reader,
     as_shape,
     declared,
@@ -60,9 +62,15 @@ class CaptionConfig:
             last=True,
         ),
     ] = PATH
-    question: Annotated[str, Option("What the model is asked about each video.", alters=True)] = (
-        "Describe the video in detail"
-    )
+    question: Annotated[
+        str,
+        Option(
+            "What the model is asked about each video; @FILE reads it from a file.",
+            metavar="TEXT",
+            read=as_question,
+            alters=True,
+        ),
+    ] = PROMPTS["detailed"]
     max_new_tokens: Annotated[int, Option("Longest caption, in tokens.", low=1, alters=True)] = 200
     slots: Annotated[int, Option("Videos decoded together on a rank.", flags=("--bs",), low=1)] = 1
     num_frames: Annotated[int, Option("Frames shown of a video.", FRAMES, low=1, alters=True)] = 4

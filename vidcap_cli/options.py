@@ -28,6 +28,21 @@ TEXT = "text"  # the column of captions
 # Bytes a decoder needs to work at all: FFmpeg, NumPy and a video of ordinary size.
 LEAST_DECODE_MEMORY = 256_000_000
 
+# What --prompt asks; the first is the default question.
+PROMPTS = {
+    "detailed": "Describe the video in detail",
+    "brief": "Describe the video briefly",
+    "structured": (
+        "Describe the video in four short paragraphs, each of which begins with its title: "
+        "Subject, Setting, Action, Camera"
+    ),
+    "motion": (
+        "Describe only what moves in the video: who or what it is, what it does, in which "
+        "direction and how fast, in the order in which it happens, and how the camera moves"
+    ),
+}
+
+Prompt = Literal["detailed", "brief", "structured", "motion"]
 Form = Literal["csv", "parquet", "jsonl"]
 Prefer = Literal["newest", "oldest", "first", "longest"]
 
@@ -137,6 +152,22 @@ def as_decoder_bytes(text: str) -> int:
     return found
 
 
+def as_question(text: str) -> str:
+    """``text``, or for ``@FILE`` what that file says."""
+    if not text.startswith("@"):
+        return text
+    file = Path(text[1:])
+    try:
+        found = file.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8; convert it.") from error
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
+    if not found:
+        raise ValueError(f"{file} says nothing; write the question into it.")
+    return found
+
+
 def as_shape(text: str) -> str:
     """``text`` if it is written T-H-W."""
     if not re.fullmatch(r"[1-9]\d*-[1-9]\d*-[1-9]\d*", text):
@@ -207,11 +238,17 @@ class TableOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What is done at all, and where the run lives."""
+    """What is done and asked at all, and where the run lives."""
 
     demo: Annotated[bool, Option("Caption the bundled clips with the bundled nano checkpoint.")] = (
         False
     )
+    prompt: Annotated[
+        Prompt | None,
+        Option(
+            "A bundled question, for those without one of their own; see README.", usual="detailed"
+        ),
+    ] = None
     skip_if_existing: Annotated[bool, Option("Do nothing when the output exists.", OUTPUT)] = False
     run_dir: Annotated[
         Path | None,
