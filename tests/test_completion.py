@@ -137,7 +137,7 @@ def test_commands(shell):
 
 def test_options(shell):
     assert shell.enter("vidcap qwen2vl --fp\t9") == ["qwen2vl", "--fps", "9"]
-    assert shell.enter("vidcap merge --pref\tend") == ["merge", "--prefer", "end"]
+    assert shell.enter("vidcap merge --prefe\tend") == ["merge", "--prefer", "end"]
     assert shell.enter("vidcap inspect --js\tend") == ["inspect", "--json", "end"]
     shell.listing("vidcap qwen2vl --m", "--model", "--max-new-tokens", "--master-port")
 
