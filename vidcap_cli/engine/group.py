@@ -93,7 +93,6 @@ class Group:
         place = _Place(rank, size)
         self.share = place.share
         self.room: int | None = None
-        self._together: Together | None = None
         with place.listener() as listener:
             connections = [listener.accept() for _ in range(size - 1)]
         port = _free_port()
