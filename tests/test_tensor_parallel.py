@@ -166,6 +166,7 @@ def test_nano_models_caption_rightly_when_they_are_shared(tmp_path, family):
             assert row["text"] == row[f"detail_{family}"]
 
 
+@SLOW
 def test_a_stopped_group_leaves_nothing_behind(tmp_path):
     write_nano_table(tmp_path, 200, seed=9, clips=10)
     running = Command(
