@@ -9,6 +9,7 @@ import ctypes
 import os
 import runpy
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -39,6 +40,14 @@ def die_with(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died between the two calls
         os._exit(1)
+
+
+def free_port() -> int:
+    """A port that nobody listens on here now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def leave_now(code: int) -> NoReturn:

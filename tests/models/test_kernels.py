@@ -306,7 +306,7 @@ class Step(nn.Cell):
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16])
 def test_slots_see_what_their_caches_hold(kernels, dtype):
     if kernels.layer_in_one:
-        pytest.skip("a layer is one kernel: test_native.py, test_decoder.py")
+        kernels = kernels_for(DEVICE, shared=True)  # the parts; test_native.py has the whole
     dtype = kernels.numbers(dtype)
     config = DecoderConfig(
         hidden=8, mlp=8, layers=1, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, vocab=8,

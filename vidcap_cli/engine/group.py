@@ -15,7 +15,6 @@ is sent over it is pickled, so both ends prove first that they know the key of t
 
 import os
 import queue
-import socket
 import subprocess
 import sys
 import threading
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 
 from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.errors import RunError
+from vidcap_cli.processes import free_port
 from vidcap_cli.processors import Prompt
 
 if TYPE_CHECKING:  # they import MindSpore, which is to see the group's environment
@@ -95,7 +95,7 @@ class Group:
         self.room: int | None = None
         with place.listener() as listener:
             connections = [listener.accept() for _ in range(size - 1)]
-        port = _free_port()
+        port = free_port()
         self._scheduler = _start_scheduler(self.share, port)
         for connection in connections:
             connection.send(port)
@@ -300,10 +300,3 @@ def _start_scheduler(share: Share, port: int) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(words, stdin=subprocess.DEVNULL, env=environment)
     except OSError as error:
         raise RunError(f"the scheduler of a group cannot be started: {error.strerror}") from error
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

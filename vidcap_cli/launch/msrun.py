@@ -11,7 +11,6 @@ import os
 import secrets
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -22,7 +21,7 @@ import psutil
 
 from vidcap_cli.errors import RunError
 from vidcap_cli.options import LaunchOptions
-from vidcap_cli.processes import adopt_orphans
+from vidcap_cli.processes import adopt_orphans, free_port
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 
 # What another msrun told this command, if it was the one to start it.
@@ -181,7 +180,7 @@ class Ranks:
 
 
 def _command(run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> list[str]:
-    port = cluster.launch.master_port or _free_port()
+    port = cluster.launch.master_port or free_port()
     options = {
         "worker_num": cluster.worker_num,
         "local_worker_num": cluster.local_worker_num,
@@ -233,13 +232,6 @@ def _environment(folder: AttemptDir, cluster: Cluster) -> dict[str, str]:
 
 def _search_path() -> list[str]:
     return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

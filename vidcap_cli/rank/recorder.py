@@ -36,7 +36,7 @@ _LONGEST_ERROR = 500
 # Characters of a caption that an event tells: what a line of the view shows. All is in the part.
 _SHOWN = 120
 # A rank that gets on says so at least this often, in seconds.
-_ALIVE_SECONDS = 30.0
+ALIVE_SECONDS = 30.0
 
 
 class Recorder:
@@ -90,7 +90,7 @@ class Recorder:
 
     def alive(self) -> None:
         """Report that the rank gets on, when it has long reported nothing."""
-        if time.monotonic() - self._reported > _ALIVE_SECONDS:
+        if time.monotonic() - self._reported > ALIVE_SECONDS:
             self._report(Alive())
 
     def began(self, row: Row) -> None:

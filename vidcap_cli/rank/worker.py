@@ -33,7 +33,7 @@ from vidcap_cli.errors import OutOfMemoryError, RevokedError, VidcapError
 from vidcap_cli.processes import die_with, leave_now, start_anew
 from vidcap_cli.processors import Captioner, load_captioner
 from vidcap_cli.rank.intake import Claims, Intake
-from vidcap_cli.rank.recorder import Recorder
+from vidcap_cli.rank.recorder import ALIVE_SECONDS, Recorder
 from vidcap_cli.rank.row import Row
 from vidcap_cli.rundir.events import Alive, Ended, EventWriter, Started, State
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
@@ -44,9 +44,6 @@ from vidcap_cli.video.pool import DecodePool
 
 if TYPE_CHECKING:  # it imports MindSpore
     from vidcap_cli.engine.loading import Loaded
-
-# A rank that follows another says at least this often that it gets on, in seconds.
-_ALIVE_SECONDS = 30.0
 
 
 class Stop:
@@ -257,7 +254,7 @@ def assist(folder: AttemptDir, number: int, events: EventWriter) -> bool:
 
     def alive() -> None:
         nonlocal told
-        if time.monotonic() - told > _ALIVE_SECONDS:
+        if time.monotonic() - told > ALIVE_SECONDS:
             told = time.monotonic()
             events.write(Alive())
 
