@@ -334,6 +334,14 @@ def test_the_parent_never_imports_a_framework(module):
     assert not loaded & {"mindspore", "mindnlp", "torch", "transformers"}
 
 
+def test_a_command_leaves_pandas_out_though_pyarrow_looks_for_it(tmp_path):
+    """Half a second of every run; a table with a space around a path makes pyarrow look."""
+    (tmp_path / "meta.csv").write_text("path\n a.mp4\n")
+    loaded = imported(run("qwen2vl", str(tmp_path / "meta.csv"), "--model", "nano", "--dry-run"))
+    assert "pyarrow.compute" in loaded
+    assert "pandas" not in loaded
+
+
 def test_a_rank_never_imports_the_command_line():
     loaded = imported("import vidcap_cli.rank.worker\n")
     assert not loaded & {"typer", "rich", "vidcap_cli.cli", "mindspore", "mindnlp", "torch"}

@@ -34,6 +34,7 @@ from contextlib import suppress  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 from vidcap_cli.errors import FAILED, INTERRUPTED, VidcapError  # noqa: E402
+from vidcap_cli.imports import leave_out_pandas  # noqa: E402
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -46,6 +47,7 @@ _SEEN: list[int] = []  # interrupts: libraries turn KeyboardInterrupt into other
 def main() -> None:
     """Run the command line and exit with the code of ``errors``."""
     _speak_utf8()
+    leave_out_pandas()
     if "_VIDCAP_COMPLETE" in os.environ:
         # typer folds an option's help at the width of the terminal, and of a folded one some
         # shells offer the second line as a choice of its own.

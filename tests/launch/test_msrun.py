@@ -1,6 +1,7 @@
 """Ranks that cannot be started: what may pass is tried again, what does not is told."""
 
 import errno
+import importlib.util
 import os
 import random
 import signal
@@ -87,3 +88,40 @@ def test_msrun_and_ranks_import_nothing_of_the_users_and_read_paths_as_bytes(tmp
         check=False,
     )
     assert (done.stdout, done.stderr) == (f"{random.__file__} utf-8 {sys.prefix}\n", "")
+
+
+def test_msrun_is_mindspores_own_without_the_rest_of_it():
+    program = """
+import sys
+from vidcap_cli.launch import bare_msrun
+msrun = bare_msrun.load()
+sys.argv = ["msrun", "--worker_num=3", "--join=False", "python", "-c", "--worker_num=9"]
+print(msrun.__file__, vars(msrun.get_args())["worker_num"], msrun.get_args().task_script_args)
+print(sorted(name for name in sys.modules if name.startswith("mindspore.c")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    own, rest = done.stdout.splitlines()
+    folder = importlib.util.find_spec("mindspore").submodule_search_locations[0]
+    assert own == f"{folder}/parallel/cluster/run.py 3 ['-c', '--worker_num=9']"
+    assert rest == "['mindspore.communication', 'mindspore.context']"  # names alone
+
+
+def test_an_msrun_that_needs_more_of_mindspore_has_it_all(tmp_path):
+    cluster = tmp_path / "mindspore" / "parallel" / "cluster"
+    cluster.mkdir(parents=True)
+    (tmp_path / "mindspore" / "__init__.py").write_text("whole = True\n")
+    (tmp_path / "mindspore" / "utils.py").write_text("import mindspore\nhelper = mindspore.whole\n")
+    (cluster / "run.py").write_text(
+        "import sys\nfrom mindspore.utils import helper\nprint(helper, sys.argv[1:])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "vidcap_cli.launch.bare_msrun", "--worker_num=2", "a b"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("True ['--worker_num=2', 'a b']\n", "")

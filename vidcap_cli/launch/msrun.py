@@ -190,8 +190,8 @@ def _command(run: RunDir, folder: AttemptDir, cluster: Cluster, logs: Path) -> l
         "log_dir": logs,
         "join": False,
     }
-    # msrun takes seconds to import MindSpore, and would start ranks for a command that is gone.
-    msrun = [sys.executable, "-m", "vidcap_cli.processes", "mindspore.parallel.cluster.run"]
+    # It dies with this command: it may take seconds to start ranks, for a command that is gone.
+    msrun = [sys.executable, "-m", "vidcap_cli.processes", "vidcap_cli.launch.bare_msrun"]
     flags = [f"--{name}={value}" for name, value in options.items()]
     worker = ["python", "-m", "vidcap_cli.rank.worker", str(run.path.absolute())]
     return [*msrun, *flags, *worker, str(folder.number)]

@@ -30,6 +30,7 @@ from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.engine import Answer, Engine, Request, SpentError, import_engine, load_engine
 from vidcap_cli.engine.group import Group, follow, join, leader_of
 from vidcap_cli.errors import OutOfMemoryError, RevokedError, VidcapError
+from vidcap_cli.imports import leave_out_pandas
 from vidcap_cli.processes import die_with, leave_now, start_anew
 from vidcap_cli.processors import Captioner, load_captioner
 from vidcap_cli.rank.intake import Claims, Intake
@@ -289,7 +290,10 @@ def main(arguments: list[str]) -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             # A rank that follows leaves when its leader does.
             signal.signal(signal.SIGTERM, signal.SIG_IGN if follows is not None else stop.on_signal)
-            import_engine(Attempt.read(folder).config.engine)  # while msrun leaves
+            engine = Attempt.read(folder).config.engine
+            if engine == "graph":  # the reference's packages may use it
+                leave_out_pandas()
+            import_engine(engine)  # while msrun leaves
             die_with(int(os.environ["VIDCAP_PARENT"]))
             if follows is None:
                 again = work(run, folder, number, lease=lease, events=events, stop=stop)
