@@ -59,7 +59,7 @@ def main() -> None:
             sys.unraisablehook, sys.excepthook = _again, _unprinted
             signal.signal(signal.SIGINT, _interrupt)
         try:
-            app()
+            app(args=_words())
         except SystemExit:
             # What is still buffered may find no reader; at exit Python would complain of that.
             print(end="", flush=True)  # noqa: T201
@@ -76,6 +76,19 @@ def main() -> None:
     finally:
         if _MINE:  # what is left takes a few milliseconds
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _words() -> list[str]:
+    """What was typed after ``vidcap``, with the options that files and the environment give."""
+    from vidcap_cli.presets import presets  # noqa: PLC0415 - it may raise
+
+    typed = sys.argv[1:]
+    if "_VIDCAP_COMPLETE" in os.environ or {"-h", "--help"} & {*typed}:
+        return typed
+    added = presets(typed)
+    if added.words and not {"-q", "--quiet"} & {*typed, *added.words}:
+        _explain(f"options from {added}")
+    return [*typed[:1], *added.words, *typed[1:]]
 
 
 def _end(code: int) -> None:
@@ -172,9 +185,9 @@ def _debugging() -> bool:
 
 
 def _explain(text: str) -> None:
-    from vidcap_cli.view.words import lines  # noqa: PLC0415 - most commands end without
+    from vidcap_cli.view.words import folded  # noqa: PLC0415 - most commands end without
 
-    print(f"vidcap: {lines(text)}", file=sys.stderr)  # noqa: T201
+    print(folded(f"vidcap: {text}"), file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -5,13 +5,16 @@ and ``merge`` write the table, and says how it went. Captions of a single video 
 to stdout and leave nothing behind unless an output is named.
 """
 
+import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +41,7 @@ from vidcap_cli.merge.merge import merge
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.options import PATH, LaunchOptions, RunOptions, TableOptions, declared, given
 from vidcap_cli.processors import load_captioner
+from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
 from vidcap_cli.rundir.selection import Selection
@@ -47,7 +51,7 @@ from vidcap_cli.tables import bare_name, open_meta
 from vidcap_cli.view.live import make_view
 from vidcap_cli.view.summary import Outcome, captions_table, summary
 from vidcap_cli.view.tally import RunState
-from vidcap_cli.view.words import lines
+from vidcap_cli.view.words import folded
 
 NANO = "nano"
 
@@ -83,7 +87,7 @@ def caption(request: Request) -> int:
     shown = request.table.output is None and (request.run.demo or kind_of(meta) == VIDEO)
     output = request.table.output or default_output(meta, family, request.table.form)
     if request.run.skip_if_existing and not shown and output.is_file():
-        notice(f"{output} exists; nothing to do (--skip-if-existing).")
+        _say(request, f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
     _check_together(request.run, shown=shown)
     _check_columns(request.table, meta, request.config.path_column)
@@ -95,7 +99,8 @@ def caption(request: Request) -> int:
     with _working_place(request, output, temporary=shown) as (run_dir, target):
         cluster = _cluster(request)
         if request.launch.node_rank:
-            return join(run_dir, cluster, request.launch.log_dir, notice)
+            shows = {"quiet": request.run.quiet, "verbose": request.run.verbose}
+            return join(run_dir, cluster, request.launch.log_dir, partial(_say, request), **shows)
         job = Job(
             meta=meta,
             run_dir=run_dir,
@@ -103,18 +108,23 @@ def caption(request: Request) -> int:
             cluster=cluster,
             fresh=request.run.fresh,
             extend=request.run.extend,
+            restart_failed=request.run.restart_failed == "all",
             selection=_selection(request),
             table_options=_table_options(request.table),
         )
         with leading(job) as leader:
-            complete = _lead(leader, request, target, shown=shown)
-        if shown:
+            complete, run = _lead(leader, request, target, shown=shown)
+        if request.run.as_json:
+            _print_json(run, target, request, shown=shown)
+        elif shown:
             _print_captions(target, request.table.caption_column)
     return OK if complete else INCOMPLETE
 
 
 def _check_together(run: RunOptions, *, shown: bool) -> None:
     """Refuse options that say nothing together."""
+    if run.quiet and run.verbose:
+        raise UsageError("--quiet and --verbose are opposites; leave one out.")
     if run.extend and (run.fresh or run.dry_run):
         raise UsageError("--extend goes neither with --fresh nor with --dry-run.")
     if run.shard and shown:
@@ -127,7 +137,7 @@ def _with_model(request: Request) -> CaptionConfig:
     model = model_folder(request.config.model, family, download=not request.run.dry_run)
     check_model(model, family)
     _check_share(request.config, model)
-    _say_sampling(model)
+    _say_sampling(request, model)
     config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
     load_captioner(config)  # refuses now what every rank would refuse
     return config
@@ -146,11 +156,14 @@ def _check_share(config: CaptionConfig, model: Path) -> None:
     Share(0, ranks).config(DecoderConfig.read(read_json(model / "config.json")))
 
 
-def _say_sampling(model: Path) -> None:
+def _say_sampling(request: Request, model: Path) -> None:
     ignored = sampling_keys(model)
     if ignored:
         keys = ", ".join(ignored)
-        notice(f"the model asks for sampling ({keys}); vidcap decodes greedily and ignores it.")
+        _say(
+            request,
+            f"the model asks for sampling ({keys}); vidcap decodes greedily and ignores it.",
+        )
 
 
 def _check_columns(table: TableOptions, meta: Path, path_column: str) -> None:
@@ -206,14 +219,20 @@ def _dry_run(request: Request, meta: Path, config: CaptionConfig, output: Path |
     return OK
 
 
-def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> bool:
-    """Have the run done and its table written; whether every row has a caption."""
+def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tuple[bool, RunDir]:
+    """Have the run done and its table written; whether every row has a caption, and the run."""
     began = time.monotonic()
     title = f"vidcap {request.config.family}"
     if not shown and request.meta:
         title += f" {request.meta.name} → {target.name}"
     run = leader.run.path
-    view = make_view(title=title, total=leader.rows, finished=leader.finished_before)
+    view = make_view(
+        title=title,
+        total=leader.rows - leader.left_alone,
+        finished=leader.finished_before,
+        quiet=request.run.quiet,
+        verbose=request.run.verbose,
+    )
     state = view.state
     with _summarised(leader, state):
         with view:
@@ -226,15 +245,16 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> boo
         rows=leader.rows,
         ok=ok,
         failed=state.failed_by,
+        left_alone=leader.left_alone,
         failures=state.failures,
         captioned=state.ok,
         seconds=time.monotonic() - began,
         output=None if shown else str(settled.path if shard else target),
         next_command=_next_command(request, settled.path, target, failed=failed, shown=shown),
     )
-    if not shown or failed:
+    if failed or not (shown or request.run.quiet):
         summary(outcome)
-    return not failed
+    return not failed, settled
 
 
 @contextmanager
@@ -278,7 +298,7 @@ def _next_command(
 ) -> str | None:
     if shown:
         return None
-    if failed:
+    if failed and request.run.restart_failed == "all":
         return f"{request.command_line}  (tries the {failed:,} failed again)"
     selection = _selection(request)
     if selection.is_shard:
@@ -357,6 +377,19 @@ def _print_captions(table: Path, column: str) -> None:
     captions_table((row["path"], row[column]) for row in rows)
 
 
+def _print_json(run: RunDir, target: Path, request: Request, *, shown: bool) -> None:
+    """Write to stdout how the command ended; with the captions where there is no table."""
+    told: dict[str, Any] = {"output": str(target), "run": str(run.path)}
+    if shown:
+        told = dict.fromkeys(told)
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        columns = ["path", request.table.caption_column, "caption_status"]
+        told["videos"] = pq.read_table(target, columns=columns).to_pylist()
+    told = read_json(run.summary) | told
+    sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=1) + "\n")
+
+
 def _cluster(request: Request) -> Cluster:
     target, launch = request.config.device_target, request.launch
     found, group = device_count(target), request.config.tensor_parallel
@@ -402,8 +435,12 @@ def _whence() -> str:
     return f"{VISIBLE}={named}" if named and device_nodes() else "/dev/davinci0"
 
 
+def _say(request: Request, text: str) -> None:
+    """Say ``text`` unless nothing is to be said."""
+    if not request.run.quiet:
+        notice(text)
+
+
 def notice(text: str) -> None:
     """Say something to the user that is not data."""
-    import sys  # noqa: PLC0415
-
-    print(lines(text), file=sys.stderr)  # noqa: T201
+    print(folded(text), file=sys.stderr)  # noqa: T201

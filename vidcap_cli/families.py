@@ -22,7 +22,7 @@ class Family:
 
     The command: its name; ``summary`` and ``example`` for its help; ``options``, the fields of
     CaptionConfig that not every family has; ``defaults`` that differ from CaptionConfig's;
-    ``model_flags``, more spellings of ``--model``.
+    ``model_flags``, more spellings of ``--model``; ``hub_name``, one of its checkpoints.
 
     Its ``config.json``: ``model_type``, or one of ``also_called`` when a key of ``marks`` is there
     or an architecture that begins with ``architecture``; the types of language model and tower
@@ -54,6 +54,7 @@ class Family:
     tower_config: str
     tower: str
     reference_class: str
+    hub_name: str
     reference: str = "engine.reference:load_published"
     frame_rule: str | None = None
     model_flags: tuple[str, ...] = ()
@@ -89,6 +90,7 @@ _LLAVA = Family(
     tower_config="models.vision_config:ClipConfig",
     tower="models.model:clip_tower",
     reference_class="LlavaForConditionalGeneration",
+    hub_name="xtuner/llava-llama-3-8b-v1_1-transformers",
 )
 _PLLAVA = replace(
     _LLAVA,
@@ -103,6 +105,7 @@ _PLLAVA = replace(
     marks=("pooling_shape", "pooling_method", "use_pooling", "frame_shape"),
     architecture="Pllava",
     lora=True,
+    hub_name="ermu2001/pllava-7b",
     processor="processors.pllava:Pllava",
     tower="models.model:pooled_clip_tower",
     reference="engine.reference_pllava:load_pllava",
@@ -127,6 +130,7 @@ _QWEN2VL = Family(
     tower_config="models.vision_config:Qwen2VLVisionConfig",
     tower="models.model:qwen2vl_tower",
     reference_class="Qwen2VLForConditionalGeneration",
+    hub_name="Qwen/Qwen2-VL-7B-Instruct",
 )
 FAMILIES: Mapping[str, Family] = {row.command: row for row in (_LLAVA, _PLLAVA, _QWEN2VL)}
 RECOMMENDED = _QWEN2VL

@@ -44,6 +44,7 @@ PROMPTS = {
 
 Prompt = Literal["detailed", "brief", "structured", "motion"]
 Form = Literal["csv", "parquet", "jsonl"]
+RestartFailed = Literal["all", "none"]
 Prefer = Literal["newest", "oldest", "first", "longest"]
 
 
@@ -240,6 +241,22 @@ class TableOptions:
 class RunOptions:
     """What is done and asked at all, and where the run lives."""
 
+    quiet: Annotated[
+        bool,
+        Option(
+            "Say nothing but errors, and what failed in the end.",
+            OUTPUT,
+            flags=("--quiet", "-q"),
+        ),
+    ] = False
+    verbose: Annotated[
+        bool,
+        Option("Show each caption as it is made.", OUTPUT, flags=("--verbose", "-v")),
+    ] = False
+    as_json: Annotated[
+        bool,
+        Option("Print how it ended as JSON, for machines.", OUTPUT, flags=("--json",)),
+    ] = False
     demo: Annotated[bool, Option("Caption the bundled clips with the bundled nano checkpoint.")] = (
         False
     )
@@ -282,6 +299,13 @@ class RunOptions:
             read=as_shard,
         ),
     ] = None
+    restart_failed: Annotated[
+        RestartFailed,
+        Option(
+            "Whether a run that is continued tries the rows again that failed before.",
+            OUTPUT,
+        ),
+    ] = "all"
     dry_run: Annotated[
         bool, Option("Show what would be done (rows, frames, tokens, output) and stop.", OUTPUT)
     ] = False

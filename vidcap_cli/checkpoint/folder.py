@@ -12,7 +12,7 @@ from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.settings import check_settings
 from vidcap_cli.errors import ModelError
-from vidcap_cli.families import recognised
+from vidcap_cli.families import FAMILIES, recognised
 
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # loading one runs whatever code is in it
 
@@ -24,8 +24,9 @@ def check_model(folder: Path, family: str) -> None:
     """
     if not folder.is_dir():
         raise ModelError(
-            f"no model folder at {folder}. Give the folder of a checkpoint with --model, or try "
-            "--model nano (bundled)."
+            f"no model folder at {folder}. Give --model the folder of a checkpoint, or its name on "
+            f"the hub, such as {FAMILIES[family].hub_name}, which is downloaded; --model nano is a "
+            "bundled toy that knows drawn shapes alone, to try the command with."
         )
     _check_adapter(folder)
     config = read_json(folder / "config.json")

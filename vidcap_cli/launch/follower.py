@@ -27,15 +27,19 @@ _LEADING_NODE = 0
 
 
 def join(
-    run_dir: Path, cluster: Cluster, log_dir: Path | None, say: Callable[[str], None] = print
+    run_dir: Path,
+    cluster: Cluster,
+    log_dir: Path | None,
+    say: Callable[[str], None] = print,
+    **view: bool,
 ) -> int:
     """Serve node 0's run until it has finished; the exit code is that of the run.
 
-    ``say`` tells the user for whom this node waits. Raises RunError when node 0 does not appear
-    within ten minutes, or was stopped before the end.
+    ``say`` tells the user for whom this node waits; ``view`` is what ``make_view`` takes besides.
+    Raises RunError when node 0 does not appear within ten minutes, or was stopped before the end.
     """
     with Interrupts() as interrupts:
-        return _Follower(run_dir, cluster, log_dir, say, interrupts).serve()
+        return _Follower(run_dir, cluster, log_dir, say, interrupts, view=view).serve()
 
 
 class _Follower:
@@ -48,12 +52,15 @@ class _Follower:
         log_dir: Path | None,
         say: Callable[[str], None],
         interrupts: Interrupts,
+        *,
+        view: dict[str, bool],
     ) -> None:
         self._places = Places.of(run_dir)
         self._cluster = cluster
         self._log_dir = log_dir
         self._say = say
         self._interrupts = interrupts
+        self._view = view
         self._launched: set[Path] = set()
         self._said = ""
 
@@ -85,7 +92,7 @@ class _Follower:
         rows = Attempt.read(attempt).rows
         with (
             Heartbeat(run, node) as heartbeat,
-            make_view(title=title, total=rows) as view,
+            make_view(title=title, total=rows, **self._view) as view,
         ):
             leader = _Leader(run, attempt, view.notice)
             try:

@@ -51,6 +51,7 @@ from vidcap_cli.rundir.todo import write_todo
 from vidcap_cli.statuses import Status
 from vidcap_cli.view.follower import View
 from vidcap_cli.view.tally import RunState
+from vidcap_cli.view.words import count
 
 # How often to look whether other nodes have finished: it reads every part file.
 _OTHER_NODES_SECONDS = 2.0
@@ -61,7 +62,8 @@ class Job:
     """What a command is asked to do. Nothing here alters captions but ``config``.
 
     ``fresh`` starts over, ``extend`` keeps the captions of rows that META still has when that has
-    changed. ``selection`` are the rows it is about. ``table_options`` are noted in the plan.
+    changed; ``restart_failed`` tries rows again that failed in an earlier command. ``selection``
+    are the rows it is about. ``table_options`` are noted in the plan.
     """
 
     meta: Path
@@ -70,6 +72,7 @@ class Job:
     cluster: Cluster = field(default_factory=Cluster)
     fresh: bool = False
     extend: bool = False
+    restart_failed: bool = True
     selection: Selection = field(default_factory=Selection)
     table_options: dict[str, Any] = field(default_factory=dict)
 
@@ -145,8 +148,11 @@ class Leader:
             _end(attempt)
         done = self._look()
         self._attempts = done.attempts
-        # Rows that failed in an earlier command are tried again; a caption is kept.
-        self._skip = done.ok | ~self._selected
+        # Rows that failed in an earlier command are tried again, unless asked not to; a caption is
+        # kept.
+        kept = done.ok if job.restart_failed else done.any
+        self._skip = kept | ~self._selected
+        self.left_alone = int((kept & ~done.ok & self._selected).sum())
         numbers = [attempt.number for attempt in run.attempts()]
         numbers += [attempt_of(part) or 0 for part in run.part_files()]
         self.first = max(numbers, default=0) + 1
@@ -169,6 +175,9 @@ class Leader:
             number, fruitless = self.first, 0
             left = self._left()
             self._tell_damage(view)
+            if self.left_alone:
+                left_alone = count(self.left_alone, "row")
+                view.notice(f"{left_alone} that failed before: left alone (--restart-failed none)")
             while left:
                 folder = self._prepare(number, left)
                 self._launch(folder, view)

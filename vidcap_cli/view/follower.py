@@ -45,7 +45,10 @@ class View(Protocol):
 
 
 class Follower:
-    """The state of a run, and which problems become lines, to be written by ``_say``."""
+    """The state of a run, and which problems become lines, to be written by ``_say``.
+
+    A ``verbose`` one shows captions as well.
+    """
 
     def __init__(
         self,
@@ -54,10 +57,12 @@ class Follower:
         total: int,
         finished: int,
         began: float | None = None,
+        verbose: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.state = RunState(total=total, finished=finished)
         self.title = title
+        self._verbose = verbose
         self._now = now
         self._began = now() if began is None else began
         self._listed: Counter[str] = Counter()
@@ -70,6 +75,8 @@ class Follower:
             self._say("!", f"{who}{event.text}")
         elif isinstance(event, Done) and event.status != Status.OK:
             self._failed(event)
+        elif isinstance(event, Done) and self._verbose:
+            self._say("✓", f"{event.path} · {event.text or ''}")
 
     def notice(self, text: str) -> None:
         """Show ``text`` as a line of its own."""
@@ -84,6 +91,27 @@ class Follower:
 
     def _say(self, mark: str, text: str) -> None:
         raise NotImplementedError
+
+
+class QuietView(Follower):
+    """Follows a run and shows nothing of it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def tick(self) -> None:
+        """There is nothing to draw."""
+
+    def _say(self, mark: str, text: str) -> None:
+        pass
 
 
 def count_words(state: RunState) -> str:

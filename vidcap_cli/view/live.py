@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vidcap_cli.statuses import Doing
-from vidcap_cli.view.follower import Follower, View, count_words, pace_words
+from vidcap_cli.view.follower import Follower, QuietView, View, count_words, pace_words
 from vidcap_cli.view.plain import PlainView
 from vidcap_cli.view.tally import RankState, RunState, joint_speed, joint_wait_share
 from vidcap_cli.view.words import clock, figure, one_line, printable, ranges
@@ -26,15 +26,27 @@ WHO_WIDTH = 9  # longest list of ranks that is spelled out on a line
 CAPTION_WIDTH = 16  # columns below which the last caption is left out
 
 
-def make_view(*, title: str, total: int, finished: int = 0, began: float | None = None) -> View:
+def make_view(
+    *,
+    title: str,
+    total: int,
+    finished: int = 0,
+    began: float | None = None,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> View:
     """The view that suits stderr: ``total`` planned rows, ``finished`` of them captioned before.
 
-    ``began`` is when the work did, now unless it is told.
+    ``began`` is when the work did, now unless it is told. A ``quiet`` one shows nothing, a
+    ``verbose`` one every caption.
     """
+    told: dict[str, Any] = {"title": title, "total": total, "finished": finished, "began": began}
+    if quiet:
+        return QuietView(**told)
     console = Console(stderr=True, highlight=False)
     if sys.stderr.isatty() and not console.is_dumb_terminal:
-        return LiveView(console, title=title, total=total, finished=finished, began=began)
-    return PlainView(sys.stderr, title=title, total=total, finished=finished, began=began)
+        return LiveView(console, **told, verbose=verbose)
+    return PlainView(sys.stderr, **told, verbose=verbose)
 
 
 class LiveView(Follower):
@@ -48,9 +60,12 @@ class LiveView(Follower):
         total: int,
         finished: int = 0,
         began: float | None = None,
+        verbose: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(title=title, total=total, finished=finished, began=began, now=now)
+        super().__init__(
+            title=title, total=total, finished=finished, began=began, verbose=verbose, now=now
+        )
         self._console = console
         # stdout is left alone: it carries data, and may be a pipe while stderr is a terminal.
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False)
@@ -89,7 +104,7 @@ class LiveView(Follower):
         self._live.update(picture, refresh=True)
 
     def _say(self, mark: str, text: str) -> None:
-        style = "red" if mark == "✗" else "yellow"
+        style = {"✗": "red", "✓": "green"}.get(mark, "yellow")
         self._console.print(Text.assemble((f"{mark} ", style), one_line(text)))
 
 
@@ -122,7 +137,7 @@ def _bar(state: RunState, width: int) -> Text:
         until_failed = max(earlier, end - 1)
         end = min(room, until_failed + 1)
     return Text.assemble(
-        ("━" * earlier, "cyan"),
+        ("═" * earlier, "cyan"),
         ("━" * (until_failed - earlier), "green"),
         ("╍" * (end - until_failed), "red"),
         ("─" * (room - end), "bright_black"),

@@ -15,6 +15,7 @@ from vidcap_cli.view.words import clock, count, figure, one_line, printable
 
 PLAIN_S = 10.0
 PLAIN_UNCHANGED_S = 60.0
+_MARKS = {"✗": "failed", "!": "note", "✓": "done"}
 
 
 class PlainView(Follower):
@@ -28,9 +29,12 @@ class PlainView(Follower):
         total: int,
         finished: int = 0,
         began: float | None = None,
+        verbose: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(title=title, total=total, finished=finished, began=began, now=now)
+        super().__init__(
+            title=title, total=total, finished=finished, began=began, verbose=verbose, now=now
+        )
         self._stream = stream
         self._written = self._now()
         self._last = ""
@@ -63,7 +67,7 @@ class PlainView(Follower):
         self._write(f"[{clock(now - self._began)}] " + " · ".join(words))
 
     def _say(self, mark: str, text: str) -> None:
-        self._write(f"{'failed' if mark == '✗' else 'note'}: {one_line(text)}")
+        self._write(f"{_MARKS[mark]}: {one_line(text)}")
 
     def _write(self, line: str) -> None:
         self._stream.write(printable(line) + "\n")

@@ -23,6 +23,8 @@ LISTED = 8  # failures
 class Outcome:
     """How a command ended: ``rows`` planned, ``ok`` with a caption, how many ``failed``, by status.
 
+    ``left_alone`` rows failed in an earlier command and were not tried again.
+
     The ``failures`` are those to show, all or the first of them. This command ``captioned`` so many
     rows in ``seconds``; ``next_command`` is what the user may want to run now, with a word why.
     """
@@ -35,14 +37,15 @@ class Outcome:
     seconds: float = 0.0
     output: str | None = None
     next_command: str | None = None
+    left_alone: int = 0
 
 
 def summary(outcome: Outcome, console: Console | None = None) -> None:
     """Print the final words to stderr."""
     console = console or Console(stderr=True, highlight=False)
     failed = sum(outcome.failed.values())
-    missing = outcome.rows - outcome.ok - failed
-    whole = not missing and not failed
+    missing = outcome.rows - outcome.ok - failed - outcome.left_alone
+    whole = outcome.ok == outcome.rows
     head = Text("✓ " if whole else "! ", style="green" if whole else "yellow")
     head.append(f"{outcome.ok:,} of {outcome.rows:,} videos have a caption", style="bold")
     if outcome.captioned and outcome.seconds > 0:
@@ -56,6 +59,8 @@ def summary(outcome: Outcome, console: Console | None = None) -> None:
         console.print(Text(printable(words)), soft_wrap=True)
     if failed > LISTED:
         console.print(f"    and {failed - LISTED:,} more")
+    if outcome.left_alone:
+        console.print(f"  {outcome.left_alone:,} failed before and were left alone")
     if missing:
         console.print(f"  {missing:,} not reached yet")
     if outcome.output:

@@ -1,6 +1,7 @@
 """How numbers, times and text from outside are written for people."""
 
 import re
+import sys
 from collections.abc import Sequence
 
 
@@ -21,6 +22,22 @@ def printable(text: str) -> str:
 def lines(text: str) -> str:
     """``text`` printable, its line breaks kept."""
     return "\n".join(printable(line.expandtabs()) for line in text.split("\n"))
+
+
+def folded(text: str) -> str:
+    """``lines`` of it for stderr: folded between words where that is a terminal.
+
+    A word that is longer than a line, such as a path, stays whole.
+    """
+    text = lines(text)
+    if not sys.stderr.isatty():
+        return text
+    import shutil  # noqa: PLC0415 - they take a while, and most commands end without
+    import textwrap  # noqa: PLC0415
+
+    width = max(20, shutil.get_terminal_size().columns)
+    fold = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
+    return "\n".join(line if len(line) < width else fold(line) for line in text.split("\n"))
 
 
 def figure(value: float) -> str:

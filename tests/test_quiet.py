@@ -1,0 +1,72 @@
+"""What a run says: each caption, nothing, or how it ended as JSON; and what it leaves alone."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.helpers.commands import vidcap
+from vidcap_cli.caption import bundled
+
+CLIP = "green-circle-quickly-up.mp4"
+CAPTION = "A green circle moves quickly upward across a navy background."
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of two rows, one of which failed; and what the command said."""
+    folder = tmp_path_factory.mktemp("run")
+    shutil.copy(bundled("clips") / CLIP, folder)
+    (folder / "m.csv").write_text(f"path\n{CLIP}\nnone.mp4\n")
+    told = vidcap("qwen2vl", "m.csv", "--model", "nano", "--verbose", "--json", cwd=folder)
+    return folder, told
+
+
+def test_each_caption_is_shown_and_json_tells_the_end(folder):
+    place, (code, out, err) = folder
+    assert code == 3
+    assert f"done: {CLIP} · {CAPTION}" in err.splitlines()
+    assert "failed: none.mp4 · missing_file: there is no such file" in err.splitlines()
+    told = json.loads(out)
+    assert told["output"] == str(place / "m_caption_qwen2vl.csv")
+    assert told["run"] == str(place / "m_caption_qwen2vl.vidcap")
+    assert told["statuses"] == {"ok": 1, "missing_file": 1}
+    assert (told["ended"], told["rows"], told["captions"]) == ("finished", 2, 1)
+
+
+def test_rows_that_failed_are_left_alone_when_asked_and_no_rank_is_started(folder):
+    place, _ = folder
+    run = place / "m_caption_qwen2vl.vidcap"
+    launches = sorted(path.name for path in (run / "attempts").iterdir())
+    words = ["m.csv", "--model", "nano", "--restart-failed", "none"]
+    code, out, err = vidcap("qwen2vl", *words, cwd=place)
+    assert (code, out) == (3, "")
+    assert "note: 1 row that failed before: left alone (--restart-failed none)" in err
+    assert "1 failed before and were left alone" in err
+    assert "not reached" not in err
+    assert f"next: vidcap inspect {run}" in err
+    assert sorted(path.name for path in (run / "attempts").iterdir()) == launches
+
+
+def test_a_quiet_run_tells_what_failed_alone(folder):
+    place, _ = folder
+    words = ["m.csv", "--model", "nano", "--restart-failed", "none", "-q"]
+    code, out, err = vidcap("qwen2vl", *words, cwd=place)
+    assert (code, out) == (3, "")
+    assert err.startswith("! 1 of 2 videos have a caption\n")
+
+
+def test_a_quiet_run_without_failures_says_nothing(folder):
+    place, _ = folder
+    code, out, err = vidcap("qwen2vl", CLIP, "--model", "nano", "-q", "--json", cwd=place)
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert told["videos"] == [{"path": str(place / CLIP), "text": CAPTION, "caption_status": "ok"}]
+    assert told["output"] is told["run"] is None
+
+
+def test_quiet_and_verbose_are_refused_together(tmp_path):
+    (tmp_path / "m.csv").write_text("path\na.mp4\n")
+    code, out, err = vidcap("qwen2vl", "m.csv", "--model", "nano", "-q", "-v", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert "--quiet and --verbose are opposites" in err
