@@ -23,7 +23,7 @@ from typing import Any
 from vidcap_cli.addresses import named
 from vidcap_cli.ascend import VISIBLE, device_nodes, visible_devices
 from vidcap_cli.checkpoint.files import fingerprint, read_json
-from vidcap_cli.checkpoint.folder import check_model
+from vidcap_cli.checkpoint.folder import check_model, has_weights
 from vidcap_cli.checkpoint.generation import sampling_keys
 from vidcap_cli.checkpoint.hub import fetch, is_hub_name
 from vidcap_cli.checkpoint.shares import Share
@@ -39,7 +39,7 @@ from vidcap_cli.merge.account import Reconciliation
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.models.decoder_config import DecoderConfig
-from vidcap_cli.options import PATH, LaunchOptions, RunOptions, TableOptions, declared, given
+from vidcap_cli.options import NANO, PATH, LaunchOptions, RunOptions, TableOptions, declared, given
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.places import Places
@@ -52,8 +52,6 @@ from vidcap_cli.view.live import make_view
 from vidcap_cli.view.summary import Outcome, captions_table, summary
 from vidcap_cli.view.tally import RunState
 from vidcap_cli.view.words import folded
-
-NANO = "nano"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +92,17 @@ def caption(request: Request) -> int:
     if not request.launch.node_rank:
         _check_places(request, meta, None if shown else output)
     config = _with_model(request)
-    if request.run.dry_run:
-        return _dry_run(request, meta, config, None if shown else output)
+    looks_only = request.run.dry_run or request.run.calibrate
+    if looks_only:
+        run_dir = request.run.run_dir or default_run_dir(output, _selection(request))
+        job = _job(request, meta, run_dir, config)
+        return _dry_run(request, job, None if shown else output)
     with _working_place(request, output, temporary=shown) as (run_dir, target):
-        cluster = _cluster(request)
+        job = _job(request, meta, run_dir, config)
         if request.launch.node_rank:
             shows = {"quiet": request.run.quiet, "verbose": request.run.verbose}
-            return join(run_dir, cluster, request.launch.log_dir, partial(_say, request), **shows)
-        job = Job(
-            meta=meta,
-            run_dir=run_dir,
-            config=config,
-            cluster=cluster,
-            fresh=request.run.fresh,
-            extend=request.run.extend,
-            restart_failed=request.run.restart_failed == "all",
-            selection=_selection(request),
-            table_options=_table_options(request.table),
-        )
+            say = partial(_say, request)
+            return join(run_dir, job.cluster, request.launch.log_dir, say, **shows)
         with leading(job) as leader:
             complete, run = _lead(leader, request, target, shown=shown)
         if request.run.as_json:
@@ -121,12 +112,26 @@ def caption(request: Request) -> int:
     return OK if complete else INCOMPLETE
 
 
+def _job(request: Request, meta: Path, run_dir: Path, config: CaptionConfig) -> Job:
+    return Job(
+        meta=meta,
+        run_dir=run_dir,
+        config=config,
+        cluster=_cluster(request),
+        fresh=request.run.fresh,
+        extend=request.run.extend,
+        restart_failed=request.run.restart_failed == "all",
+        selection=_selection(request),
+        table_options=_table_options(request.table),
+    )
+
+
 def _check_together(run: RunOptions, *, shown: bool) -> None:
     """Refuse options that say nothing together."""
     if run.quiet and run.verbose:
         raise UsageError("--quiet and --verbose are opposites; leave one out.")
-    if run.extend and (run.fresh or run.dry_run):
-        raise UsageError("--extend goes neither with --fresh nor with --dry-run.")
+    if run.extend and (run.fresh or run.dry_run or run.calibrate):
+        raise UsageError("--extend goes neither with --fresh nor with --dry-run or --calibrate.")
     if run.shard and shown:
         raise UsageError("--shard is for tables and folders, whose captions are merged in the end.")
 
@@ -134,8 +139,9 @@ def _check_together(run: RunOptions, *, shown: bool) -> None:
 def _with_model(request: Request) -> CaptionConfig:
     """What ranks are told, the model a folder that they can all caption with."""
     family = request.config.family
-    model = model_folder(request.config.model, family, download=not request.run.dry_run)
-    check_model(model, family)
+    weights = not request.run.dry_run or request.run.calibrate is not None
+    model = model_folder(request.config.model, family, weights=weights)
+    check_model(model, family, weights=weights)
     _check_share(request.config, model)
     _say_sampling(request, model)
     config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
@@ -197,25 +203,41 @@ def _check_places(request: Request, meta: Path, output: Path | None) -> None:
                 "or another --run-dir"
             )
         check_output(output)
-    if request.launch.log_dir and not request.run.dry_run:
+    if request.launch.log_dir and not (request.run.dry_run or request.run.calibrate):
         check_log_dir(request.launch.log_dir)
 
 
-def _dry_run(request: Request, meta: Path, config: CaptionConfig, output: Path | None) -> int:
-    from vidcap_cli import estimate  # noqa: PLC0415 - for this option only
+def _dry_run(request: Request, job: Job, output: Path | None) -> int:
+    """Tell what the run of ``job`` would do and, with ``--calibrate``, measure how fast."""
+    from vidcap_cli.estimate import look_ahead, report  # noqa: PLC0415 - for this option only
+    from vidcap_cli.inspect.report import render  # noqa: PLC0415
 
-    selection = _selection(request)
-    run_dir = request.run.run_dir or (default_run_dir(output, selection) if output else None)
-    run = Places.of(run_dir).choose(selection) if run_dir else None
-    begun = None if request.run.fresh else run
-    planned = estimate.look_ahead(meta, begun, config, selection)
-    cluster = _cluster(request)
+    config = job.config
+    run = Places.of(job.run_dir).choose(job.selection) if output else None
+    planned = look_ahead(job.meta, None if job.fresh else run, config, job.selection)
+    measured = None
+    if request.run.calibrate:
+        from vidcap_cli.calibration import measure  # noqa: PLC0415
+
+        rows, quiet = planned.plan.rows, request.run.quiet
+        measured = measure(job, rows, request.run.calibrate, quiet=quiet)
     places = {
-        "ranks": f"{cluster.worker_num}, {config.slots} video(s) at a time each",
-        "output": "none, but the run directory" if selection.is_shard else str(output or "stdout"),
+        "output": "none, but the run directory"
+        if job.selection.is_shard
+        else str(output or "stdout"),
         "run directory": str(run.path) if run else "temporary",
     }
-    estimate.show(planned, config, places=places)
+    told = report(
+        planned,
+        config,
+        job.cluster,
+        title=f"vidcap {config.family} {job.meta.name}",
+        places=places,
+        measured=measured,
+        on_cpu=not devices(config.device_target),
+        weights=has_weights(Path(config.model)),
+    )
+    render(told, as_json=request.run.as_json)
     return OK
 
 
@@ -307,11 +329,14 @@ def _next_command(
     return f"vidcap inspect {run}"
 
 
-def model_folder(name: str, family: str, *, download: bool = True) -> Path:
-    """The checkpoint folder that a ``--model`` value names: nano, a folder, or one on the hub."""
+def model_folder(name: str, family: str, *, weights: bool = True) -> Path:
+    """The checkpoint folder that a ``--model`` value names: nano, a folder, or one on the hub.
+
+    Of the last perhaps all but the ``weights``.
+    """
     if name == NANO:
         return bundled(family)
-    return fetch(name, download=download) if is_hub_name(name) else Path(name).absolute()
+    return fetch(name, weights=weights) if is_hub_name(name) else Path(name).absolute()
 
 
 def bundled(name: str) -> Path:

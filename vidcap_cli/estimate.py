@@ -1,17 +1,26 @@
-"""``--dry-run``: what a run would do, from the table and a sample of its videos. Writes nothing."""
+"""``--dry-run``: what a run would do, from the table and a sample of its videos. Writes nothing.
 
-import sys
+The weights need not be there: sizes are those of ``config.json``.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from vidcap_cli.calibration import Measured
+from vidcap_cli.checkpoint.files import stored_type
+from vidcap_cli.checkpoint.layout import Layout
+from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.config import CaptionConfig
+from vidcap_cli.host_memory import available
+from vidcap_cli.inspect.report import Fact, Problem, Report, Section
+from vidcap_cli.launch.msrun import Cluster
+from vidcap_cli.models.decoder_config import cache_length
+from vidcap_cli.native import library
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.paths import RunDir
@@ -19,21 +28,30 @@ from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan, 
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.video import Clip, Rule, probe
 from vidcap_cli.video.pool import DecodePool
-from vidcap_cli.view.words import one_line, printable
+from vidcap_cli.view.words import count, duration, figure, one_line, printable, size
 
 SAMPLE = 32
 _PROBE_SECONDS = 20.0
+_PROCESS_BYTES = 550_000_000  # of a rank besides its model: MindSpore, graphs (measured on CPU)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Figures of a sample of the table's videos, per video: means of what the model would get."""
+    """What the model would get of a sample of the table's videos: arrays, an item a video.
+
+    ``words`` are the tokens of a prompt besides the visual ones.
+    """
 
     sampled: int
-    unreadable: int
-    seconds: float
-    frames: float
-    tokens: float
+    seconds: npt.NDArray[np.float64]
+    frames: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int64]
+    words: int
+
+    @property
+    def unreadable(self) -> int:
+        """How many of them cannot be read."""
+        return self.sampled - len(self.frames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +88,9 @@ def estimate(paths: list[str], config: CaptionConfig) -> Estimate:
 
     PyAV counts the frames, also where the run is to read by decord.
     """
-    rule = load_captioner(config).rule
-    found = []
+    captioner = load_captioner(config)
+    rule = captioner.rule
+    found: list[Clip] = []
     with DecodePool(rule, workers=config.decoders, timeout=_PROBE_SECONDS, read=_probe) as pool:
         for row, path in enumerate(paths):
             pool.submit(row, path)
@@ -79,13 +98,20 @@ def estimate(paths: list[str], config: CaptionConfig) -> Estimate:
             decoded = pool.next()
             if decoded and decoded.clip:
                 found.append(decoded.clip)
-    seconds = [clip.source_frames / clip.source_fps for clip in found]
-    frames = [len(clip.indices) for clip in found]
-    tokens = [
-        rule.tokens(len(clip.indices), clip.source_height, clip.source_width) for clip in found
-    ]
-    means = [float(np.mean(values)) if values else 0.0 for values in (seconds, frames, tokens)]
-    return Estimate(len(paths), len(paths) - len(found), *means)
+    tiny = np.zeros((2, 28, 28, 3), np.uint8)
+    return Estimate(
+        sampled=len(paths),
+        seconds=np.array([clip.source_frames / clip.source_fps for clip in found]),
+        frames=np.array([len(clip.indices) for clip in found], np.int64),
+        tokens=np.array(
+            [
+                rule.tokens(len(clip.indices), clip.source_height, clip.source_width)
+                for clip in found
+            ],
+            np.int64,
+        ),
+        words=captioner.size(tiny).tokens - rule.tokens(*tiny.shape[:3]),
+    )
 
 
 def _probe(path: str, rule: Rule) -> Clip:
@@ -115,22 +141,108 @@ def _sample(run: RunDir, rows: int) -> list[str]:
     return [str(groups[int(row // size)][int(row % size)]) for row in wanted]
 
 
-def show(planned: Planned, config: CaptionConfig, *, places: dict[str, str]) -> None:
-    """Print what would be done to stdout."""
-    rows, in_all = planned.rows, planned.plan.rows
-    guess = planned.estimate
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_row("rows", f"{rows:,}" + (f" of {in_all:,}" if rows < in_all else ""))
-    table.add_row("to caption", f"{planned.left:,}")
-    table.add_row(
-        "model", Text(f"{printable(config.model)} ({config.family}, engine {config.engine})")
+def report(
+    planned: Planned,
+    config: CaptionConfig,
+    cluster: Cluster,
+    *,
+    title: str,
+    places: dict[str, str],
+    measured: Measured | None = None,
+    on_cpu: bool,
+    weights: bool = True,
+) -> Report:
+    """What would be done. ``places`` say where output goes; ``weights``: whether they are there."""
+    rows, in_all, guess = planned.rows, planned.plan.rows, planned.estimate
+    of_all = f" of {in_all:,}" if rows < in_all else ""
+    ranks = f"{cluster.worker_num}, {count(config.slots, 'video')} at a time each"
+    what = (
+        Fact("rows", f"{rows:,}{of_all}", rows),
+        Fact("to caption", f"{planned.left:,}", planned.left),
+        Fact("model", f"{printable(config.model)} ({config.family}, engine {config.engine})"),
+        Fact("question", one_line(config.question)),
+        Fact("ranks", ranks, cluster.worker_num),
+        *(Fact(name, place) for name, place in places.items()),
     )
-    table.add_row("question", Text(one_line(config.question)))
-    table.add_row("sample", f"{guess.sampled} videos, {guess.unreadable} of them cannot be read")
-    table.add_row("a video has", f"{guess.seconds:.1f} s, {guess.frames:.0f} frames sampled")
-    table.add_row("visual tokens", f"{guess.tokens:,.0f} a video")
-    total = planned.left * guess.tokens
-    table.add_row("in all", f"about {planned.left * guess.frames:,.0f} frames, {total:,.0f} tokens")
-    for name, place in places.items():
-        table.add_row(name, Text(printable(place)))
-    Console(file=sys.stdout, highlight=False, soft_wrap=True).print(table)
+    sections = [Section("run", what)]
+    sampled = f"{count(guess.sampled, 'video')}, {guess.unreadable} of them cannot be read"
+    sample = Fact("sample", sampled, {"videos": guess.sampled, "unreadable": guess.unreadable})
+    if len(guess.frames):
+        sections += [
+            Section("videos", (sample, *_video_facts(guess, planned.left))),
+            Section("memory of a rank", _memory_facts(guess, config, on_cpu=on_cpu)),
+        ]
+    else:
+        sections.append(Section("videos", (sample,)))
+    time = _time_facts(measured, planned.left)
+    sections.append(Section("time", time, only_shown=measured is None))
+    problems = []
+    if not weights:
+        problems.append(Problem("the weights of the model are not here yet", serious=False))
+    verdict = "nothing was captioned" if measured is None else "nothing was kept"
+    return Report("plan", title, verdict, tuple(sections), tuple(problems))
+
+
+def _video_facts(guess: Estimate, left: int) -> tuple[Fact, ...]:
+    frames, tokens = float(guess.frames.mean()), float(guess.tokens.mean())
+    most = int(guess.tokens.max())
+    return (
+        Fact(
+            "a video has",
+            f"{guess.seconds.mean():.1f} s, {frames:.0f} frames sampled",
+            {"seconds": float(guess.seconds.mean()), "frames": frames},
+        ),
+        Fact(
+            "visual tokens",
+            f"{tokens:,.0f} a video, {most:,} at most",
+            {"mean": tokens, "most": most},
+        ),
+        Fact("other tokens", f"{guess.words} of the prompt", guess.words),
+        Fact(
+            "in all",
+            f"about {left * frames:,.0f} frames, {left * tokens:,.0f} visual tokens",
+            {"frames": round(left * frames), "visual_tokens": round(left * tokens)},
+        ),
+    )
+
+
+def _memory_facts(guess: Estimate, config: CaptionConfig, *, on_cpu: bool) -> tuple[Fact, ...]:
+    layout = Layout.of_settings(Path(config.model), config.family)
+    share = Share(0, config.tensor_parallel)
+    dtype = stored_type(Path(config.model)) if config.dtype == "auto" else config.dtype
+    # On CPU weights stay in their 16 bits where kernels of vidcap's own take them; rows do not.
+    item = 4 if dtype == "float32" or (on_cpu and library() is None) else 2
+    weights = layout.parameters(share) * item
+    longest = int(guess.tokens.max()) + guess.words + config.max_new_tokens
+    tokens = config.slots * cache_length(longest)
+    cache = tokens * share.config(layout.text).kv_per_token * (4 if on_cpu else item)
+    total = weights + cache + _PROCESS_BYTES
+    free = f", of {size(available())} free here" if on_cpu else ""
+    return (
+        Fact("weights", f"{size(weights)}, {item * 8} bits a number", weights),
+        Fact("keys and values", f"{size(cache)} for {tokens:,} tokens", cache),
+        Fact("in all", f"{size(total)}, and what a prompt takes on its way{free}", total),
+    )
+
+
+def _time_facts(measured: Measured | None, left: int) -> tuple[Fact, ...]:
+    if measured is None:
+        words = "not measured: --calibrate 8 captions 8 of the videos to tell"
+        return (Fact("to caption them", words, None),)
+    seconds = measured.seconds(left)
+    if measured.per_second is None or seconds is None:
+        words = f"unknown: none of {count(measured.rows, 'video')} got a caption"
+        return (Fact("to caption them", words, None),)
+    pace = measured.per_second * 3600
+    shrunk = f", {measured.shrunk} of them shown smaller" if measured.shrunk else ""
+    return (
+        Fact("to caption them", f"about {duration(seconds)}", round(seconds, 1)),
+        Fact("pace", f"{figure(pace)} videos/h with these ranks", round(pace, 1)),
+        Fact("start", f"{duration(measured.start)} in which nothing is captioned", measured.start),
+        Fact("memory of a rank", f"{size(measured.memory)} at most", measured.memory),
+        Fact(
+            "measured with",
+            f"{count(measured.rows, 'video')}, {measured.ok} captioned{shrunk}",
+            {"videos": measured.rows, "captioned": measured.ok, "shrunk": measured.shrunk},
+        ),
+    )

@@ -32,7 +32,7 @@ class Family:
     Its weights: ``renames``, prefixes in older files and in transformers 4.57; ``tower_prefix``
     there; ``tower_keys``, prefixes of the tower in any file; ``lora``, whether it may be unmerged.
 
-    Its parts: ``processor(config)``; ``frame_rule()`` where it needs no checkpoint;
+    Its parts: ``processor(config)``; ``frame_rule()``, that of its defaults;
     ``tower_config.read(config, width)``; ``tower(config, layout, kernels, dtype)``;
     ``reference_class`` of transformers and ``reference(folder, config, dtype)``, which loads it.
     """
@@ -51,12 +51,12 @@ class Family:
     tower_prefix: str
     tower_keys: tuple[str, ...]
     processor: str
+    frame_rule: str
     tower_config: str
     tower: str
     reference_class: str
     hub_name: str
     reference: str = "engine.reference:load_published"
-    frame_rule: str | None = None
     model_flags: tuple[str, ...] = ()
     also_called: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
@@ -87,6 +87,7 @@ _LLAVA = Family(
     tower_prefix="model.",
     tower_keys=("vision_tower.", "model.vision_tower."),
     processor="processors.llava:Llava",
+    frame_rule="processors.llava:usual_rule",
     tower_config="models.vision_config:ClipConfig",
     tower="models.model:clip_tower",
     reference_class="LlavaForConditionalGeneration",
@@ -107,6 +108,7 @@ _PLLAVA = replace(
     lora=True,
     hub_name="ermu2001/pllava-7b",
     processor="processors.pllava:Pllava",
+    frame_rule="processors.pllava:usual_rule",
     tower="models.model:pooled_clip_tower",
     reference="engine.reference_pllava:load_pllava",
 )

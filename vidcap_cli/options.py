@@ -23,6 +23,7 @@ LAUNCHING = "Launching"
 OUTPUT = "Output"
 ENGINE = "Engine"
 
+NANO = "nano"  # the bundled checkpoint
 PATH = "path"  # the column of videos
 TEXT = "text"  # the column of captions
 # Bytes a decoder needs to work at all: FFmpeg, NumPy and a video of ordinary size.
@@ -306,6 +307,15 @@ class RunOptions:
             OUTPUT,
         ),
     ] = "all"
+    calibrate: Annotated[
+        int | None,
+        Option(
+            "Caption N rows, spread over the table, to tell how long all take; keeps nothing.",
+            OUTPUT,
+            metavar="N",
+            low=1,
+        ),
+    ] = None
     dry_run: Annotated[
         bool, Option("Show what would be done (rows, frames, tokens, output) and stop.", OUTPUT)
     ] = False

@@ -19,7 +19,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = (
     "import sys; from vidcap_cli.checkpoint.hub import fetch;"
     "from vidcap_cli.errors import VidcapError\n"
-    "try: print(fetch(sys.argv[1], download=sys.argv[2] == 'yes'))\n"
+    "try: print(fetch(sys.argv[1], weights=sys.argv[2] == 'yes'))\n"
     "except VidcapError as error: sys.exit(str(error))"
 )
 
@@ -107,9 +107,9 @@ def hub(tmp_path) -> Iterator[Hub]:
         thread.join()
 
 
-def fetch(folder: Path, endpoint: str, name: str = NAME, download: str = "yes", **more: str):
+def fetch(folder: Path, endpoint: str, name: str = NAME, weights: str = "yes", **more: str):
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, name, download],
+        [sys.executable, "-c", PROGRAM, name, weights],
         cwd=folder,
         env={
             **{key: value for key, value in os.environ.items() if "proxy" not in key.lower()},
@@ -195,8 +195,8 @@ def test_a_repository_without_safetensors(hub, tmp_path):
     assert "it lacks model.safetensors" in done.stderr
 
 
-def test_a_dry_run_downloads_nothing(hub, tmp_path):
-    done = fetch(tmp_path, hub.endpoint, download="no")
-    assert done.returncode == 1
-    assert "not downloaded yet" in done.stderr
-    assert hub.asked == []
+def test_a_dry_run_downloads_no_weights(hub, tmp_path):
+    done = fetch(tmp_path, hub.endpoint, weights="no")
+    assert done.returncode == 0, done.stderr
+    names = {file.name for file in Path(done.stdout.strip()).iterdir()}
+    assert names == {file.name for file in hub.folder.iterdir() if file.suffix == ".json"}

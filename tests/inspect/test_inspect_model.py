@@ -1,6 +1,7 @@
 """A checkpoint folder: counted by hand, and broken in the ways that downloads break."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from tests.helpers.tiny import (
     write_safetensors,
 )
 from vidcap_cli.checkpoint.weights import read_header
-from vidcap_cli.errors import ModelError
+from vidcap_cli.errors import ModelError, UsageError
 from vidcap_cli.inspect import inspect
+from vidcap_cli.inspect.model import model_report
 
 
 def facts(report, section):
@@ -130,3 +132,28 @@ def test_an_unmerged_lora_is_seen(tmp_path: Path):
         tmp_path / "model.safetensors", {n: np.zeros((2, 2), np.float32) for n in names}, "F16"
     )
     assert facts(inspect(tmp_path), "weights")["unmerged_LoRA"] == 2
+
+
+def test_the_bundled_model_is_a_target():
+    report = inspect(Path("nano"))
+    assert report.ok
+    assert report.verdict == "can be used: vidcap qwen2vl META --model nano"
+
+
+def test_a_model_without_weights_is_told_by_its_settings(tmp_path):
+    whole = write_qwen2vl(tmp_path / "whole", TinyQwen2VL(seed=1))
+    few = tmp_path / "few"
+    shutil.copytree(whole, few, ignore=shutil.ignore_patterns("*.safetensors"))
+    report = model_report(few, "some/name")
+    assert report.ok
+    assert report.verdict.endswith("--model some/name")
+    assert [problem.text for problem in report.problems] == [
+        "the weights are not here yet; what is told is by config.json"
+    ]
+    assert facts(report, "tensor_parallel") == facts(inspect(whole), "tensor_parallel")
+    assert not inspect(few).ok  # a folder that is named as one has to be whole
+
+
+def test_a_misspelled_file_is_no_name_on_the_hub():
+    with pytest.raises(UsageError, match="there is no such file"):
+        inspect(Path("clips/film.mp4"))

@@ -10,11 +10,10 @@ ms = pytest.importorskip("mindspore")
 from tests.helpers.device import DEVICE
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models.decoder import FEWEST_TOKENS, Decoder
-from vidcap_cli.models.decoder_config import DecoderConfig
+from vidcap_cli.models.decoder_config import SHORTEST, DecoderConfig
 from vidcap_cli.models.decoder_graphs import DecoderGraphs
 from vidcap_cli.models.device import select_device
 from vidcap_cli.models.kernels import cpu, kernels_for
-from vidcap_cli.models.kv_cache import SHORTEST
 
 CONFIG = DecoderConfig(
     hidden=32, mlp=48, layers=2, heads=4, kv_heads=2, head_dim=16, vocab=90,

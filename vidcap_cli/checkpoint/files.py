@@ -30,11 +30,13 @@ def weight_map(folder: Path) -> dict[str, str]:
     return placed
 
 
-def lacking(folder: Path) -> list[str]:
-    """The files that ``folder`` lacks as a checkpoint."""
+def lacking(folder: Path, *, weights: bool = True) -> list[str]:
+    """The files that ``folder`` lacks as a checkpoint, or as one without ``weights``."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         missing.append("tokenizer.json")
+    if not weights:
+        return missing
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = sorted(set(weight_map(folder).values()))

@@ -17,10 +17,11 @@ from vidcap_cli.families import FAMILIES, recognised
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # loading one runs whatever code is in it
 
 
-def check_model(folder: Path, family: str) -> None:
+def check_model(folder: Path, family: str, *, weights: bool = True) -> None:
     """Raise ModelError unless ``folder`` is a complete checkpoint for the command ``family``.
 
     Of the weights the headers are read: every one is there, in the shape that the engine takes.
+    Unless ``weights`` are asked for there may be none at all.
     """
     if not folder.is_dir():
         raise ModelError(
@@ -35,7 +36,8 @@ def check_model(folder: Path, family: str) -> None:
         kind = config.get("model_type", "an unknown type")
         use = f"use `vidcap {command}`" if command else "vidcap cannot caption with it"
         raise ModelError(f"{folder} holds a model of type {kind}, not one for {family}: {use}.")
-    missing = lacking(folder)
+    there = weights or has_weights(folder)
+    missing = lacking(folder, weights=there)
     if missing:
         pickled = next((f.suffix for k in _PICKLES for f in folder.glob(f"*{k}")), None)
         hint = (
@@ -50,7 +52,15 @@ def check_model(folder: Path, family: str) -> None:
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
     read_generation(folder)
-    Layout.read(folder, family)
+    if there:
+        Layout.read(folder, family)
+    else:
+        Layout.of_settings(folder, family)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether any of its weights are in ``folder``, perhaps not all, or not as safetensors."""
+    return any(file.suffix in {".safetensors", *_PICKLES} for file in folder.iterdir())
 
 
 def _check_adapter(folder: Path) -> None:

@@ -16,7 +16,7 @@ from vidcap_cli.errors import ModelError
 from vidcap_cli.view.words import printable
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_WANTED = ["*.safetensors", "*.json", "tokenizer.model"]
+_SETTINGS, _WEIGHTS = ["*.json", "tokenizer.model"], ["*.safetensors"]
 # Copies in other formats lie in folders; consolidated files hold the weights a second time.
 _UNWANTED = ["*/*", "consolidated*"]
 _TRIES = 5
@@ -27,21 +27,18 @@ def is_hub_name(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and not Path(name).parent.is_dir()
 
 
-def fetch(name: str, *, download: bool = True) -> Path:
-    """The folder of a checkpoint, downloaded when the cache lacks it and ``download`` allows.
+def fetch(name: str, *, weights: bool = True) -> Path:
+    """The folder of a checkpoint, or of all but its ``weights``, downloaded unless it is there.
 
     Raises ModelError that says which folder to fill with what when it cannot be had.
     """
     folder = _cached(name)
-    if folder and not lacking(folder):
+    if folder and not lacking(folder, weights=weights):
         return folder
-    if not download:
-        raise ModelError(
-            f"{name} is not downloaded yet; the same command without --dry-run downloads it."
-        )
-    folder, reason = _download(name)
-    if folder is None or lacking(folder):
-        missing = f"it lacks {', '.join(lacking(folder))}" if folder else reason
+    folder, reason = _download(name, _SETTINGS + _WEIGHTS * weights)
+    lacks = lacking(folder, weights=weights) if folder else []
+    if folder is None or lacks:
+        missing = f"it lacks {', '.join(lacks)}" if folder else reason
         raise ModelError(
             f"{name} is neither a folder here nor complete in the Hugging Face cache, and it "
             f"could not be downloaded: {missing}. Fill {Path(name).absolute()} with its "
@@ -62,7 +59,7 @@ def _cached(name: str) -> Path | None:
         return None
 
 
-def _download(name: str) -> tuple[Path | None, str]:
+def _download(name: str, wanted: list[str]) -> tuple[Path | None, str]:
     """The folder, or None and why there is none."""
     from huggingface_hub import constants, snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import (  # noqa: PLC0415
@@ -81,7 +78,7 @@ def _download(name: str) -> tuple[Path | None, str]:
     reason = ""
     for _ in range(_TRIES):
         try:
-            found = snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+            found = snapshot_download(name, allow_patterns=wanted, ignore_patterns=_UNWANTED)
         except GatedRepoError:
             return None, f"its authors ask for consent at {where}/{name}, then for `hf auth login`"
         except RepositoryNotFoundError:

@@ -69,6 +69,21 @@ class Layout:
                 raise
             raise ModelError(f"{folder}: {error}") from error
 
+    @classmethod
+    def of_settings(cls, folder: Path, family: str) -> "Layout":
+        """The sizes alone, by ``config.json``: no weight is there, or asked for.
+
+        Raises ModelError for settings that are not computed.
+        """
+        settings = read_json(folder / "config.json")
+        row = family_of(family)
+        try:
+            text = DecoderConfig.read(settings)
+            tower: Tower = part(row.tower_config).read(settings, text.hidden)
+        except ModelError as error:
+            raise ModelError(f"{folder}: {error}") from error
+        return cls(text, tower, row.tower_prefix, {})
+
     def parameters(self, share: Share = WHOLE) -> int:
         """How many numbers all weights are, or those of a rank that has a ``share`` of them."""
         return share.parameters(self.text) + sum(map(math.prod, self.tower.shapes().values()))

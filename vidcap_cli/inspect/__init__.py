@@ -8,8 +8,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from vidcap_cli.addresses import named
+from vidcap_cli.checkpoint.hub import is_hub_name
 from vidcap_cli.errors import UsageError
+from vidcap_cli.families import RECOMMENDED
 from vidcap_cli.inspect.report import Report, render
+from vidcap_cli.options import NANO
 
 __all__ = ["Report", "Wanted", "inspect", "render"]
 
@@ -53,10 +56,26 @@ def inspect(target: Path | None, wanted: Wanted | None = None) -> Report:
 
         wanted.only("this machine")
         return machine_report()
-    target = named(target)
+    name, target = str(target), named(target)
+    if not target.exists() and _names_a_model(name):
+        from vidcap_cli.caption import model_folder  # noqa: PLC0415
+        from vidcap_cli.inspect.model import model_report  # noqa: PLC0415
+
+        wanted.only("a model")
+        return model_report(model_folder(name, RECOMMENDED.command, weights=False), name)
     if not target.exists():
         raise UsageError(f"{target}: there is no such file or folder; check the spelling.")
     return _folder(target, wanted) if target.is_dir() else _file(target, wanted)
+
+
+def _names_a_model(name: str) -> bool:
+    """Whether ``name``, which is no file, is one that --model takes, and no file misspelled."""
+    from vidcap_cli.rundir.plan import VIDEO_SUFFIXES  # noqa: PLC0415
+    from vidcap_cli.tables import table_form  # noqa: PLC0415
+
+    path = Path(name)
+    is_file = table_form(path) or path.suffix.lower() in VIDEO_SUFFIXES | {".vidcap"}
+    return name == NANO or (is_hub_name(name) and not is_file)
 
 
 def _folder(target: Path, wanted: Wanted) -> Report:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vidcap_cli.checkpoint.files import read_json, weight_map
-from vidcap_cli.checkpoint.folder import check_model, command_of
+from vidcap_cli.checkpoint.folder import check_model, command_of, has_weights
 from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.checkpoint.weights import Tensor, read_header
 from vidcap_cli.config import CaptionConfig
@@ -26,6 +26,7 @@ from vidcap_cli.view.words import count, size
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 _VISION = tuple(key for family in FAMILIES.values() for key in family.tower_keys)
+_NOT_HERE = "the weights are not here yet; what is told is by config.json"
 # file -> what is lost without it
 _OPTIONAL = {
     "generation_config.json": "end tokens are taken from config.json",
@@ -34,17 +35,24 @@ _OPTIONAL = {
 }
 
 
-def model_report(folder: Path) -> Report:
-    """The report on a checkpoint folder; a damaged one is a report with problems."""
+def model_report(folder: Path, name: str | None = None) -> Report:
+    """The report on a checkpoint folder; a damaged one is a report with problems.
+
+    ``name`` is how ``--model`` calls it where that is not the folder: its weights may not have been
+    downloaded then.
+    """
     problems: list[Problem] = []
-    tensors = _weights(folder, problems)
+    weights = name is None or has_weights(folder)
+    if not weights:
+        problems.append(Problem(_NOT_HERE, "the first run downloads them", serious=False))
+    tensors = _weights(folder, problems) if weights else {}
     config: dict[str, Any] = {}
     try:
         config = read_json(folder / "config.json")
     except ModelError as error:
         problems.append(Problem(str(error)))
     command = command_of(config)
-    _usable(folder, command, config, problems)
+    _usable(folder, command, config, problems, weights=weights)
     sections = []
     if config:
         sections.append(Section("model", _model_facts(folder, config)))
@@ -57,13 +65,18 @@ def model_report(folder: Path) -> Report:
             )
     sections.append(Section("files", _file_facts(folder)))
     serious = any(problem.serious for problem in problems)
-    usage = f"can be used: vidcap {command} META --model {shlex.quote(str(folder))}"
+    usage = f"can be used: vidcap {command} META --model {shlex.quote(name or str(folder))}"
     verdict = "cannot be used as it is" if serious else usage
-    return Report("model", str(folder), verdict, tuple(sections), _distinct(problems))
+    return Report("model", name or str(folder), verdict, tuple(sections), _distinct(problems))
 
 
 def _usable(
-    folder: Path, command: str | None, config: Mapping[str, Any], problems: list[Problem]
+    folder: Path,
+    command: str | None,
+    config: Mapping[str, Any],
+    problems: list[Problem],
+    *,
+    weights: bool,
 ) -> None:
     """Ask what a caption command would ask before it starts."""
     if not config:
@@ -76,7 +89,7 @@ def _usable(
         )
         return
     try:
-        check_model(folder, command)
+        check_model(folder, command, weights=weights)
         load_captioner(CaptionConfig(family=command, model=str(folder)))
     except ModelError as error:
         problems.append(Problem(str(error)))

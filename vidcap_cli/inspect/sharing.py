@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidcap_cli.ascend import visible_devices
+from vidcap_cli.checkpoint.folder import has_weights
 from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.inspect.ascend import look_at_ascend
@@ -23,7 +24,7 @@ def sharing_facts(folder: Path, family: str, devices: Sequence[int]) -> tuple[Fa
 
     Raises ModelError when the folder is no whole checkpoint.
     """
-    layout = Layout.read(folder, family)
+    layout = (Layout.read if has_weights(folder) else Layout.of_settings)(folder, family)
     facts = []
     for ranks, parameters in layout.divided().items():
         if ranks > _MOST:

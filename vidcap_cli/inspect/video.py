@@ -21,10 +21,8 @@ from vidcap_cli.video import Clip, Rule, VideoInfo, probe, read_frames
 from vidcap_cli.video.pool import DecodePool
 from vidcap_cli.view.words import count, duration, size
 
-# What each command would sample with its default options, where that needs no checkpoint.
-RULES: dict[str, FrameRule] = {
-    name: part(row.frame_rule)() for name, row in FAMILIES.items() if row.frame_rule
-}
+# What each command would sample with its default options and usual checkpoints.
+RULES: dict[str, FrameRule] = {name: part(row.frame_rule)() for name, row in FAMILIES.items()}
 RULE = RULES[RECOMMENDED.command]
 
 _READ_SECONDS = 60.0
@@ -120,7 +118,9 @@ def _seconds(seconds: float) -> str:
 def _seen(clip: Probed, rule: FrameRule) -> tuple[Fact, ...]:
     indices = rule.indices(clip.source_frames, clip.source_fps)
     tokens = rule.tokens(len(indices), clip.source_height, clip.source_width)
-    _, tall, wide, _ = clip.frames.shape
+    # Of the frames that were read for one rule the first tells the size for another.
+    frames = clip.frames if rule is RULE else rule.prepare(clip.frames[:1], 1)
+    _, tall, wide, _ = frames.shape
     return (
         Fact("reader", clip.reader),
         Fact("frames sampled", count(len(indices), "frame"), len(indices)),

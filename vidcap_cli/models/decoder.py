@@ -22,10 +22,10 @@ from mindspore import Tensor
 from numpy.typing import NDArray
 
 from vidcap_cli.checkpoint.shares import WHOLE, Share
-from vidcap_cli.models.decoder_config import DecoderConfig
+from vidcap_cli.models.decoder_config import DecoderConfig, cache_length
 from vidcap_cli.models.decoder_graphs import DecoderGraphs
 from vidcap_cli.models.kernels import Kernels
-from vidcap_cli.models.kv_cache import KVCache, cache_length
+from vidcap_cli.models.kv_cache import KVCache
 from vidcap_cli.models.rope import rope
 from vidcap_cli.models.sharding import Sharded, Whole
 from vidcap_cli.models.weights import Read, Weights, in_graphs

@@ -7,6 +7,13 @@ from typing import Any
 from vidcap_cli.checkpoint.settings import check_settings, rope_of
 from vidcap_cli.errors import ModelError
 
+SHORTEST = 256  # tokens of the smallest cache of keys and values
+
+
+def cache_length(tokens: int) -> int:
+    """Tokens that a slot has in a cache for sequences of at most ``tokens``."""
+    return max(SHORTEST, 1 << (tokens - 1).bit_length())
+
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:

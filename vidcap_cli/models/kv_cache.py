@@ -11,15 +11,9 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
+from vidcap_cli.models.decoder_config import cache_length
 from vidcap_cli.models.device import eagerly
 from vidcap_cli.models.kernels import Cache, GroupedQueryAttention, Kernels
-
-SHORTEST = 256  # tokens of the smallest cache
-
-
-def cache_length(tokens: int) -> int:
-    """Tokens that a slot has in a cache for sequences of at most ``tokens``."""
-    return max(SHORTEST, 1 << (tokens - 1).bit_length())
 
 
 class KVCache:

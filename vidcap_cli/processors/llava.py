@@ -93,6 +93,11 @@ class FrameRule:
         return frames * self.tokens_per_frame
 
 
+def usual_rule() -> FrameRule:
+    """The rule of the original's defaults, a frame through CLIP ViT-L/14-336: 24 x 24 features."""
+    return FrameRule(ClipImages(), 1, 24**2)
+
+
 class Llava:
     """The captioner of a LLaVA checkpoint folder."""
 

@@ -68,6 +68,11 @@ class FrameRule:
         return int(np.prod(self.pooled))
 
 
+def usual_rule() -> FrameRule:
+    """The rule of the original's defaults: 4 frames, each pooled to 12 x 12 features."""
+    return FrameRule(ClipImages(), 4, (4, 12, 12))
+
+
 def _first_resize(frames: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
     """``PllavaProcessor.resize_crop_longshort`` for one video ``[T, H, W, 3]``.
 

@@ -1,0 +1,99 @@
+"""``--dry-run`` and ``--calibrate``: what they tell is what a run then has."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.helpers.commands import rows_of, vidcap, write_nano_table
+from vidcap_cli.calibration import Measured, _spread
+from vidcap_cli.caption import bundled
+from vidcap_cli.rundir.selection import Selection
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    return write_nano_table(tmp_path_factory.mktemp("clips"), 6, seed=5)
+
+
+def told(table: Path, *words: str) -> dict:
+    asked = [str(table), "--model", "nano", "--json", *words]
+    code, out, err = vidcap("qwen2vl", *asked, cwd=table.parent)
+    assert code == 0, err
+    return json.loads(out)["facts"]
+
+
+def test_frames_and_tokens_are_those_of_the_run(table):
+    facts = told(table, "--dry-run")
+    code, _, err = vidcap(
+        *("qwen2vl", table, "--model", "nano", "--all-columns", "-o", "out.parquet"),
+        cwd=table.parent,
+    )
+    assert code == 0, err
+    rows = pq.read_table(table.parent / "out.parquet").to_pylist()
+    visual = [row["caption_prompt_tokens"] - facts["videos"]["other_tokens"] for row in rows]
+    assert facts["videos"]["in_all"] == {
+        "frames": sum(row["caption_frames"] for row in rows),
+        "visual_tokens": sum(visual),
+    }
+    assert facts["videos"]["visual_tokens"]["most"] == max(visual)
+    assert facts["run"]["rows"] == facts["run"]["to_caption"] == len(rows)
+
+
+def test_a_calibration_measures_with_some_of_the_rows_and_keeps_nothing(table, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(table.parent / "tmp"))
+    (table.parent / "tmp").mkdir()
+    before = sorted(os.listdir(table.parent))
+    facts = told(table, "--calibrate", "3", "-q")
+    assert facts["time"]["measured_with"] == {"videos": 3, "captioned": 3, "shrunk": 0}
+    assert facts["time"]["pace"] > 0
+    assert facts["time"]["to_caption_them"] > facts["time"]["start"] > 0
+    estimated, measured = facts["memory_of_a_rank"]["in_all"], facts["time"]["memory_of_a_rank"]
+    assert abs(measured - estimated) < 0.15 * measured
+    assert sorted(os.listdir(table.parent)) == before
+    assert os.listdir(table.parent / "tmp") == []
+
+
+def test_rows_measured_are_spread_over_those_selected():
+    for selection, rows, count, expected in [
+        (Selection(), 100, 4, [0, 25, 50, 75]),
+        (Selection(limit=10), 100, 3, [0, 3, 6]),
+        (Selection(None, 1, 2), 20, 3, [1, 7, 13]),
+        (Selection(), 3, 8, [0, 1, 2]),
+    ]:
+        mask = _spread(selection, rows, count).mask(rows)
+        assert [row for row in range(rows) if mask[row]] == expected
+        assert not (mask & ~selection.mask(rows)).any()
+
+
+def test_time_is_that_of_the_pace_and_of_the_start():
+    measured = Measured(rows=8, ok=8, shrunk=0, per_second=2.0, start=10.0, memory=1)
+    assert measured.seconds(7200) == 3610.0
+    assert Measured(8, 0, 0, None, 10.0, 1).seconds(5) is None
+
+
+def test_a_dry_run_needs_no_weights_but_a_calibration_does(table, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(bundled("qwen2vl"), model, ignore=shutil.ignore_patterns("*.safetensors"))
+    words = ["qwen2vl", table, "--model", model, "-o", tmp_path / "o.csv"]
+    code, out, err = vidcap(*words, "--dry-run", cwd=tmp_path)
+    assert code == 0, err
+    assert "! the weights of the model are not here yet" in out
+    whole = told(table, "--dry-run")["memory_of_a_rank"]["weights"]
+    code, out, _ = vidcap(*words, "--dry-run", "--json", cwd=tmp_path)
+    assert json.loads(out)["facts"]["memory_of_a_rank"]["weights"] == whole
+    for more in (["--calibrate", "2"], []):
+        code, out, err = vidcap(*words, *more, cwd=tmp_path)
+        assert (code, out) == (1, "")
+        assert "lacks model.safetensors" in err
+
+
+def test_videos_that_cannot_be_read_leave_the_pace_unknown(tmp_path):
+    (tmp_path / "m.csv").write_text("path\na.mp4\nb.mp4\n")
+    facts = told(tmp_path / "m.csv", "--calibrate", "2", "-q")
+    assert facts["videos"]["sample"] == {"videos": 2, "unreadable": 2}
+    assert facts["time"]["to_caption_them"] == "unknown: none of 2 videos got a caption"
+    assert rows_of(tmp_path / "m.csv") == [{"path": "a.mp4"}, {"path": "b.mp4"}]

@@ -1,0 +1,79 @@
+"""``--calibrate N``: what a run will take, measured by captioning N of its rows.
+
+They are spread evenly over the table and captioned as the run would do it, by as many ranks, into
+a temporary run directory which is removed.
+"""
+
+import resource
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from vidcap_cli.launch.leader import Job, leading
+from vidcap_cli.rundir.ledger import RunParts
+from vidcap_cli.rundir.selection import Selection
+from vidcap_cli.statuses import Flag
+from vidcap_cli.view.live import make_view
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What captioning ``rows`` rows took: ``ok`` have a caption, ``shrunk`` were shown smaller.
+
+    ``per_second`` captions a second of all ranks of this node, None where there was none;
+    ``start`` is the seconds in which none could be made, ``memory`` bytes that a rank took at most.
+    """
+
+    rows: int
+    ok: int
+    shrunk: int
+    per_second: float | None
+    start: float
+    memory: int
+
+    def seconds(self, rows: int) -> float | None:
+        """How long ``rows`` rows would take, if each gets a caption."""
+        return None if self.per_second is None else self.start + rows / self.per_second
+
+
+def measure(job: Job, rows: int, count: int, *, quiet: bool) -> Measured:
+    """Caption ``count`` of the ``rows`` rows of ``job``.
+
+    Raises what a run raises that cannot begin or go on.
+    """
+    with TemporaryDirectory(prefix="vidcap-") as place:
+        few = replace(
+            job,
+            run_dir=Path(place) / "run",
+            fresh=False,
+            extend=False,
+            selection=_spread(job.selection, rows, count),
+        )
+        with leading(few) as leader:
+            began = time.monotonic()
+            with make_view(title="measuring", total=leader.rows, quiet=quiet) as view:
+                leader.work(view)
+            seconds, pace = time.monotonic() - began, view.state.per_second(time.time())
+            parts = RunParts(leader.run, leader.plan)
+            flags = (
+                part_flags
+                for part in leader.run.part_files()
+                for part_flags in parts.read(part, ["flags"])["flags"].to_pylist()
+            )
+            return Measured(
+                rows=leader.rows,
+                ok=view.state.ok,
+                shrunk=sum(Flag.SHRUNK in (each or "").split(",") for each in flags),
+                per_second=pace,
+                start=max(0.0, seconds - view.state.ok / pace) if pace else seconds,
+                # Of all processes that were children: the largest is a rank, which has a model.
+                memory=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+            )
+
+
+def _spread(selection: Selection, rows: int, count: int) -> Selection:
+    """Every so many-th row of those selected, so that there are ``count`` of them or a few more."""
+    step = max(1, selection.count(rows) // count)
+    until = selection.shard + step * selection.of * count
+    return Selection(min(until, selection.until(rows)), selection.shard, selection.of * step)
