@@ -16,8 +16,9 @@ pytest.importorskip("mindspore")
 SLOW = pytest.mark.slow
 FAMILIES = ("llava", "pllava", "qwen2vl")
 # What a decode step launches besides its layers: the embedding, the mask (the place of the last
-# token as number of its type, and a comparison), the first norm, the head, its float32, the argmax.
-AROUND_A_STEP = 7
+# token as number of its type, and a comparison), the first norm, the head, its float32, the argmax,
+# and the log-probability of that: a log-softmax, and a gathering.
+AROUND_A_STEP = 9
 A_LAYER = 13
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", REPOSITORY)
 

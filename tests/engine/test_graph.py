@@ -61,7 +61,12 @@ def row(family, index) -> Row:
 
 
 def answer(golden: dict[str, object]) -> dict[str, object]:
-    return {"ids": golden["ids"], "finish_reason": golden["finish"]}
+    logprob = golden["logprob"]
+    return {
+        "ids": golden["ids"],
+        "finish_reason": golden["finish"],
+        "logprob": logprob and pytest.approx(logprob, rel=CLOSE, abs=CLOSE),
+    }
 
 
 @pytest.mark.parametrize(("family", "index"), PROMPTS)

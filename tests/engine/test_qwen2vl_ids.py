@@ -28,6 +28,16 @@ def test_captions_equal_transformers_on_pytorch(engine, case):
         assert [(row["ids"], row["finish_reason"]) for row in rows[way]] == expected
 
 
+@pytest.mark.slow
+def test_engines_are_as_sure_as_each_other():
+    seeds = [str(QWEN2VL[number].seed) for number in range(len(QWEN2VL)) if is_common(number)]
+    graph = printed_by("qwen2vl_ids.py", "graph", *seeds)
+    mindnlp = printed_by("qwen2vl_ids.py", "mindnlp", *seeds)
+    for ours, theirs in zip(graph, mindnlp, strict=True):
+        for one, other in zip(ours["alone"], theirs["together"], strict=True):
+            assert one["logprob"] == pytest.approx(other["logprob"], rel=1e-4, abs=1e-4)
+
+
 def test_the_goldens_tell_checkpoints_and_videos_apart():
     captions = [video["ids"] for case in CAPTIONS for video in case["videos"]]
     assert len({tuple(ids) for ids in captions}) == len(captions)

@@ -10,9 +10,10 @@
 The models are those of the other goldens: transformers' Qwen2-VL and LLaVA, PLLaVA from its parts,
 in float32. Writes ``engine.json`` beside this file: for each case of ``engine_cases`` and each of
 its prompts the token ids and, at the end of the prompt and after every one of them, the raw logits
-(before the repetition penalty): the largest with their ids, the largest magnitude and the mean. Run
-it with ``uv run --no-project tests/goldens/make_engine.py [NAME ...]`` when a case is added; names
-of cases say which to try, and nothing is written then.
+(before the repetition penalty): the largest with their ids, the largest magnitude and the mean; and
+the mean log-probability of the caption's tokens by these logits. Run it with
+``uv run --no-project tests/goldens/make_engine.py [NAME ...]`` when a case is added; names of cases
+say which to try, and nothing is written then.
 """
 
 import json
@@ -170,6 +171,7 @@ def golden(model: Any, inputs: Inputs, eos: tuple[int, ...]) -> dict[str, object
     largest = logits.abs().amax(-1, keepdim=True)
     cached = torch.cat(output.logits)
     assert ((logits[:steps] - cached).abs() <= SAME * largest[:steps]).all()
+    log_probs = torch.log_softmax(cached[: len(kept)].float(), -1)
     best = torch.cat(output.scores).topk(2).values
     leads = (best[:, 0] - best[:, 1]) / largest[:steps, 0]
     return {
@@ -177,6 +179,8 @@ def golden(model: Any, inputs: Inputs, eos: tuple[int, ...]) -> dict[str, object
         "ids": kept.tolist(),
         "finish": "stop" if stopped else "length",
         "lead": short(leads.min()),
+        # Of the caption's tokens, before the repetition penalty; without the end token.
+        "logprob": short(log_probs[torch.arange(len(kept)), kept].mean()) if len(kept) else None,
         "logits": [position(row) for row in logits],
     }
 

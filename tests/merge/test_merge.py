@@ -225,6 +225,7 @@ def test_all_columns(tmp_path, run):
     names = [
         "finish_reason", "prompt_tokens", "new_tokens", "frames", "height", "width",
         "decode_s", "infer_s", "attempts", "rank", "reader", "model", "prompt",
+        "logprob",
     ]
     # fmt: on
     assert out.schema.names[7:] == [f"caption_{name}" for name in names]

@@ -278,6 +278,16 @@ def test_gather_and_argmax(kernels):
     np.testing.assert_array_equal(both(kernels.argmax, wide).asnumpy(), [5, 1023, 2999, 0])
 
 
+@pytest.mark.parametrize("vocab", [7, 3000, 151_936])
+def test_log_prob(kernels, vocab):
+    logits, ids = 5 * normal(3, vocab), np.array([vocab - 1, 0, vocab // 2], np.int32)
+    logits[1] += 1000  # what overflows unless the largest is taken away first
+    wide = logits.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    expected = wide[np.arange(3), ids] - np.log(np.exp(wide).sum(-1))
+    close(both(kernels.log_prob, logits, ids), expected)
+
+
 @pytest.mark.parametrize("size", [3, 7, 9])
 def test_split_and_concat(kernels, size):
     x = Tensor(normal(7, 2))

@@ -18,10 +18,15 @@ INSTALL_MINDNLP = "pip install 'vidcap[mindnlp]', under Python 3.11"
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """The new token ids of one row, the end token left out, and why they end: stop or length."""
+    """The new token ids of one row, the end token left out, and why they end: stop or length.
+
+    ``logprob`` is the mean of their log-probabilities: natural, of the log-softmax in float32 of
+    the model's own logits, before any penalty. None where there is no token.
+    """
 
     ids: list[int]
     finish_reason: str
+    logprob: float | None = None
 
 
 class SpentError(Exception):

@@ -33,14 +33,19 @@ from vidcap_cli.statuses import Doing
 
 @dataclass(slots=True)
 class _Caption:
-    """A caption in the making. ``seconds`` is its share of the device's time."""
+    """A caption in the making. ``log_prob`` is the sum of its tokens'; ``seconds`` is its share of
+    the device's time.
+    """
 
     request: Request
     ids: list[int] = field(default_factory=list)
+    log_prob: float = 0.0
     seconds: float = 0.0
 
     def finished(self, reason: str) -> Answer:
-        return Answer(self.request.row_id, Generated(self.ids, reason), None, self.seconds)
+        logprob = self.log_prob / len(self.ids) if self.ids else None
+        generated = Generated(self.ids, reason, logprob)
+        return Answer(self.request.row_id, generated, None, self.seconds)
 
     def failed(self, error: Exception) -> Answer:
         return Answer(self.request.row_id, None, error, self.seconds)
@@ -123,14 +128,14 @@ class GraphEngine:
                 next_token = self._run.begin(slot, prompt, self._most)
             self._seen[slot] = False
             self._seen[slot, prompt.ids] = True
-            token = int(self._choose(next_token, self._seen[slot : slot + 1])[0])
+            token, log_prob = self._choose(next_token, self._seen[slot : slot + 1])[0]
         except Exception as error:  # noqa: BLE001 - the status of the row
             told = self._survived(error, [caption])
             self._run.free(slot)
             yield running.pop(slot).failed(told)
             return
         caption.seconds = time.monotonic() - began
-        yield from self._append(slot, token, running)
+        yield from self._append(slot, token, log_prob, running)
 
     def _advance(self, running: dict[int, _Caption]) -> Iterator[Answer]:
         """One step of all slots; the answers of those that it ends."""
@@ -143,26 +148,30 @@ class GraphEngine:
         share = (time.monotonic() - began) / len(running)
         for slot, caption in list(running.items()):
             caption.seconds += share
-            yield from self._append(slot, int(chosen[slot]), running)
+            yield from self._append(slot, *chosen[slot], running)
 
-    def _append(self, slot: int, token: int, running: dict[int, _Caption]) -> Iterator[Answer]:
+    def _append(
+        self, slot: int, token: int, log_prob: float, running: dict[int, _Caption]
+    ) -> Iterator[Answer]:
         caption = running[slot]
         self._seen[slot, token] = True
         if token not in self._eos:
             caption.ids.append(token)
+            caption.log_prob += log_prob
             if len(caption.ids) < self._most:
                 return
         reason = "stop" if token in self._eos else "length"
         self._run.free(slot)
         yield running.pop(slot).finished(reason)
 
-    def _choose(self, next_token: NextToken, seen: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """The next tokens ``[n]`` of n sequences that hold the tokens ``seen`` ``[n, vocab]``."""
-        ids = next_token.argmax
+    def _choose(self, next_token: NextToken, seen: NDArray[np.bool_]) -> list[tuple[int, float]]:
+        """The next token of each of n sequences that hold the tokens ``seen`` ``[n, vocab]``, and
+        its log-probability.
+        """
+        logits, ids, log_prob = next_token
         if self._penalty != 1.0:
-            ids = self._penalised(next_token.logits, Tensor(seen), self._penalty)
-        chosen: NDArray[np.int64] = ids.asnumpy()
-        return chosen
+            ids, log_prob = self._penalised(logits, Tensor(seen), self._penalty)
+        return list(zip(ids.asnumpy().tolist(), log_prob.asnumpy().tolist(), strict=True))
 
     def _survived(self, error: Exception, captions: Iterable[_Caption]) -> Exception:
         """What ``error`` is to the ``captions`` that were run; SpentError where none can be now."""
@@ -195,7 +204,8 @@ class _Penalised(nn.Cell):  # type: ignore[misc]
         self.kernels = kernels
 
     @ms.jit
-    def construct(self, logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-        """Of ``logits`` ``[n, vocab]``."""
+    def construct(self, logits: Tensor, seen: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+        """Of ``logits`` ``[n, vocab]``, with its log-probability without the penalty."""
         less = ops.where(logits < 0, logits * penalty, logits / penalty)
-        return self.kernels.argmax(ops.where(seen, less, logits))
+        ids = self.kernels.argmax(ops.where(seen, less, logits))
+        return ids, self.kernels.log_prob(logits, ids)

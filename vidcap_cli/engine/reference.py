@@ -102,7 +102,8 @@ class ReferenceEngine:
             name: self._tensor(np.concatenate([prompt.vision[name] for prompt in prompts]))
             for name in prompts[0].vision
         }
-        stopping = _Stop(stop)
+        confidence = _Confidence()
+        stopping = _Stop(stop, confidence)
         output = self._model.generate(
             input_ids=self._tensor(ids),
             attention_mask=self._tensor(mask),
@@ -113,34 +114,60 @@ class ReferenceEngine:
             top_p=None,
             top_k=None,
             max_new_tokens=self._max_new_tokens,
-            repetition_penalty=self._generation.repetition_penalty,
+            repetition_penalty=1.0,  # among the processors below, after what sees the raw logits
             eos_token_id=list(self._generation.eos),
             pad_token_id=self._generation.eos[0],
+            logits_processor=transformers.LogitsProcessorList([confidence, *self._processors()]),
             stopping_criteria=transformers.StoppingCriteriaList([stopping]),
         )
         if stopping.stopped:
             return None
         new = output[:, ids.shape[1] :].tolist()
-        return [self._until_end(row) for row in new]
+        log_probs = np.array(confidence.noted).T.tolist()
+        return [self._until_end(*row) for row in zip(new, log_probs, strict=True)]
+
+    def _processors(self) -> list[Any]:
+        penalty = self._generation.repetition_penalty
+        return [] if penalty == 1.0 else [transformers.RepetitionPenaltyLogitsProcessor(penalty)]
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> Any:
         return torch.tensor(array).to(self._model.device)
 
-    def _until_end(self, ids: list[int]) -> Generated:
-        for index, token in enumerate(ids):
-            if token in self._generation.eos:
-                return Generated(ids[:index], "stop")
-        return Generated(ids, "length")
+    def _until_end(self, ids: list[int], log_probs: list[float]) -> Generated:
+        ends = (index for index, token in enumerate(ids) if token in self._generation.eos)
+        length = next(ends, len(ids))
+        logprob = sum(log_probs[:length]) / length if length else None
+        return Generated(ids[:length], "stop" if length < len(ids) else "length", logprob)
+
+
+class _Confidence(transformers.LogitsProcessor):
+    """Notes the log-probabilities of tokens; comes first, to see what no other has changed."""
+
+    def __init__(self) -> None:
+        self.noted: list[list[float]] = []  # by step those of all rows
+        self._scores: Any = None
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:  # noqa: ARG002
+        self._scores = torch.log_softmax(scores.float(), -1)
+        return scores
+
+    def note(self, tokens: Any) -> None:
+        """Those of the ``tokens`` ``[n, 1]`` that were chosen last."""
+        self.noted.append(torch.gather(self._scores, 1, tokens)[:, 0].tolist())
 
 
 class _Stop(transformers.StoppingCriteria):
-    """Ends generation between two tokens when the rank is asked to leave."""
+    """Ends generation between two tokens when the rank is asked to leave.
 
-    def __init__(self, stop: Callable[[], bool]) -> None:
-        self._stop = stop
+    It is asked after every token, which ``confidence`` then notes.
+    """
+
+    def __init__(self, stop: Callable[[], bool], confidence: _Confidence) -> None:
+        self._stop, self._confidence = stop, confidence
         self.stopped = False
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        self._confidence.note(input_ids[:, -1:])
         self.stopped = self.stopped or self._stop()
         return torch.full((input_ids.shape[0],), self.stopped, dtype=torch.bool)
 

@@ -8,6 +8,7 @@ import shlex
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,11 @@ _MEANS = {
     Fault.STOCK_OPENING: "begins with the same words as many others",
     Fault.OTHER_SCRIPT: "letters of another script than most captions have",
     Fault.PROMPT: "repeats the prompt, or shows marks of a conversation",
+    Fault.LOW_CONFIDENCE: "the model was far less sure of it than of most others",
 }
 _NONE = hash("")
 _OPTIONAL = ("status", "error", "flags", "finish_reason", "prompt")
+_LOGPROB = "logprob"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class Captions:
             if f"caption_{name}" in table.schema.names
             and is_text(table.schema.field(f"caption_{name}").type)
         }
+        if f"caption_{_LOGPROB}" in table.schema.names:
+            extra[_LOGPROB] = f"caption_{_LOGPROB}"
         return cls(table, text, extra)
 
     @property
@@ -126,7 +131,7 @@ class Captions:
 def _strings(table: Table, block: pa.RecordBatch, column: str) -> list[str]:
     try:
         strings = block.column(column).cast(pa.string())
-    except pa.ArrowInvalid as error:  # bytes
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:  # bytes, lists
         raise TableError(f"{table.path}: the column `{column}` cannot be read: {error}") from error
     found: list[str] = pc.fill_null(strings, "").to_pylist()
     return found
@@ -143,6 +148,7 @@ class _Judged:
     stock: list[int]  # a row for each stock opening
     script: int
     statuses: Counter[str]
+    logprobs: npt.NDArray[np.float64]  # NaN where nothing says it
 
 
 def captions_report(captions: Captions, export: Path | None = None) -> Report:
@@ -181,6 +187,7 @@ class _Reading:
     _shelved: "array[int]" = field(default_factory=lambda: array("q"))  # rows, in its order
     _seen: set[int] = field(default_factory=set)  # hashes of captions on the shelf
     _statuses: Counter[str] = field(default_factory=Counter)
+    _logprobs: list[npt.NDArray[np.float64]] = field(default_factory=list)
     _rows: int = 0
 
     def take(self, block: Mapping[str, list[str]]) -> None:
@@ -201,6 +208,7 @@ class _Reading:
         self._openings.append(_openings(words))
         self._shelve(numbers, of_text)
         self._statuses.update(block.get("status", ()))
+        self._logprobs.append(_numbers(block.get(_LOGPROB, [""] * len(texts))))
         self._rows += len(texts)
 
     def _shelve(self, numbers: Sequence[rules.Words], of_text: npt.NDArray[np.int64]) -> None:
@@ -233,7 +241,10 @@ class _Reading:
         spelled = [int(np.argmax(opening == number)) for number in stock]
         script, other = _other_script(self._scripts, spoken)
         faults[other] |= _BIT[Fault.OTHER_SCRIPT]
-        return _Judged(faults, words, first, alike, spelled, script, self._statuses)
+        logprobs = _together(self._logprobs, np.float64)
+        logprobs[~spoken] = np.nan
+        faults[rules.unsure(logprobs)] |= _BIT[Fault.LOW_CONFIDENCE]
+        return _Judged(faults, words, first, alike, spelled, script, self._statuses, logprobs)
 
     def _alike(
         self, paths: npt.NDArray[np.int64], first: npt.NDArray[np.int64]
@@ -246,6 +257,15 @@ class _Reading:
         alike = np.full(len(paths), -1, np.int64)
         alike[rows[found >= 0]] = rows[found[found >= 0]]
         return alike[first] if len(first) else alike
+
+
+def _numbers(cells: Sequence[str]) -> npt.NDArray[np.float64]:
+    """What cells say, NaN where that is no number."""
+    found = np.full(len(cells), np.nan)
+    for place, cell in enumerate(cells):
+        with suppress(ValueError):
+            found[place] = float(cell)
+    return found
 
 
 def _openings(words: Sequence[Sequence[str]]) -> npt.NDArray[np.int64]:
@@ -355,6 +375,8 @@ def _evidence(fault: Fault, row: int, judged: _Judged, rows: Mapping[int, _Row])
         case Fault.NEAR_DUPLICATE:
             other = int(judged.alike[row])
             return f"as row {other:,}, but {rules.difference(found.text, rows[other].text)}"
+        case Fault.LOW_CONFIDENCE:
+            text = f"{judged.logprobs[row]:.2f}: {text}"
     return _clipped(text) or "nothing"
 
 

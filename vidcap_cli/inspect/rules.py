@@ -36,6 +36,7 @@ class Fault(StrEnum):
     STOCK_OPENING = "stock_opening"
     OTHER_SCRIPT = "other_script"
     PROMPT = "prompt"
+    LOW_CONFIDENCE = "low_confidence"
 
 
 # Words. Chinese and Japanese have no spaces: there a character is a word.
@@ -242,6 +243,23 @@ def said_again(words: Words, bounds: Bounds) -> npt.NDArray[np.float64]:
     enough = lengths >= _LEAST_WORDS
     share[enough] = counts[enough] / lengths[enough]
     return share
+
+
+# Low confidence: the model was far less sure of a caption than of most of the table.
+_LEAST_SURE = 20  # captions whose confidence is known
+_FENCE = 1.5
+
+
+def unsure(logprobs: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which mean log-probabilities lie below the lower quartile by more than 1.5 times the distance
+    of the quartiles (Tukey, Exploratory Data Analysis, 1977); NaN is unknown.
+    """
+    known = logprobs[np.isfinite(logprobs)]
+    if len(known) < _LEAST_SURE:
+        return np.zeros(len(logprobs), np.bool_)
+    lower, upper = np.percentile(known, [25, 75])
+    low: npt.NDArray[np.bool_] = logprobs < lower - _FENCE * (upper - lower)
+    return low
 
 
 def phrase_of(words: Sequence[str]) -> tuple[str, int]:

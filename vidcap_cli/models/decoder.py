@@ -46,12 +46,13 @@ Rope = tuple[Tensor, Tensor]
 
 
 class NextToken(NamedTuple):
-    """What may follow each of S sequences: ``logits`` ``[S, vocab]``, float32, and their
-    ``argmax`` ``[S]``.
+    """What may follow each of S sequences: ``logits`` ``[S, vocab]``, float32, their ``argmax``
+    ``[S]``, and the log-probability (natural) of that, ``log_prob`` ``[S]``.
     """
 
     logits: Tensor
     argmax: Tensor
+    log_prob: Tensor
 
 
 @dataclass(slots=True)
@@ -206,8 +207,8 @@ class Decoder:
         x, kept = self._first_block(x, turn, most)
         masks = self._masks(x.shape[0], first=True)
         ends = prompt.row, prompt.padding, self._norm, self._lm_head
-        logits, argmax, *more = self._graphs.last_layer(x, *turn, len(masks), *ends, *masks, *final)
-        return NextToken(logits, argmax), kept + more
+        found = self._graphs.last_layer(x, *turn, len(masks), *ends, *masks, *final)
+        return NextToken(*found[:3]), [*kept, *found[3:]]
 
     def _in_blocks(self, prompt: _Prompt) -> tuple[NextToken, list[Tensor]]:
         """As ``_in_one``, block by block."""

@@ -59,7 +59,7 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
         self, x: Tensor, cos: Tensor, sin: Tensor, parts: int, *tensors: Tensor
     ) -> Tensors:
         """The last layer over the only block of a prompt, after others that may come before it:
-        logits and argmax after its last token, then as ``first_block``.
+        what ``next_token`` gives after its last token, then as ``first_block``.
 
         ``tensors`` are that token's ROW ``[1]``, the mask of PADDING, two weights, and then as in
         ``first_block``.
@@ -96,15 +96,15 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
         return x + delta
 
     @ms.jit
-    def head(self, x: Tensor, norm: Tensor, lm_head: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of each row of ``x``, and their argmax."""
+    def head(self, x: Tensor, norm: Tensor, lm_head: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``next_token`` gives for each row of ``x``."""
         return self.next_token(x, None, norm, lm_head)
 
     @ms.jit
     def step(
         self, ids: Tensor, index: Tensor, last: Tensor, cos: Tensor, sin: Tensor, *tensors: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """One token for each slot: logits and argmax of what follows ``ids`` ``[S]``.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One token for each slot: what ``next_token`` gives of what follows ``ids`` ``[S]``.
 
         ``index`` says where in the caches its keys and values go, ``last``
         ``[S * cache_rows, 1, 1]``, which is the last token to look at. ``tensors`` are three
@@ -176,8 +176,9 @@ class DecoderGraphs(nn.Cell):  # type: ignore[misc]
 
     def next_token(
         self, x: Tensor, delta: Tensor | None, norm: Tensor, lm_head: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """As ``head``, within a graph."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The logits of each row, their argmax, and the log-probability of that."""
         _, normed = self.add_norm(x, delta, norm)
         logits = self.sharding.joined(self.kernels.linear(normed, lm_head).astype(ms.float32))
-        return logits, self.kernels.argmax(logits)
+        ids = self.kernels.argmax(logits)
+        return logits, ids, self.kernels.log_prob(logits, ids)

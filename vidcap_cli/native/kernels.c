@@ -177,6 +177,19 @@ KERNEL(argmax)
     return 0;
 }
 
+/* Logits [n, width], ids [n]: the log-probability of each row's id [n]. */
+KERNEL(log_prob)
+{
+    UNUSED;
+    if (!float32(dtypes, 0, 1) || strcmp(dtypes[1], "int32"))
+        return WRONG_DTYPE;
+    const scoring p = {
+        .logits = params[0], .ids = params[1], .log_probs = params[2], .rows = shapes[0][0],
+        .width = shapes[0][1]};
+    log_probs(&p);
+    return 0;
+}
+
 /* q [slots, heads * D], keys and values [slots * kv_heads, length, D], last [slots * kv_heads, 1, 1]:
  * what the queries see [slots, heads * D].
  */

@@ -127,6 +127,34 @@ void largest(const choice *p)
     parallel(largest_of_row, (void *)p, p->rows);
 }
 
+static void log_prob_of_row(void *context, int64_t row)
+{
+    const scoring *p = context;
+    const float *x = p->logits + row * p->width;
+    float most = x[0];
+    for (int64_t i = 1; i < p->width; i++)
+        most = x[i] > most ? x[i] : most;
+    /* Some at a time: a single float loses digits over a whole vocabulary. */
+    enum { PART = 1024 };
+    double total = 0;
+    for (int64_t start = 0; start < p->width; start += PART) {
+        const int64_t end = least(start + PART, p->width);
+        vec sums = {0};
+        int64_t i = start;
+        for (; i + LANES <= end; i += LANES)
+            sums += vexp(load(x + i) - most);
+        total += sum(sums);
+        for (; i < end; i++)
+            total += expf(x[i] - most);
+    }
+    p->log_probs[row] = x[p->ids[row]] - most - (float)log(total);
+}
+
+void log_probs(const scoring *p)
+{
+    parallel(log_prob_of_row, (void *)p, p->rows);
+}
+
 /* e^(x - most) in place of x; their sum. */
 static float exponentials(float *x, int64_t n, float most)
 {

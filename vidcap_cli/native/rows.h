@@ -34,6 +34,16 @@ typedef struct {
 
 void largest(const choice *p);
 
+/* log softmax of each row of logits [rows, width] at ``ids``. */
+typedef struct {
+    const float *logits;
+    const int32_t *ids;
+    float *log_probs;
+    int64_t rows, width;
+} scoring;
+
+void log_probs(const scoring *p);
+
 /* softmax(q k^T / sqrt(head_dim)) v of one query for each slot [slots, heads * head_dim], over the
  * tokens 0 to last[slot * kv_heads] of caches [slots * kv_heads, length, head_dim].
  */

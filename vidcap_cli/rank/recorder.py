@@ -122,6 +122,7 @@ class Recorder:
             reader=row.clip.reader,
             model=self._config.model,
             prompt=self._config.question,
+            logprob=new.logprob,
         )
         self._finish(result)
 

@@ -47,6 +47,7 @@ SCHEMA = pa.schema(
         ("reader", pa.string()),
         ("model", pa.string()),
         ("prompt", pa.string()),
+        ("logprob", pa.float32()),
     ]
 )
 
@@ -65,7 +66,8 @@ class Result:
 
     ``text`` is null unless ``status`` is ok. ``flags`` are words joined by commas. ``frames``,
     ``height`` and ``width`` (pixels) are what the model saw; ``decode_s`` and ``infer_s`` are
-    seconds; ``attempts`` counts the launches that took the row up; ``reader`` read the frames.
+    seconds; ``attempts`` counts the launches that took the row up; ``reader`` read the frames;
+    ``logprob`` is the mean log-probability of the text's tokens, see ``engine.Generated``.
     """
 
     row_id: int
@@ -87,6 +89,7 @@ class Result:
     reader: str | None = None
     model: str | None = None
     prompt: str | None = None
+    logprob: float | None = None
 
     def __post_init__(self) -> None:
         if (self.status == Status.OK) != (self.text is not None):

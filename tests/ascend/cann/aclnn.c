@@ -202,6 +202,20 @@ static void index_select(const Kernel *kernel, Argument *a) {
     look_up(a[0].tensor, axis_of(a[0].tensor, a[1].integer), a[2].tensor, a[3].tensor);
 }
 
+/* aclnnGather of rows [n, width] along the last axis: out[i][j] = x[i][index[i][j]]. */
+static void gather(const Kernel *kernel, Argument *a) {
+    Tensor *x = a[0].tensor, *index = a[2].tensor;
+    if (x->axes != 2 || axis_of(x, a[1].integer) != 1) fail("not the last axis of two", kernel->name);
+    int64_t width = x->size[1], each = index->size[1];
+    double *value = numbers(x, x), *at = numbers(index, index);
+    for (int64_t i = 0; i < length(index); i++) {
+        if (at[i] < 0 || at[i] >= width) fail("an index is out of range", kernel->name);
+        at[i] = value[i / each * width + (int64_t)at[i]];
+    }
+    store(a[3].tensor, at);
+    free(value), free(at);
+}
+
 static void embedding(const Kernel *kernel, Argument *a) {
     (void)kernel;
     Tensor rows = *a[2].tensor; /* [..., width] as [n, width] */
@@ -274,6 +288,17 @@ static void softmax(const Kernel *kernel, Argument *a) {
     int64_t width = x->size[x->axes - 1];
     double *value = numbers(x, x);
     softmax_rows(value, length(x) / width, width);
+    store(a[2].tensor, value);
+    free(value);
+}
+
+static void log_softmax(const Kernel *kernel, Argument *a) {
+    Tensor *x = a[0].tensor;
+    if (axis_of(x, a[1].integer) != x->axes - 1) fail("not the last axis", kernel->name);
+    int64_t width = x->size[x->axes - 1], rows = length(x) / width;
+    double *value = numbers(x, x);
+    softmax_rows(value, rows, width);
+    for (int64_t i = 0; i < rows * width; i++) value[i] = log(value[i]);
     store(a[2].tensor, value);
     free(value);
 }
@@ -559,11 +584,13 @@ static const Kernel kernels[] = {
     {"aclnnPermute", "tat", permute},
     {"aclnnRepeat", "tat", repeat},
     {"aclnnIndexSelect", "titt", index_select},
+    {"aclnnGather", "titt", gather},
     {"aclnnEmbedding", "ttt", embedding},
     {"aclnnInplaceScatterUpdate", "ttti", scatter_update},
     {"aclnnArgMax", "tiit", argmax},
     {"aclnnMean", "taiit", mean},
     {"aclnnSoftmax", "tit", softmax},
+    {"aclnnLogSoftmax", "tit", log_softmax},
     {"aclnnRmsNorm", "ttdtt", rms_norm},
     {"aclnnAddRmsNorm", "tttdttt", add_rms_norm},
     {"aclnnLayerNorm", "tattdttt", layer_norm},

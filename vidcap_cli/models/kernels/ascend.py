@@ -104,6 +104,11 @@ class AscendKernels(Kernels):
         """Of the last axis."""
         return mint.argmax(logits, -1)
 
+    def log_prob(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Of the last axis."""
+        scores = mint.nn.functional.log_softmax(logits, -1)
+        return mint.gather(scores, 1, ids.reshape(-1, 1)).reshape(-1)
+
     def split(self, x: Tensor, size: int | tuple[int, ...], axis: int) -> Tensors:
         """Copies: the kernels that follow read rows that lie together."""
         pieces: Tensors = mint.split(x, size, axis)

@@ -40,6 +40,7 @@ class CpuKernels(Kernels):
         self.bmm = ops.BatchMatMul()
         self.bmm_t = ops.BatchMatMul(transpose_b=True)
         self.softmax = ops.Softmax(axis=-1)
+        self.log_softmax = ops.LogSoftmax(axis=-1)
         self.scatter_rows = ops.ScatterUpdate()
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -180,6 +181,10 @@ class CpuKernels(Kernels):
     def argmax(self, logits: Tensor) -> Tensor:
         """Plain."""
         return ops.argmax(logits, -1)
+
+    def log_prob(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """One kernel for the whole vocabulary."""
+        return ops.gather_d(self.log_softmax(logits), 1, ids.reshape(-1, 1)).reshape(-1)
 
     def split(self, x: Tensor, size: int | tuple[int, ...], axis: int) -> Tensors:
         """A single piece is ``x`` itself: to copy all of it takes fifty times as long."""

@@ -40,6 +40,7 @@ class NativePieces(CpuKernels):
         self.added_normed = kernel("add_rms_norm", lambda x, *_: (x, x), (ms.float32, ms.float32))
         self.centered = kernel("layer_norm", _first_shape)
         self.largest = kernel("argmax", lambda x: [x[0]], ms.int32)
+        self.scored = kernel("log_prob", lambda x, _ids: [x[0]])
         self.tower_attention = kernel("tower_attention", _first_shape)
         self.prompt_attention = kernel("prompt_attention", _first_shape)
         self.last_attention = kernel("step_attention", _first_shape)
@@ -127,6 +128,10 @@ class NativePieces(CpuKernels):
     def argmax(self, logits: Tensor) -> Tensor:
         """Of equal ones the first."""
         return self.largest(logits)
+
+    def log_prob(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Two passes over the rows, nothing kept."""
+        return self.scored(logits, ids)
 
     def embed(self, table: Tensor, ids: Tensor) -> Tensor:
         """From panels to rows."""

@@ -113,6 +113,12 @@ class Kernels(nn.Cell):  # type: ignore[misc]
         """The largest of each row."""
         raise NotImplementedError
 
+    def log_prob(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """The log-softmax ``[n]`` of ``logits`` ``[n, vocab]`` at ``ids`` ``[n]``, as ``argmax``
+        gives them.
+        """
+        raise NotImplementedError
+
     def split(self, x: Tensor, size: int | tuple[int, ...], axis: int) -> Tensors:
         """``x`` in pieces of ``size``, the last perhaps smaller, or of these sizes."""
         raise NotImplementedError
