@@ -11,6 +11,9 @@ there. Where a seek does not land on a clean key frame (intra refresh, wrong tab
 read from the start; where the index does not hold, its frames are counted by decoding, and once
 more to be read.
 
+Ranges. Of a range of a video the frames are those that ffmpeg shows in it, and a rule chooses from
+them as if they were all. A process keeps the indexes of the last files for their other ranges.
+
 Readers. PyAV is the reader. ``decord`` is there for those who want what the original scripts
 read (``by_decord``); the clip names its reader.
 
@@ -24,6 +27,7 @@ Does not: open the network, mirror, or bound its own time (the decoder processes
 ``vidcap_cli.video.pool`` do).
 """
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -32,8 +36,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Flag, Status
-from vidcap_cli.video.by_decord import decord_frames, open_decord
+from vidcap_cli.video.by_decord import NO_SPANS, decord_frames, open_decord
 from vidcap_cli.video.clip import Clip, Rule, VideoError, VideoInfo
 from vidcap_cli.video.container import decode, no_frame, open_video
 from vidcap_cli.video.index import Index, count, index_video
@@ -46,6 +51,7 @@ __all__ = ["Clip", "Rule", "VideoError", "VideoInfo", "probe", "read_frames"]
 PYAV = "pyav"
 DECORD = "decord"
 _SEEK_SAVES = 16  # frames: to read on is cheaper than a seek that skips fewer
+_INDEXES_KEPT = 4
 _BATCH_BYTES = 32 << 20  # of full-size frames, held before they are handed to the rule
 
 _Prepare = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -55,8 +61,11 @@ class _CountFrames(Exception):  # noqa: N818 - a change of plan, not an error
     """The packets' time stamps do not lead to the frames."""
 
 
-def probe(path: str | Path) -> VideoInfo:
-    """Look into a video file: reads all of it, decodes a frame of it. Raises VideoError."""
+def probe(path: str | Path, span: Span | None = None) -> VideoInfo:
+    """Look into a video file: reads all of it, decodes a frame of it. Raises VideoError.
+
+    Frames, rate and duration are those of ``span``, if there is one.
+    """
     with open_video(path) as (container, stream):
         codec, form = stream.codec_context.name, container.format.name
         has_audio = bool(container.streams.audio)
@@ -65,11 +74,12 @@ def probe(path: str | Path) -> VideoInfo:
             raise no_frame(stream)
         height, width, _ = _pixels(first, None).shape
         rotation = first.rotation
-    index = index_video(path)
+    index = index_video(path) if span is None else _INDEXES.of(path)
+    begin, end, fps = index.within(span)
     return VideoInfo(
-        frames=index.total,
-        fps=index.fps,
-        duration=index.total / index.fps,
+        frames=end - begin,
+        fps=fps,
+        duration=(end - begin) / fps,
         height=height,
         width=width,
         codec=codec,
@@ -81,19 +91,59 @@ def probe(path: str | Path) -> VideoInfo:
     )
 
 
-def read_frames(path: str | Path, rule: Rule, *, reader: str = "auto") -> Clip:
+def read_frames(
+    path: str | Path, rule: Rule, span: Span | None = None, *, reader: str = "auto"
+) -> Clip:
     """Read the frames that ``rule`` chooses, resized by it; ``reader`` is auto, pyav or decord.
 
+    With ``span`` it chooses from the frames that are shown in this range; decord has none.
     Raises VideoError with the status ``missing_file``, ``decode_error``, or ``rejected`` when the
     rule refuses the size of the frames with a ValueError.
     """
     if reader == DECORD:
+        if span:
+            raise VideoError(Status.DECODE_ERROR, NO_SPANS)
         return _read_decord(path, rule)
-    index = index_video(path)
+    index = index_video(path) if span is None else _INDEXES.of(path)
     try:
-        return _read(path, rule, index)
+        return _read(path, rule, index, span)
     except _CountFrames:
-        return _read(path, rule, count(path, index))
+        index = count(path, index)
+        if span:
+            _INDEXES.keep(path, index)
+        return _read(path, rule, index, span)
+
+
+class _Indexes:
+    """The indexes of the files that ranges were read of last: each has many, and one index."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, tuple[int, ...]], Index] = {}
+
+    def of(self, path: str | Path) -> Index:
+        """The index of a file as it is now; raises VideoError."""
+        known = self._known.get(self._key(path))
+        if known is None:
+            known = index_video(path)
+            self.keep(path, known)
+        return known
+
+    def keep(self, path: str | Path, index: Index) -> None:
+        """Remember a better index of it."""
+        self._known[self._key(path)] = index
+        while len(self._known) > _INDEXES_KEPT:
+            del self._known[next(iter(self._known))]
+
+    @staticmethod
+    def _key(path: str | Path) -> tuple[str, tuple[int, ...]]:
+        try:
+            found = os.stat(path)  # noqa: PTH116 - a path may be a string
+        except (OSError, ValueError):  # whoever opens it says why
+            return str(path), ()
+        return str(path), (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+_INDEXES = _Indexes()
 
 
 def _read_decord(path: str | Path, rule: Rule) -> Clip:
@@ -105,8 +155,9 @@ def _read_decord(path: str | Path, rule: Rule) -> Clip:
     return Clip(frames[places], indices, DECORD, total, fps, shape[0], shape[1], ())
 
 
-def _read(path: str | Path, rule: Rule, index: Index) -> Clip:
-    indices = rule.indices(index.total, index.fps)
+def _read(path: str | Path, rule: Rule, index: Index, span: Span | None) -> Clip:
+    begin, end, fps = index.within(span)
+    indices = begin + rule.indices(end - begin, fps)
     prepare = partial(rule.prepare, clip_frames=len(indices))
     chosen, places = np.unique(indices, return_inverse=True)
     damage: set[Flag] = set()
@@ -115,8 +166,8 @@ def _read(path: str | Path, rule: Rule, index: Index) -> Clip:
         frames=frames if np.array_equal(chosen, indices) else frames[places],
         indices=indices,
         reader=PYAV,
-        source_frames=index.total,
-        source_fps=index.fps,
+        source_frames=end - begin,
+        source_fps=fps,
         source_height=shape[0],
         source_width=shape[1],
         flags=tuple(sorted({*index.flags, *damage})),

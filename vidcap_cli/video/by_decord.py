@@ -19,6 +19,7 @@ from vidcap_cli.video.clip import VideoError
 from vidcap_cli.video.container import open_video
 
 NOT_INSTALLED = "decord is not installed: pip install decord2, or leave --reader out"
+NO_SPANS = "decord reads no ranges of videos; leave --reader out"
 
 
 def open_decord(path: str | Path) -> tuple[Any, int, float]:

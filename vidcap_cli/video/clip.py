@@ -60,7 +60,8 @@ class VideoInfo:
 class Clip:
     """The chosen frames, RGB uint8 ``[T, h, w, 3]`` as the rule prepared them, and their source.
 
-    ``indices`` are their numbers in the source, whose height and width are pixels, upright.
+    ``indices`` are their numbers in the source, whose height and width are pixels, upright; its
+    frames and rate are those of the range that was read.
     """
 
     frames: NDArray[np.uint8]

@@ -1,8 +1,8 @@
 """A decoder process: reads the videos that its pool names, one after the other, and sends clips.
 
 It is killed by whoever is in need: by its pool for time, by the kernel for memory, or by its own
-limit on that; what this costs is told in ``pool``. Its socket carries a path one way; that the row
-is taken up and its result come the other, frames apart in anonymous memory (memfd).
+limit on that; what this costs is told in ``pool``. Its socket carries a path (and a range) one way;
+that the row is taken up and its result come the other, frames apart in anonymous memory (memfd).
 """
 
 import contextlib
@@ -16,16 +16,18 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from vidcap_cli.processes import die_with
 from vidcap_cli.statuses import Status
-from vidcap_cli.video import Clip, Rule, VideoError
+from vidcap_cli.video import Clip, VideoError
 from vidcap_cli.view.words import size
 
-Read = Callable[[str, Rule], Clip]
+# Of a path and a rule, then of a range where one is wanted.
+Read = Callable[..., Clip]
 
 PROGRAM = "from vidcap_cli.video.decoder import serve; serve()"
 MESSAGE_BYTES = 1 << 17  # more than any message: a path, or what surrounds a clip's frames
@@ -53,15 +55,16 @@ def serve() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as ours:
         rule, read = pickle.loads(ours.recv(MESSAGE_BYTES))  # noqa: S301 - from our own process
         ours.send(b"ready")
-        while path := ours.recv(MESSAGE_BYTES):
+        while message := ours.recv(MESSAGE_BYTES):
             ours.send(TAKEN_UP)
-            _answer(ours, *_run(read, os.fsdecode(path), rule))
+            path, span = pickle.loads(message)  # noqa: S301 - as above
+            _answer(ours, *_run(partial(read, path, rule, *([span] if span else []))))
 
 
-def _run(read: Read, path: str, rule: Rule) -> tuple[Status, str | None, Clip | None]:
+def _run(read: Callable[[], Clip]) -> tuple[Status, str | None, Clip | None]:
     """Status, error and clip of one video."""
     try:
-        return Status.OK, None, read(path, rule)
+        return Status.OK, None, read()
     except VideoError as error:
         return error.status, error.message[:_LONGEST_ERROR], None
     except MemoryError:

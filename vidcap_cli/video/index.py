@@ -12,12 +12,14 @@ MPEG-TS recordings, are told apart into segments, and there a plausible rate of 
 believed. A variable rate is its average.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Flag, Status
 from vidcap_cli.video.clip import VideoError
 from vidcap_cli.video.container import check_moves, decode, no_frame, open_video
@@ -29,6 +31,7 @@ ASSUMED_FPS = 24.0
 _JUMPING = ("mpegts", "mpeg")
 _JUMP_SECONDS = 10.0
 _DECODED = 0.95  # of the frames of a healthy file; a few packets may hold none, or two
+_ALMOST = 1e-3  # of a frame, by which a bound that was computed from one may be off
 _HDR = (16, 18)  # transfer functions of ITU-T H.273: PQ and HLG
 
 
@@ -36,7 +39,8 @@ _HDR = (16, 18)  # transfer functions of ITU-T H.273: PQ and HLG
 class Index:
     """The frames of a file. ``times`` are their sorted times of display in the stream's unit, or
     None where frames must be counted. ``keys`` ``[n, 3]``: the number of a frame to seek to, its
-    time, and the time to seek for.
+    time, and the time to seek for. That unit is ``tick`` seconds, and ``origin`` the time in it
+    that ffmpeg calls 0.
     """
 
     total: int
@@ -44,6 +48,52 @@ class Index:
     keys: NDArray[np.int64]
     fps: float
     flags: tuple[Flag, ...]
+    tick: float = 0.0
+    origin: int = 0
+
+    @property
+    def end(self) -> float:
+        """When the last frame has been shown, in seconds from the start of the file."""
+        if self.times is None:
+            return self.total / self.fps
+        return float(self.times[-1] - self.origin) * self.tick + 1 / self.fps
+
+    def within(self, span: Span | None) -> tuple[int, int, float]:
+        """The first frame that is shown in ``span``, the one after the last, and their rate.
+
+        A frame is when it begins: by its time, or where frames are counted, by number and rate.
+        Start and end are rounded to the unit of the stream's times, as ffmpeg's ``trim`` does. The
+        rate is the file's, or where the times differ from it there, that of the times. Raises
+        VideoError when no frame is shown in ``span``.
+        """
+        if span is None:
+            return 0, self.total, self.fps
+        if span.is_reversed:
+            message = f"the range {span} ends before it begins"
+            raise VideoError(Status.DECODE_ERROR, message)
+        end = self.end + self.tick if span.end is None else span.end
+        tick = self.tick or 1 / self.fps
+        ticks = np.array([math.floor(bound / tick + 0.5) for bound in (span.start, end)])
+        if self.times is None:
+            numbers = np.ceil(ticks * tick * self.fps - _ALMOST).astype(np.int64)
+            first, last = np.minimum(numbers, self.total).tolist()
+        else:
+            first, last = np.searchsorted(self.times, self.origin + ticks).tolist()
+        if first == last:
+            message = f"no frame is shown {span}: the video ends at {self.end:.2f} s"
+            raise VideoError(Status.DECODE_ERROR, message)
+        return first, last, self._rate_of(first, last)
+
+    def _rate_of(self, first: int, last: int) -> float:
+        """The rate of the frames from ``first`` up to ``last``."""
+        steps = last - first - 1
+        if self.times is None or not steps:
+            return self.fps
+        seconds = float(self.times[last - 1] - self.times[first]) * self.tick
+        # Two ticks are what times rounded to their unit may be off.
+        if abs(seconds - steps / self.fps) <= 2 * self.tick or steps > FASTEST_FPS * seconds:
+            return self.fps
+        return steps / seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +121,7 @@ def index_video(path: str | Path) -> Index:
         check_moves(container, len(shown))
         tick = float(stream.time_base or 0)
         stated = float(stream.average_rate or 0)
+        origin = round((container.start_time or 0) / 1e6 / tick) if tick else 0
         announced = float(stream.duration or 0) * tick
         if not announced and not container.streams.audio:
             announced = (container.duration or 0) / 1e6
@@ -86,7 +137,7 @@ def index_video(path: str | Path) -> Index:
     fps, flags = _rate(stated, _measured(segments, tick), joined=len(segments) > 1)
     times.sort()
     keys = _keys(shown, times, by_dts=form == "mpegts")
-    index = Index(len(shown), times, keys, fps, (*flags, *looks))
+    index = Index(len(shown), times, keys, fps, (*flags, *looks), tick, origin)
     # AVI stores no times of display: FFmpeg numbers the packets, in the order of decoding.
     stamped = form != "avi" and len(times) == len(shown) and not (np.diff(times) <= 0).any()
     whole = bool(first) and len(segments) == 1 and not any(p.corrupt for p in shown)

@@ -40,6 +40,7 @@ import numpy as np
 
 from vidcap_cli.errors import RunError
 from vidcap_cli.host_memory import local_ranks, total
+from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Status
 from vidcap_cli.video import Clip, Rule, read_frames
 from vidcap_cli.video.decoder import MESSAGE_BYTES, PROGRAM, TAKEN_UP, Read
@@ -75,6 +76,7 @@ class Decoded:
 class _Row:
     row_id: int
     path: str
+    span: Span | None
 
     def failed(self, status: Status, error: str, seconds: float) -> Decoded:
         return Decoded(self.row_id, self.path, None, status, error, seconds)
@@ -88,6 +90,7 @@ def memory_share(decoders: int) -> int:
 class DecodePool:
     """``workers`` processes that run ``read(path, rule)`` on submitted rows, first come first.
 
+    For a row that is a range of its video it is ``read(path, rule, span)``.
     ``timeout`` is seconds a row. ``memory`` is bytes that a process may take, None for its share
     of the machine. ``rule`` and ``read`` must be picklable and importable.
     """
@@ -142,12 +145,12 @@ class DecodePool:
         """Whether a decoder is at a row now."""
         return any(decoder.began for decoder in list(self._decoders))
 
-    def submit(self, row_id: int, path: str) -> None:
-        """Queue a row."""
+    def submit(self, row_id: int, path: str, span: Span | None = None) -> None:
+        """Queue a row, which is a video or a range of one."""
         if self._closed.is_set():
             raise ValueError("the pool is closed")
         self._pending += 1
-        row = _Row(row_id, path)
+        row = _Row(row_id, path, span)
         if len(os.fsencode(path)) > _LONGEST_PATH:
             self._finished.put(
                 row.failed(Status.MISSING_FILE, "no file has a name as long as this", 0)
@@ -301,7 +304,7 @@ class _Decoder:
     def take(self, row: _Row) -> bool:
         """Start on a row; False when the process has died since it was last heard of."""
         try:
-            self.socket.send(os.fsencode(row.path))
+            self.socket.send(pickle.dumps((row.path, row.span)))
         except (BrokenPipeError, ConnectionResetError):
             return False
         self.row, self.began, self.started = row, False, time.monotonic()
