@@ -21,6 +21,7 @@ _HERE = Path(__file__).parent
 # The variants that ``build.py`` builds, the best first, and what a processor has for each.
 _NEEDS = {
     "amx": {"amx_tile", "amx_bf16", "avx512f", "avx512_bf16", "avx2", "fma", "f16c"},
+    "avx512bf16": {"avx512f", "avx512_bf16", "avx2", "fma", "f16c"},
     "avx512": {"avx512f", "avx2", "fma", "f16c"},
     "avx2": {"avx2", "fma", "f16c"},
     "neon": {"asimd"},
@@ -54,7 +55,7 @@ def set_threads(count: int) -> None:
 
 
 def round_rows(wanted: bool) -> None:  # noqa: FBT001 - of the whole process, from now on
-    """Have products of many rows round these to bfloat16 where that is faster (on AMX)."""
+    """Have products of many rows round these to bfloat16 where the processor is faster with it."""
     _function("round_rows")(ctypes.c_int(wanted))
 
 

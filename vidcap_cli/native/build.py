@@ -23,6 +23,7 @@ _VARIANTS = {
             *("-mavx512f", "-mavx512bf16", "-mfma", "-mf16c", "-mamx-tile", "-mamx-bf16"),
             "-DVECTOR_BYTES=64",
         ],
+        "avx512bf16": ["-mavx512f", "-mavx512bf16", "-mfma", "-mf16c", "-DVECTOR_BYTES=64"],
         "avx512": ["-mavx512f", "-mfma", "-mf16c", "-DVECTOR_BYTES=64"],
     },
     "aarch64": {"neon": ["-DVECTOR_BYTES=16"]},

@@ -93,7 +93,7 @@ static void score(
         multiply_tiles(
             (const char *)queries, ROW_TILES(rows), 2 * TILE, depth * 2 * TILE, keys + i * key_panel(p),
             (int)least(panels - i, 2), key_panel(p), depth * TILE, depth, scores + i * SUMS,
-            KEY_PANELS * SUMS, false, in_parts(p->keys));
+            KEY_PANELS * SUMS, false, !rounded(p->keys));
     release_tiles();
 }
 
@@ -109,7 +109,7 @@ static void weigh(
             (const char *)weights, ROW_TILES(rows), 2 * TILE, KEY_PANELS * SUMS * 4,
             values + i * value_panel(p), (int)least(columns - i, 2), value_panel(p),
             STEPS_OF(p->keys) * TILE, (panels + 1) / 2, sums + i * SUMS, columns * SUMS, add,
-            in_parts(p->keys));
+            !rounded(p->keys));
     release_tiles();
 }
 

@@ -8,6 +8,7 @@
  * meet one panel after the other (Goto and van de Geijn 2008).
  */
 #include "product.h"
+#include "pairs.h"
 #include "tiles.h"
 
 #define VECS (PANEL / LANES)
@@ -16,12 +17,26 @@
 #define BLOCK_ROWS 96
 #define FETCH_AHEAD 2048 /* bytes, into the second cache */
 #define MANY_ROWS 18 /* so many that it pays to make a panel float32 for all of them at once */
+#define ROUNDED_ROWS 64 /* fewer are no faster for it: they wait for W */
 #define TILED_ROWS(kind) ((kind) == BFLOAT16 ? 4 : 24) /* so many are faster on matrix registers */
 
 typedef struct {
     const product *p;
     int64_t panels_at_once;
 } columns_of;
+
+static bool rounding;
+
+/* Whether many rows are to be rounded to bfloat16 in products from now on. */
+EXPORT void round_rows(int wanted)
+{
+    rounding = wanted;
+}
+
+bool rounded(int64_t rows)
+{
+    return rounding && rows >= ROUNDED_ROWS;
+}
 
 INLINE int64_t bytes_of(enum kind kind)
 {
@@ -295,6 +310,10 @@ void multiply(
     const product p = {x, {w[0], w[1]}, bias, residual, y, m, n, k, depth, kind, activation};
     if (kind != FLOAT32 && m >= TILED_ROWS(kind) && tiles_usable()) {
         multiply_by_tiles(&p);
+        return;
+    }
+    if (PAIRS && kind == BFLOAT16 && rounded(m)) {
+        multiply_by_pairs(&p);
         return;
     }
     /* Few at once, so that threads come to an end together, but enough to be worth a block of x. */

@@ -45,6 +45,9 @@ void finish(
     const product *p, int64_t row, int64_t rows, int64_t panel, int64_t panels, const float *sums,
     const float *up, int64_t next_row, int64_t next_panel);
 
+/* product.c: whether so many rows are to be rounded to bfloat16, where that is faster. */
+bool rounded(int64_t rows);
+
 /* product.c: y [rows, 16] (+)= x W^T of a panel of float32. Rows of x are BLOCK_DEPTH floats apart,
  * those of y ``y_stride``. */
 void multiply_panel(

@@ -19,12 +19,11 @@
 #define MOST_ROWS 1024 /* that are split at a time: this bounds the memory it takes */
 #define MOST_PANELS 32 /* in an item of work */
 #define FETCH_AHEAD 4  /* steps */
-#define ROUNDED_ROWS 64 /* fewer are no faster for it: they wait for W */
 
 /* Linux gives the registers to a process that asks for them (Documentation/arch/x86/xstate.rst). */
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
 
-static bool permitted, rounding;
+static bool permitted;
 
 __attribute__((constructor)) static void ask(void)
 {
@@ -34,17 +33,6 @@ __attribute__((constructor)) static void ask(void)
 bool tiles_usable(void)
 {
     return permitted;
-}
-
-/* Whether many rows are to be rounded to bfloat16 in products from now on. */
-EXPORT void round_rows(int wanted)
-{
-    rounding = wanted;
-}
-
-bool in_parts(int64_t rows)
-{
-    return !rounding || rows < ROUNDED_ROWS;
 }
 
 void take_tiles(void)
@@ -308,7 +296,7 @@ void multiply_by_tiles(const product *p)
     const int64_t panels = (p->n + PANEL - 1) / PANEL;
     for (int64_t row = 0; row < p->m; row += MOST_ROWS) {
         tiled t = {.p = p, .row = row, .rows = least(p->m - row, MOST_ROWS)};
-        t.in_parts = in_parts(p->m);
+        t.in_parts = !rounded(p->m);
         t.step = t.in_parts ? 2 * TILE : TILE;
         const int64_t tiles = ROW_TILES(t.rows), blocks = (t.rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
         t.split =
@@ -323,11 +311,6 @@ void multiply_by_tiles(const product *p)
 }
 
 #else
-
-EXPORT void round_rows(int wanted)
-{
-    (void)wanted; /* what is not on matrix registers is float32 at the same speed */
-}
 
 bool tiles_usable(void)
 {

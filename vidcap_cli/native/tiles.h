@@ -22,9 +22,6 @@ bool tiles_usable(void);
 /* y = x W^T of many rows of x. Weights of 16 bits only. */
 void multiply_by_tiles(const product *p);
 
-/* Whether so many rows are not to be rounded. */
-bool in_parts(int64_t rows);
-
 /* Before ``multiply_tiles``, and after it. */
 void take_tiles(void);
 void release_tiles(void);
