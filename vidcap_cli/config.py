@@ -71,6 +71,35 @@ class CaptionConfig:
             alters=True,
         ),
     ] = PROMPTS["detailed"]
+    repetition_penalty: Annotated[
+        float | None,
+        Option(
+            "Above 1, tokens that were there before are less likely.",
+            low=0.01,
+            usual="the checkpoint's, else 1",
+            alters=True,
+            last=True,
+        ),
+    ] = None
+    no_repeat_ngram_size: Annotated[
+        int | None,
+        Option(
+            "So many tokens never follow each other twice; 0 allows it.",
+            metavar="N",
+            low=0,
+            usual="the checkpoint's, else 0",
+            alters=True,
+            last=True,
+        ),
+    ] = None
+    retry_repetitive: Annotated[
+        bool,
+        Option(
+            "Decode a caption that repeats itself once more, with stronger penalties.",
+            alters=True,
+            last=True,
+        ),
+    ] = False
     max_new_tokens: Annotated[int, Option("Longest caption, in tokens.", low=1, alters=True)] = 200
     slots: Annotated[int, Option("Videos decoded together on a rank.", flags=("--bs",), low=1)] = 1
     num_frames: Annotated[int, Option("Frames shown of a video.", FRAMES, low=1, alters=True)] = 4
@@ -223,6 +252,12 @@ class CaptionConfig:
     def caption_options(self) -> dict[str, Any]:
         """What decides what the captions say: the options that alter them, and the model."""
         return {name: getattr(self, name) for name in ALTERS_CAPTIONS}
+
+    def usual_caption_options(self) -> dict[str, Any]:
+        """The same where nothing else is asked for: what plans of versions mean that lack one."""
+        row = FAMILIES.get(self.family)
+        options = options_of(row) if row else declared(CaptionConfig)
+        return {name: it.default for name, it in options.items() if name in ALTERS_CAPTIONS}
 
 
 # What the command finds out by itself, as it is called where it differs.

@@ -35,6 +35,8 @@ class Flag(StrEnum):
     HDR = "hdr"
     ANAMORPHIC = "anamorphic"
     CUT = "cut"  # the caption ended at --max-new-tokens
+    REPETITIVE = "repetitive"  # it says the same again and again
+    RETRIED = "retried"  # for that it was decoded once more
 
 
 class Doing(StrEnum):

@@ -118,7 +118,8 @@ def test_what_changes_the_mathematics_is_refused(tmp_path, family, key, value):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("no_repeat_ngram_size", 3),
+        ("no_repeat_ngram_size", 2.5),
+        ("no_repeat_ngram_size", -1),
         ("bad_words_ids", [[1]]),
         ("forced_eos_token_id", 2),
         ("suppress_tokens", [1]),

@@ -36,6 +36,8 @@ def config_of(folder: Path, case: Case, asked: Asked, slots: int) -> CaptionConf
         case.family,
         str(folder),
         question=asked.question,
+        repetition_penalty=case.penalty,
+        no_repeat_ngram_size=case.ngram,
         max_new_tokens=NEW_TOKENS,
         num_frames=asked.clip[1],
         pooling_shape="-".join(map(str, case.pooling)) if case.pooling else None,

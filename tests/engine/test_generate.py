@@ -69,6 +69,25 @@ def test_refilled_slots_write_what_each_row_writes_alone(engine, prompts, alone)
     assert all(answer.seconds > 0 for answer in found)
 
 
+def test_a_second_try_is_penalised_and_its_neighbours_are_not(config, engine, prompts, alone):
+    stronger = engine._penalties.stronger()
+    strict = GraphEngine(
+        replace(
+            config,
+            repetition_penalty=stronger.repetition,
+            no_repeat_ngram_size=stronger.ngram_size,
+        ),
+        lambda _: None,
+    )
+    strict._eos = engine._eos
+    penalised = [generate_all(strict, [prompt])[0].ids for prompt in prompts]
+    assert penalised != alone
+    requests = [Request(row, prompt, again=row % 2 == 1) for row, prompt in enumerate(prompts)]
+    found = ids([*engine.answers(feed_of(requests), lambda: False)])
+    assert found == {row: (alone, penalised)[row % 2][row] for row in range(len(prompts))}
+    assert ids(answers(engine, prompts)) == dict(enumerate(alone))
+
+
 def test_rows_that_are_not_ready_are_not_waited_for(engine, prompts, alone):
     left = [Request(row_id, prompt) for row_id, prompt in enumerate(prompts)]
     waits = []

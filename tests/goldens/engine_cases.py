@@ -6,7 +6,7 @@ prompts: lengths on both sides of powers of two, where a static cache changes it
 a family has a dozen prompts, to be decoded alone and all together.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.goldens.cases import Video
 from tests.goldens.llava_cases import QUESTION
@@ -35,12 +35,23 @@ class Asked:
 
 @dataclass(frozen=True)
 class Case:
-    """A checkpoint and what it is asked; ``pooling`` is PLLaVA's shape, None for the usual one."""
+    """A checkpoint and what it is asked; ``pooling`` is PLLaVA's shape, None for the usual one.
+
+    ``penalty`` and ``ngram`` are asked for, whatever the checkpoint says.
+    """
 
     name: str
     spec: TinyQwen2VL | TinyLlava
     asked: tuple[Asked, ...]
     pooling: tuple[int, int, int] | None = None
+    penalty: float | None = None
+    ngram: int | None = None
+
+    @property
+    def penalised(self) -> bool:
+        """Whether another token than the likeliest may be chosen."""
+        own = getattr(self.spec, "repetition_penalty", 1.0)
+        return bool(self.ngram) or (own if self.penalty is None else self.penalty) != 1.0
 
     @property
     def family(self) -> str:
@@ -112,6 +123,16 @@ QWEN2VL = [
         seed=2622, tied=False, repetition_penalty=1.1)),
 ]  # fmt: skip
 
+QWEN2VL += [
+    replace(case, name=name, penalty=penalty, ngram=ngram)
+    for case, name, penalty, ngram in (
+        (QWEN2VL[2], "no token twice", None, 1),
+        (QWEN2VL[3], "no two tokens twice", None, 2),
+        (QWEN2VL[4], "no three tokens twice, and a penalty", 1.2, 3),
+        (QWEN2VL[13], "another penalty than its own", 1.05, None),
+    )
+]
+
 # A frame of 28 pixels a side has 4 features, one of 168 has 144.
 LLAVA = [
     _llava("one image", 60, 100, TinyLlava(seed=2001)),
@@ -148,6 +169,11 @@ LLAVA = [
     _llava("sentencepiece, three images of 7 x 7", 98, 98, TinyLlava(
         seed=2016, side=98, num_frames=3, tokenizer="spm", heads=3, kv_heads=1), words(200)),
 ]  # fmt: skip
+
+LLAVA += [
+    replace(LLAVA[2], name="no two tokens twice", ngram=2),
+    replace(LLAVA[6], name="a penalty, and no two tokens twice", penalty=1.5, ngram=2),
+]
 
 PLLAVA = [
     _pllava("usual pooling, plain LoRA", TinyPllava(seed=3701, lora="plain", alpha=4.0)),

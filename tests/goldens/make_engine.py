@@ -140,10 +140,11 @@ def words_and_pixels(folder: Path, case: Case) -> tuple[Any, Callable[[Asked], t
     return kind.from_pretrained(folder), pixels
 
 
-def golden(model: Any, inputs: Inputs, eos: tuple[int, ...]) -> dict[str, object]:
+def golden(model: Any, inputs: Inputs, eos: tuple[int, ...], case: Case) -> dict[str, object]:
     """The caption of one prompt, and the logits on the way; see the head of this file."""
     name = "inputs_embeds" if "inputs_embeds" in inputs else "input_ids"
     prompt = inputs[name]
+    penalties = {"repetition_penalty": case.penalty, "no_repeat_ngram_size": case.ngram}
     output = model.generate(
         **inputs,
         attention_mask=torch.ones(prompt.shape[:2], dtype=torch.long),
@@ -152,6 +153,7 @@ def golden(model: Any, inputs: Inputs, eos: tuple[int, ...]) -> dict[str, object
         temperature=None,
         top_p=None,
         top_k=None,
+        **{name: value for name, value in penalties.items() if value is not None},
         eos_token_id=list(eos),
         pad_token_id=eos[0],
         return_dict_in_generate=True,
@@ -214,7 +216,7 @@ def answers(case: Case) -> list[dict[str, object]]:
     make = {"qwen2vl": qwen2vl, "llava": llava, "pllava": pllava}[case.family]
     with TemporaryDirectory() as place, torch.no_grad():
         model, ask = make(Path(place), case)
-        return [golden(model, ask(asked), eos) for asked in case.asked]
+        return [golden(model, ask(asked), eos, case) for asked in case.asked]
 
 
 def summary(case: Case, prompts: list[dict[str, Any]]) -> str:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from vidcap_cli import repeats
 from vidcap_cli.cli import app
 from vidcap_cli.errors import OK, TableError, UsageError
 from vidcap_cli.inspect import Wanted, captions, inspect, likeness, rules
@@ -272,10 +273,10 @@ def test_a_phrase_that_follows_itself_often_enough_is_a_loop(parts):
         if times >= 5 or times * size >= 8
         for start in range(len(words) - size * times + 1)
     )
-    numbers = rules.numbered(words)
+    numbers = repeats.numbered(words)
     halves = np.array([0, len(words), 2 * len(words)])
-    found = rules.loops(np.concatenate([numbers, numbers]), halves)
-    again = rules.said_again(numbers, halves[:2])[0] >= 0.3
+    found = repeats.loops(np.concatenate([numbers, numbers]), halves)
+    again = repeats.said_again(numbers, halves[:2])[0] >= 0.3
     assert list(found) == [expected or again] * 2
 
 
@@ -289,7 +290,7 @@ def test_any_text_is_judged(texts):
         report = inspect(table, Wanted(export_flagged=Path(folder) / "out.parquet"))
         found = pq.read_table(Path(folder) / "out.parquet").to_pylist()
     empty = [row["path"] for row in found if "empty" in row["quality_flags"]]
-    assert empty == [row["path"] for row in rows if not rules.words_of(row["text"])]
+    assert empty == [row["path"] for row in rows if not repeats.words_of(row["text"])]
     assert report.as_dict()["facts"]["flags"]["empty"]["rows"] == len(empty)
 
 
@@ -313,9 +314,9 @@ def test_bytes_that_are_no_text(tmp_path):
 
 
 def test_words_of_any_script():
-    assert rules.words_of("Don't stop, 東京 n°7!") == ["don't", "stop", "東", "京", "n", "7"]
-    assert rules.words_of("कुत्ता दौड़ता है।") == ["कुत्ता", "दौड़ता", "है"]
-    assert rules.words_of("Zoë\u2019s café") == ["zoë\u2019s", "café"]
+    assert repeats.words_of("Don't stop, 東京 n°7!") == ["don't", "stop", "東", "京", "n", "7"]
+    assert repeats.words_of("कुत्ता दौड़ता है।") == ["कुत्ता", "दौड़ता", "है"]
+    assert repeats.words_of("Zoë\u2019s café") == ["zoë\u2019s", "café"]
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,14 @@ def test_log_prob(kernels, vocab):
     close(both(kernels.log_prob, logits, ids), expected)
 
 
+def test_penalised(kernels):
+    logits, factors = normal(2, 40_000), np.ones((2, 40_000), np.float32)
+    factors[:, ::3], factors[1, ::5] = 1.3, 0
+    expected = np.where(logits < 0, logits * factors, logits / np.where(factors, factors, 1))
+    expected[factors == 0] = -3e38
+    np.testing.assert_array_equal(both(kernels.penalised, logits, factors).asnumpy(), expected)
+
+
 @pytest.mark.parametrize("size", [3, 7, 9])
 def test_split_and_concat(kernels, size):
     x = Tensor(normal(7, 2))

@@ -85,8 +85,8 @@ class FakeEngine:
 
     ``room`` is the side of the largest picture that fits. A row in ``faults`` meets its errors one
     after the other before it has a caption; one in ``silent`` ends before the first word, one in
-    ``long`` at the longest length. Memory runs out, once and for all, with those of the rows in it
-    that ``short`` returns.
+    ``long`` at the longest length; one in ``loops`` repeats itself so many times it is tried.
+    Memory runs out, once and for all, with those of the rows in it that ``short`` returns.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class FakeEngine:
         faults: dict[int, list[Exception]] | None = None,
         silent: tuple[int, ...] = (),
         long: tuple[int, ...] = (),
+        loops: dict[int, int] | None = None,
         after: Callable[[int], None] = lambda _: None,
         short: Callable[[list[int]], list[int]] = lambda _: [],
     ) -> None:
@@ -103,9 +104,10 @@ class FakeEngine:
         self._short = short
         self._room = room
         self._faults = faults or {}
-        self._silent, self._long = silent, long
+        self._silent, self._long, self._loops = silent, long, loops or {}
         self._after = after
         self.together: list[set[int]] = []
+        self.again: list[int] = []
 
     def fits(self, size: Size) -> bool:
         return size.patches <= self._room
@@ -120,7 +122,10 @@ class FakeEngine:
                 return
             if short := self._short([each.row_id for each in running]):
                 raise SpentError(OutOfMemoryError("no room"), short)
-            row = running.pop(0).row_id
+            request = running.pop(0)
+            row = request.row_id
+            if request.again:
+                self.again.append(row)
             yield self._answer(row)
             self._after(row)
 
@@ -128,6 +133,9 @@ class FakeEngine:
         if self._faults.get(row):
             return Answer(row, None, self._faults[row].pop(0), 1.0)
         reason = "length" if row in self._long else "stop"
+        if self._loops.get(row):
+            self._loops[row] -= 1
+            return Answer(row, Generated([row] * 9, reason, -0.1), None, 1.0)
         return Answer(row, Generated([] if row in self._silent else [row, 7], reason), None, 1.0)
 
 
@@ -143,6 +151,7 @@ class Scene:
         *,
         on_oom: str = "shrink",
         ahead: int = 4,
+        retry: bool = False,
     ) -> None:
         self.run_dir = RunDir(place)
         self.folder = self.run_dir.attempt(1)
@@ -151,14 +160,17 @@ class Scene:
         self.lease = self.folder.lease(0, grant(self.folder, [0]) or "")
         self.config = CaptionConfig("qwen2vl", "/models/some", on_oom=on_oom, flush_seconds=1000)
         self.engine, self.decoders, self.rows, self.ahead = engine, decoders, rows, ahead
-        self.stop = Stop()
+        self.stop, self.retry = Stop(), retry
 
     def run(self) -> None:
         with self.recorder() as recorder:
             shrink = self.config.on_oom == "shrink"
             intake = self.intake(recorder)
             captioner = FakeCaptioner()
-            Rank(captioner, self.engine, intake, recorder, shrink=shrink, stop=self.stop).work()
+            Rank(
+                captioner, self.engine, intake, recorder,
+                shrink=shrink, stop=self.stop, retry=self.retry,
+            ).work()  # fmt: skip
 
     @contextmanager
     def recorder(self) -> Iterator[Recorder]:

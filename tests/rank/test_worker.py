@@ -3,7 +3,9 @@
 import pytest
 
 from tests.rank.fakes import FakeDecoders, FakeEngine, Scene, clip, rows
+from vidcap_cli.engine import Generated
 from vidcap_cli.errors import OutOfMemoryError
+from vidcap_cli.rank.said import Said
 from vidcap_cli.rundir.events import Began, Committed, Done
 from vidcap_cli.statuses import Flag, Status
 from vidcap_cli.video import VideoError
@@ -106,6 +108,46 @@ def test_without_shrinking_a_large_clip_has_an_empty_caption(tmp_path):
     scene.run()
     assert [scene.results[row]["status"] for row in range(2)] == ["empty", "ok"]
     assert scene.results[0]["flags"] is None
+
+
+# --- captions that repeat themselves
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_a_caption_that_repeats_itself_says_so(tmp_path, retry):
+    engine = FakeEngine(loops={0: 1, 1: 2}, long=(1,))
+    scene = Scene(tmp_path, engine, FakeDecoders({}), rows(3), retry=retry)
+    scene.run()
+    once, twice, well = (scene.results[row] for row in range(3))
+    assert (well["flags"], well["text"]) == (None, "2 7")
+    if retry:  # the second one is kept where it is better, and the row says so
+        assert engine.again == [0, 1]
+        assert (once["flags"], once["text"], once["infer_s"]) == ("retried", "0 7", 2.0)
+        assert (twice["flags"], twice["infer_s"]) == ("cut,repetitive,retried", 2.0)
+    else:
+        assert engine.again == []
+        assert (once["flags"], once["infer_s"]) == ("repetitive", 1.0)
+        assert twice["flags"] == "cut,repetitive"
+    assert twice["text"] == "1 1 1 1 1 1 1 1 1"
+    assert twice["logprob"] == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize("fault", [NO_ROOM, ValueError("no")])
+def test_a_caption_is_kept_when_the_second_try_fails(tmp_path, fault):
+    engine = FakeEngine(loops={0: 1}, faults={0: []})
+    scene = Scene(tmp_path, engine, FakeDecoders({}), rows(2), retry=True)
+    engine._after = lambda row: engine._faults[0].append(fault) if row == 0 else None
+    scene.run()
+    result = scene.results[0]
+    assert (result["status"], result["text"]) == ("ok", "0 0 0 0 0 0 0 0 0")
+    assert result["flags"] == "repetitive,retried"
+
+
+def test_a_caption_is_kept_when_the_second_try_says_nothing(tmp_path):
+    said = Said.of("so so so so so so so so", Generated([1] * 8, "stop"))
+    assert said.retried(Said.of("", Generated([], "stop"))).text == said.text
+    better = said.retried(Said.of("A dog.", Generated([1], "length")))
+    assert (better.text, better.flags) == ("A dog.", (Flag.CUT, Flag.RETRIED))
 
 
 # --- errors of the model

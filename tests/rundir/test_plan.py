@@ -254,11 +254,18 @@ def test_a_plan_remembers_the_column_of_its_paths(tmp_path, run):
     assert make_plan(meta, RunDir(tmp_path / "other"), CONFIG).fingerprint != plan.fingerprint
 
 
-def test_a_plan_of_before_there_was_a_choice_of_columns_goes_on(tmp_path, run):
+@pytest.mark.parametrize(
+    ("option", "other"),
+    [("path_column", None), ("retry_repetitive", True), ("repetition_penalty", 1.1)],
+)
+def test_a_plan_of_before_there_was_an_option_goes_on_without_it(tmp_path, run, option, other):
     meta = table(tmp_path)
     plan = make_plan(meta, run, CONFIG)
-    old = replace(plan, options={k: v for k, v in plan.options.items() if k != "path_column"})
+    old = replace(plan, options={k: v for k, v in plan.options.items() if k != option})
     check_unchanged(old, meta, CONFIG)
+    if other:
+        with pytest.raises(RunChangedError, match=f"--{option.replace('_', '-')}: .* -> {other}"):
+            check_unchanged(old, meta, replace(CONFIG, **{option: other}))
 
 
 def test_resolve(tmp_path):

@@ -1,6 +1,6 @@
 """How a checkpoint wants to be decoded: which keys of ``generation_config.json`` are followed.
 
-Captions are decoded greedily, with a repetition penalty. A key that asks for another search is
+Captions are decoded greedily, with penalties for repetition. A key that asks for another search is
 refused; keys of sampling are left aside, and the user is told so.
 """
 
@@ -22,7 +22,6 @@ _TURN_ENDS = ("<|eot_id|>", "<|im_end|>")
 
 # Keys that alter what greedy search chooses, and the values with which they do not.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "no_repeat_ngram_size": (0,),
     "encoder_no_repeat_ngram_size": (0,),
     "encoder_repetition_penalty": (1,),
     "bad_words_ids": ([],),
@@ -54,6 +53,7 @@ class Generation:
 
     eos: tuple[int, ...]
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
 
 
 def read_generation(folder: Path) -> Generation:
@@ -78,7 +78,7 @@ def read_generation(folder: Path) -> Generation:
     ids += tuple(end for end in dict.fromkeys(ends) if end is not None and end not in ids)
     if not ids:
         raise ModelError(f"{folder} names no eos_token_id, so captions would never end.")
-    return Generation(ids, repetition_penalty(settings))
+    return Generation(ids, repetition_penalty(settings), no_repeat_ngram_size(settings))
 
 
 def sampling_keys(folder: Path) -> tuple[str, ...]:
@@ -110,6 +110,19 @@ def repetition_penalty(settings: Mapping[str, Any]) -> float:
             "number."
         )
     return float(value)
+
+
+def no_repeat_ngram_size(settings: Mapping[str, Any]) -> int:
+    """How many tokens may not follow each other twice; 0 for any."""
+    value = settings.get("no_repeat_ngram_size")
+    if value is None:
+        return 0
+    if type(value) is not int or not 0 <= value < _MOST_TOKENS:
+        raise ModelError(
+            f"generation_config.json: no_repeat_ngram_size {str(value)[:40]!r} is not a number of "
+            "tokens."
+        )
+    return value
 
 
 def sampling(settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -42,10 +42,11 @@ class SpentError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A row to be captioned."""
+    """A row to be captioned; ``again``, with stronger penalties, as its caption repeated itself."""
 
     row_id: int
     prompt: Prompt
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,14 @@ Prefilling takes the same device as decoding, so it is done when a slot is free,
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
 from vidcap_cli.checkpoint.generation import read_generation
@@ -24,6 +24,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request, SpentError, feed_of
 from vidcap_cli.engine.group import Group
 from vidcap_cli.engine.loading import load
+from vidcap_cli.engine.penalties import Penalties, Repetition
 from vidcap_cli.models.decoder import NextToken
 from vidcap_cli.models.device import as_out_of_memory, graphs_survive
 from vidcap_cli.models.kernels import Kernels
@@ -71,10 +72,9 @@ class GraphEngine:
         self._compiled: set[object] = set()
         self._eos = generation.eos
         self._most = config.max_new_tokens
-        self._penalty = generation.repetition_penalty
+        self._penalties = Penalties.of(config, generation)
         self._penalised = _Penalised(self._decoder.kernels)
-        # Tokens that the repetition penalty counts: the prompt's and the caption's so far.
-        self._seen = np.zeros((config.slots, self._decoder.config.vocab), np.bool_)
+        self._repetition = Repetition(config.slots, self._decoder.config.vocab)
 
     def answers(self, feed: Feed, stop: Callable[[], bool]) -> Iterator[Answer]:
         """Decode greedily what ``feed`` gives until no more comes or ``stop()`` turns true.
@@ -123,15 +123,15 @@ class GraphEngine:
         caption = running[slot]
         began = time.monotonic()
         try:
-            prompt = caption.request.prompt
+            request, prompt = caption.request, caption.request.prompt
+            penalties = self._penalties.stronger() if request.again else self._penalties
             with self._compiling(self.model.shapes(prompt)):
                 next_token = self._run.begin(slot, prompt, self._most)
-            self._seen[slot] = False
-            self._seen[slot, prompt.ids] = True
-            token, log_prob = self._choose(next_token, self._seen[slot : slot + 1])[0]
+            self._repetition.begin(slot, prompt.ids, penalties)
+            token, log_prob = self._choose(next_token, [slot])[0]
         except Exception as error:  # noqa: BLE001 - the status of the row
             told = self._survived(error, [caption])
-            self._run.free(slot)
+            self._free([slot])
             yield running.pop(slot).failed(told)
             return
         caption.seconds = time.monotonic() - began
@@ -144,7 +144,7 @@ class GraphEngine:
         for slot, caption in running.items():
             tokens[slot] = caption.ids[-1]
         with self._compiling({("step", self._decoder.kv_cache.length)}):
-            chosen = self._choose(self._run.step(tokens), self._seen)
+            chosen = self._choose(self._run.step(tokens), range(self.slots))
         share = (time.monotonic() - began) / len(running)
         for slot, caption in list(running.items()):
             caption.seconds += share
@@ -154,23 +154,22 @@ class GraphEngine:
         self, slot: int, token: int, log_prob: float, running: dict[int, _Caption]
     ) -> Iterator[Answer]:
         caption = running[slot]
-        self._seen[slot, token] = True
+        self._repetition.append(slot, token)
         if token not in self._eos:
             caption.ids.append(token)
             caption.log_prob += log_prob
             if len(caption.ids) < self._most:
                 return
         reason = "stop" if token in self._eos else "length"
-        self._run.free(slot)
+        self._free([slot])
         yield running.pop(slot).finished(reason)
 
-    def _choose(self, next_token: NextToken, seen: NDArray[np.bool_]) -> list[tuple[int, float]]:
-        """The next token of each of n sequences that hold the tokens ``seen`` ``[n, vocab]``, and
-        its log-probability.
-        """
+    def _choose(self, next_token: NextToken, slots: Sequence[int]) -> list[tuple[int, float]]:
+        """The next token of the sequence in each of ``slots``, and its log-probability."""
         logits, ids, log_prob = next_token
-        if self._penalty != 1.0:
-            ids, log_prob = self._penalised(logits, Tensor(seen), self._penalty)
+        if self._repetition.any(slots):
+            factors = self._repetition.factors[slots[0] : slots[-1] + 1]
+            ids, log_prob = self._penalised(logits, Tensor(factors))
         return list(zip(ids.asnumpy().tolist(), log_prob.asnumpy().tolist(), strict=True))
 
     def _survived(self, error: Exception, captions: Iterable[_Caption]) -> Exception:
@@ -191,21 +190,19 @@ class GraphEngine:
         slots = list(running)
         for slot in slots:
             self._run.free(slot)
+            self._repetition.free(slot)
         return slots
 
 
 class _Penalised(nn.Cell):  # type: ignore[misc]
-    """The best token where those seen before count for less (Keskar et al. 2019, as transformers
-    applies it).
-    """
+    """The best token where some count for less, or not at all: see ``Repetition.factors``."""
 
     def __init__(self, kernels: Kernels) -> None:
         super().__init__(auto_prefix=False)
         self.kernels = kernels
 
     @ms.jit
-    def construct(self, logits: Tensor, seen: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-        """Of ``logits`` ``[n, vocab]``, with its log-probability without the penalty."""
-        less = ops.where(logits < 0, logits * penalty, logits / penalty)
-        ids = self.kernels.argmax(ops.where(seen, less, logits))
+    def construct(self, logits: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """Of ``logits`` ``[n, vocab]``, with its log-probability without the penalties."""
+        ids = self.kernels.argmax(self.kernels.penalised(logits, factors))
         return ids, self.kernels.log_prob(logits, ids)

@@ -31,10 +31,11 @@ from vidcap_cli.checkpoint.settings import as_transformers_4
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Feed, Generated, Request
 from vidcap_cli.engine.memory import check_weights, loading_weights
+from vidcap_cli.engine.penalties import Penalties
 from vidcap_cli.errors import ModelError
 from vidcap_cli.families import family_of, part
 from vidcap_cli.models.device import as_out_of_memory, dtype_for, select_device
-from vidcap_cli.processors import Prompt, Size
+from vidcap_cli.processors import Size
 from vidcap_cli.statuses import Doing
 
 
@@ -54,6 +55,7 @@ class ReferenceEngine:
         self._say = say
         self._max_new_tokens = config.max_new_tokens
         self._generation = read_generation(folder)
+        self._penalties = Penalties.of(config, self._generation)
         load = part(family_of(config.family).reference)
         with loading_weights():
             self._model: Any = load(folder, config, getattr(torch, dtype))
@@ -79,7 +81,7 @@ class ReferenceEngine:
         self._say(Doing.CAPTIONING)
         began = time.monotonic()
         try:
-            generated = self._generate([request.prompt for request in batch], stop)
+            generated = self._generate(batch, stop)
         except Exception as error:  # noqa: BLE001 - the status of a row, or of several
             if len(batch) > 1:
                 for request in batch:
@@ -94,9 +96,10 @@ class ReferenceEngine:
             yield Answer(request.row_id, row, None, seconds)
 
     def _generate(
-        self, prompts: Sequence[Prompt], stop: Callable[[], bool]
+        self, batch: Sequence[Request], stop: Callable[[], bool]
     ) -> list[Generated] | None:
-        """Token ids of ``prompts`` in their order; None when ``stop()`` turned true."""
+        """Token ids of ``batch`` in its order; None when ``stop()`` turned true."""
+        prompts = [request.prompt for request in batch]
         ids, mask = _pad_left([prompt.ids for prompt in prompts])
         vision = {
             name: self._tensor(np.concatenate([prompt.vision[name] for prompt in prompts]))
@@ -114,10 +117,11 @@ class ReferenceEngine:
             top_p=None,
             top_k=None,
             max_new_tokens=self._max_new_tokens,
-            repetition_penalty=1.0,  # among the processors below, after what sees the raw logits
+            repetition_penalty=1.0,  # both are among the processors, row by row
+            no_repeat_ngram_size=0,
             eos_token_id=list(self._generation.eos),
             pad_token_id=self._generation.eos[0],
-            logits_processor=transformers.LogitsProcessorList([confidence, *self._processors()]),
+            logits_processor=transformers.LogitsProcessorList([confidence, self._penalised(batch)]),
             stopping_criteria=transformers.StoppingCriteriaList([stopping]),
         )
         if stopping.stopped:
@@ -126,9 +130,13 @@ class ReferenceEngine:
         log_probs = np.array(confidence.noted).T.tolist()
         return [self._until_end(*row) for row in zip(new, log_probs, strict=True)]
 
-    def _processors(self) -> list[Any]:
-        penalty = self._generation.repetition_penalty
-        return [] if penalty == 1.0 else [transformers.RepetitionPenaltyLogitsProcessor(penalty)]
+    def _penalised(self, batch: Sequence[Request]) -> "_Penalised":
+        longest = max(len(request.prompt.ids) for request in batch)
+        usual, stronger = self._penalties, self._penalties.stronger()
+        return _Penalised(
+            [longest - len(request.prompt.ids) for request in batch],
+            [stronger if request.again else usual for request in batch],
+        )
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> Any:
         return torch.tensor(array).to(self._model.device)
@@ -154,6 +162,35 @@ class _Confidence(transformers.LogitsProcessor):
     def note(self, tokens: Any) -> None:
         """Those of the ``tokens`` ``[n, 1]`` that were chosen last."""
         self.noted.append(torch.gather(self._scores, 1, tokens)[:, 0].tolist())
+
+
+class _Penalised(transformers.LogitsProcessor):
+    """transformers' processors for each row as if it were alone, without its padding."""
+
+    def __init__(self, padding: Sequence[int], penalties: Sequence[Penalties]) -> None:
+        self._rows = [
+            (start, _processors(own)) for start, own in zip(padding, penalties, strict=True)
+        ]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        if not any(processors for _, processors in self._rows):
+            return scores
+        rows = []
+        for row, (start, processors) in enumerate(self._rows):
+            own = scores[row : row + 1]
+            for processor in processors:
+                own = processor(input_ids[row : row + 1, start:], own)
+            rows.append(own)
+        return torch.cat(rows, 0)
+
+
+def _processors(penalties: Penalties) -> list[Any]:
+    found: list[Any] = []
+    if penalties.repetition != 1.0:
+        found.append(transformers.RepetitionPenaltyLogitsProcessor(penalties.repetition))
+    if penalties.ngram_size:
+        found.append(transformers.NoRepeatNGramLogitsProcessor(penalties.ngram_size))
+    return found
 
 
 class _Stop(transformers.StoppingCriteria):
@@ -201,8 +238,7 @@ def load_published(folder: Path, config: CaptionConfig, dtype: Any) -> Any:
 def _pad_left(rows: Sequence[np.ndarray[Any, Any]]) -> tuple[Any, Any]:
     """Token ids ``[n, longest]`` and their mask.
 
-    Padded with each row's own first token: a repetition penalty, which counts every id of the
-    row, then changes nothing that the row does alone.
+    Padded with each row's own first token.
     """
     longest = max(len(row) for row in rows)
     ids = np.stack([np.pad(row, (longest - len(row), 0), constant_values=row[0]) for row in rows])

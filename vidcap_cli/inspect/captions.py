@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vidcap_cli import repeats
 from vidcap_cli.config import options_of
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import TableError, UsageError
@@ -28,7 +29,7 @@ from vidcap_cli.inspect.histogram import histogram
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.rules import Fault
 from vidcap_cli.options import PATH
-from vidcap_cli.statuses import Status
+from vidcap_cli.statuses import Flag, Status
 from vidcap_cli.table_writer import output_form, writing
 from vidcap_cli.tables import Table, hashes, is_text, selectable
 from vidcap_cli.view.progress import Progress
@@ -192,14 +193,14 @@ class _Reading:
 
     def take(self, block: Mapping[str, list[str]]) -> None:
         """Judge a block of rows."""
-        texts = [text[: rules.LONGEST] for text in block["text"]]
-        words = [rules.words_of(text) for text in texts]
-        numbers = [rules.numbered(each) for each in words]
+        texts = [text[: repeats.LONGEST] for text in block["text"]]
+        words = [repeats.words_of(text) for text in texts]
+        numbers = [repeats.numbered(each) for each in words]
         bounds = np.cumsum([0, *map(len, words)])
         joined = [" ".join(each) for each in words]
         of_text = hashes(pa.array(joined))
         faults = _own_faults(block, texts, words)
-        faults[rules.loops(np.concatenate(numbers), bounds)] |= _BIT[Fault.LOOP]
+        faults[repeats.loops(np.concatenate(numbers), bounds)] |= _BIT[Fault.LOOP]
         self._faults.append(faults)
         self._words.append(np.diff(bounds).astype(np.int32))
         self._texts.append(of_text)
@@ -211,7 +212,7 @@ class _Reading:
         self._logprobs.append(_numbers(block.get(_LOGPROB, [""] * len(texts))))
         self._rows += len(texts)
 
-    def _shelve(self, numbers: Sequence[rules.Words], of_text: npt.NDArray[np.int64]) -> None:
+    def _shelve(self, numbers: Sequence[repeats.Words], of_text: npt.NDArray[np.int64]) -> None:
         """Put captions that are new and long enough on the shelf, with their signatures."""
         new = []
         for place, (found, text) in enumerate(zip(numbers, of_text.tolist(), strict=True)):
@@ -295,9 +296,11 @@ def _own_faults(
         elif not words[row]:
             faults[row] = _BIT[Fault.EMPTY]
         else:
-            told = reason[row] == "length" or "cut" in flags[row].split(",")
+            told = reason[row] == "length" or Flag.CUT in flags[row].split(",")
             if told or rules.ends_mid_sentence(text, words[row]):
                 faults[row] |= _BIT[Fault.CUT]
+            if Flag.REPETITIVE in flags[row].split(","):
+                faults[row] |= _BIT[Fault.LOOP]
             if rules.repeats_prompt(text, _prompts(prompt[row])):
                 faults[row] |= _BIT[Fault.PROMPT]
     return faults
@@ -368,7 +371,7 @@ def _evidence(fault: Fault, row: int, judged: _Judged, rows: Mapping[int, _Row])
         case Fault.CUT:
             return f"… {text[-_SHOWN:]}" if len(text) > _SHOWN else text
         case Fault.LOOP:
-            phrase, times = rules.phrase_of(rules.words_of(found.text[: rules.LONGEST]))
+            phrase, times = repeats.phrase_of(repeats.words_of(found.text[: repeats.LONGEST]))
             return f"{times} times: {_clipped(phrase)}" if times > 2 else _clipped(text)
         case Fault.DUPLICATE:
             return f"{_clipped(text)} (as row {judged.first[row]:,})"
@@ -436,13 +439,13 @@ def _flag(fault: Fault, judged: _Judged, rows: Mapping[int, _Row]) -> Fact:
         {
             "row": row,
             "path": rows[row].path,
-            "text": rows[row].text[: rules.LONGEST],
+            "text": rows[row].text[: repeats.LONGEST],
             "evidence": _evidence(fault, row, judged, rows),
         }
         for row in _shown(judged, fault)
     ]
     if fault == Fault.STOCK_OPENING and judged.stock:
-        openings = [" ".join(rules.words_of(rows[row].text)[:OPENING]) for row in judged.stock]
+        openings = [" ".join(repeats.words_of(rows[row].text)[:OPENING]) for row in judged.stock]
         words += ": " + ", ".join(openings)
         value["openings"] = openings
     return Fact(fault, words, value)

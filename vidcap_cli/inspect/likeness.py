@@ -18,7 +18,7 @@ import numpy.typing as npt
 from datasketch import MinHash
 from rapidfuzz.distance import Indel
 
-from vidcap_cli.inspect.rules import Bounds, Words
+from vidcap_cli.repeats import Bounds, Words
 
 Hashes = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int64]

@@ -1,13 +1,12 @@
 """What is wrong with captions: rules that need no model and always say the same.
 
-The rules for a single caption are here, the words of a caption as all rules take them, and the
-loops of many captions at once. What only shows between captions is in ``likeness``. The thresholds
-are told in the README, and the precision and recall of each rule on labelled captions in its test.
+The rules for a single caption are here, but for its loops (``vidcap_cli.repeats``), which ranks
+look for, too. What only shows between captions is in ``likeness``. The thresholds are told in the
+README, and the precision and recall of each rule on labelled captions in its test.
 """
 
 import re
 import unicodedata
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
@@ -18,10 +17,7 @@ import numpy.typing as npt
 from rapidfuzz import fuzz
 from rapidfuzz.distance import Indel
 
-Words = npt.NDArray[np.uint32]
-Bounds = npt.NDArray[np.int64]
-
-LONGEST = 20_000  # characters of a caption that are looked at
+from vidcap_cli.repeats import MARKS, words_of
 
 
 class Fault(StrEnum):
@@ -37,31 +33,6 @@ class Fault(StrEnum):
     OTHER_SCRIPT = "other_script"
     PROMPT = "prompt"
     LOW_CONFIDENCE = "low_confidence"
-
-
-# Words. Chinese and Japanese have no spaces: there a character is a word.
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-# Parts of letters, of which `re` knows nothing; not the full stops of Hindi (0964, 0965).
-_MARKS = "\u0300-\u036f\u0900-\u0963\u0966-\u0dff\u0e00-\u0eff"
-_WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])[^\W_]|[{_MARKS}])+(?:['’](?![{_CJK}])[^\W_]+)*")
-
-
-_ASCII_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")  # the same, in half the time
-
-
-def words_of(text: str) -> list[str]:
-    """The words in lower case, without punctuation."""
-    return (_ASCII_WORD if text.isascii() else _WORD).findall(text.lower())
-
-
-def numbered(words: Sequence[str]) -> Words:
-    """A number for each word, the same on every machine."""
-    return np.fromiter(map(_number, words), np.uint32, len(words))
-
-
-@lru_cache(maxsize=1 << 16)
-def _number(word: str) -> int:
-    return zlib.crc32(word.encode("utf-8", "surrogatepass"))
 
 
 # Cut: the caption ends in the middle of a sentence.
@@ -143,7 +114,7 @@ _NAMED = {name.upper(): number for number, name in enumerate(SCRIPTS)} | dict.fr
 _QUOTED = re.compile(
     r"\"[^\"]*\"|“[^”]*”|«[^»]*»|「[^」]*」|『[^』]*』|‘[^’]*’|\([^)]*\)|（[^）]*）"
 )
-_LETTERS = re.compile(rf"(?:[^\W\d_]|[{_MARKS}])+")
+_LETTERS = re.compile(rf"(?:[^\W\d_]|[{MARKS}])+")
 
 
 @cache
@@ -189,62 +160,6 @@ def _by_script(text: str) -> dict[int, int]:
     return counts
 
 
-# Loops: a phrase said again and again.
-_LONGEST_PHRASE = 24  # words
-_TIMES, _TIMES_ANY = 3, 5  # a phrase is repeated so often, or so often however short it is
-_LEAST_LOOP = 8  # words that it then has in all
-_GRAM = 5  # words
-_LEAST_WORDS = 15  # of a caption of which a share is asked
-_SAID_AGAIN = 0.3
-
-
-def loops(words: Words, bounds: Bounds) -> npt.NDArray[np.bool_]:
-    """Which captions say a phrase again and again; caption i is ``words[bounds[i]:bounds[i+1]]``.
-
-    Either a phrase follows itself, or much of the caption are runs of five words that it had before
-    (as in the filters of Rae et al., Scaling Language Models, 2021, table A1).
-    """
-    lengths = np.diff(bounds)
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    found = said_again(words, bounds) >= _SAID_AGAIN
-    for phrase in range(1, _LONGEST_PHRASE + 1):
-        times = np.minimum(lengths // phrase, _TIMES_ANY)
-        if not (times >= _TIMES).any():
-            break
-        same = (words[phrase:] == words[:-phrase]) & (row[phrase:] == row[:-phrase])
-        edges = np.flatnonzero(np.diff(same, prepend=False, append=False))
-        starts, runs = edges[::2], edges[1::2] - edges[::2]
-        repeated = runs // phrase + 1
-        whole = repeated * phrase
-        loop = (repeated >= _TIMES) & (whole >= _LEAST_LOOP) | (repeated >= _TIMES_ANY)
-        found[row[starts[loop]]] = True
-    return found
-
-
-def said_again(words: Words, bounds: Bounds) -> npt.NDArray[np.float64]:
-    """The share (0 to 1) of a caption's words that lie in runs of five words it had before."""
-    lengths = np.diff(bounds)
-    share = np.zeros(len(lengths))
-    if len(words) < _GRAM:
-        return share
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    whole = row[_GRAM - 1 :] == row[: 1 - _GRAM]
-    key = row[: 1 - _GRAM].astype(np.uint64)
-    for place in range(_GRAM):
-        stop = len(words) - _GRAM + 1 + place
-        key = key * np.uint64(0x9E3779B97F4A7C15) + words[place:stop]
-    places = np.flatnonzero(whole)
-    order = places[np.argsort(key[places], kind="stable")]
-    again = order[1:][key[order[1:]] == key[order[:-1]]]
-    covered = np.zeros(len(words), np.bool_)
-    for place in range(_GRAM):
-        covered[again + place] = True
-    counts = np.bincount(row[covered], minlength=len(lengths))
-    enough = lengths >= _LEAST_WORDS
-    share[enough] = counts[enough] / lengths[enough]
-    return share
-
-
 # Low confidence: the model was far less sure of a caption than of most of the table.
 _LEAST_SURE = 20  # captions whose confidence is known
 _FENCE = 1.5
@@ -260,20 +175,6 @@ def unsure(logprobs: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     lower, upper = np.percentile(known, [25, 75])
     low: npt.NDArray[np.bool_] = logprobs < lower - _FENCE * (upper - lower)
     return low
-
-
-def phrase_of(words: Sequence[str]) -> tuple[str, int]:
-    """The phrase that a looping caption repeats most in succession, and how often."""
-    said, often, most = "", 1, 0
-    for phrase in range(1, min(_LONGEST_PHRASE, len(words) // 2) + 1):
-        run = 0
-        for place in range(phrase, len(words)):
-            run = run + 1 if words[place] == words[place - phrase] else 0
-            times = run // phrase + 1
-            if times > 1 and times * phrase > most:
-                said = " ".join(words[place - phrase + 1 : place + 1])
-                often, most = times, times * phrase
-    return said, often
 
 
 def difference(text: str, other: str) -> str:

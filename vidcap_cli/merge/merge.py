@@ -241,14 +241,14 @@ def _planned_rows(planned: Sequence[Source]) -> _Target:
 def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:
     """A note when the runs to be merged were asked different things."""
     asked = [source.plan.options for source in sources if source.plan]
-    names = (
-        [name for name in asked[0] if len({str(o.get(name)) for o in asked}) > 1] if asked else []
-    )
-    if not names:
+    said: dict[str, set[str]] = {}
+    for options in asked:  # older versions have fewer
+        for name, value in options.items():
+            said.setdefault(name, set()).add(str(value))
+    differ = {name: sorted(values) for name, values in said.items() if len(values) > 1}
+    if not differ:
         return ()
-    values = "; ".join(
-        f"{name}: {', '.join(sorted({str(o.get(name)) for o in asked}))}" for name in names
-    )
+    values = "; ".join(f"{name}: {', '.join(found)}" for name, found in differ.items())
     return (f"the runs were made with different options ({values}): their captions are mixed here",)
 
 

@@ -190,6 +190,19 @@ KERNEL(log_prob)
     return 0;
 }
 
+/* Logits and factors [n, width]: logits less by their factors [n, width]. */
+KERNEL(penalised)
+{
+    UNUSED;
+    if (!float32(dtypes, 0, 2))
+        return WRONG_DTYPE;
+    const pricing p = {
+        .logits = params[0], .factors = params[1], .penalised = params[2],
+        .n = shapes[0][0] * shapes[0][1]};
+    penalise(&p);
+    return 0;
+}
+
 /* q [slots, heads * D], keys and values [slots * kv_heads, length, D], last [slots * kv_heads, 1, 1]:
  * what the queries see [slots, heads * D].
  */

@@ -155,6 +155,23 @@ void log_probs(const scoring *p)
     parallel(log_prob_of_row, (void *)p, p->rows);
 }
 
+#define NUMBERS_AT_ONCE 16384
+
+static void penalise_some(void *context, int64_t index)
+{
+    const pricing *p = context;
+    const int64_t start = index * NUMBERS_AT_ONCE;
+    for (int64_t i = start; i < least(start + NUMBERS_AT_ONCE, p->n); i++) {
+        const float x = p->logits[i], factor = p->factors[i];
+        p->penalised[i] = !factor ? -3e38f : x < 0 ? x * factor : x / factor;
+    }
+}
+
+void penalise(const pricing *p)
+{
+    parallel(penalise_some, (void *)p, (p->n + NUMBERS_AT_ONCE - 1) / NUMBERS_AT_ONCE);
+}
+
 /* e^(x - most) in place of x; their sum. */
 static float exponentials(float *x, int64_t n, float most)
 {

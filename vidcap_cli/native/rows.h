@@ -44,6 +44,15 @@ typedef struct {
 
 void log_probs(const scoring *p);
 
+/* logits [n], less by their factors as ``Kernels.penalised`` says, penalised [n]. */
+typedef struct {
+    const float *logits, *factors;
+    float *penalised;
+    int64_t n;
+} pricing;
+
+void penalise(const pricing *p);
+
 /* softmax(q k^T / sqrt(head_dim)) v of one query for each slot [slots, heads * head_dim], over the
  * tokens 0 to last[slot * kv_heads] of caches [slots * kv_heads, length, head_dim].
  */

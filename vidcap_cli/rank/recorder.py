@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.engine import Generated
 from vidcap_cli.errors import RevokedError, RunError
 from vidcap_cli.rank.compaction import TOGETHER, compact
 from vidcap_cli.rank.row import Row
+from vidcap_cli.rank.said import Said
 from vidcap_cli.rank.writer import PartWriter
 from vidcap_cli.rundir.events import (
     Alive,
@@ -30,7 +30,7 @@ from vidcap_cli.rundir.events import (
 from vidcap_cli.rundir.leases import is_revoked
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
-from vidcap_cli.statuses import Doing, Flag, Status
+from vidcap_cli.statuses import Doing, Status
 
 _LONGEST_ERROR = 500
 # Characters of a caption that an event tells: what a line of the view shows. All is in the part.
@@ -97,11 +97,12 @@ class Recorder:
         """The model is about to be given a row."""
         self._report(Began([row.row_id]))
 
-    def captioned(self, row: Row, text: str, new: Generated, seconds: float) -> None:
-        """A row has its caption, which took the model ``seconds``; an empty one is none."""
+    def captioned(self, row: Row, said: Said) -> None:
+        """A row has its caption; an empty one is none."""
         assert row.clip
+        assert row.prompt
         frames, height, width, _ = row.clip.frames.shape
-        cut = (Flag.CUT,) if new.finish_reason == "length" else ()
+        text, new = said.text, said.generated
         result = Result(
             row.row_id,
             row.path,
@@ -109,14 +110,14 @@ class Recorder:
             text=text or None,
             error=None if text else "the model ended its answer before the first word",
             finish_reason=new.finish_reason,
-            flags=",".join((*row.clip.flags, *cut)) or None,
-            prompt_tokens=row.prompt_tokens,
+            flags=",".join((*row.clip.flags, *said.flags)) or None,
+            prompt_tokens=len(row.prompt.ids),
             new_tokens=len(new.ids),
             frames=frames,
             height=height,
             width=width,
             decode_s=row.decode_s,
-            infer_s=seconds,
+            infer_s=row.infer_s,
             attempts=row.attempts,
             rank=self._number,
             reader=row.clip.reader,

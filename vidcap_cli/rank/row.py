@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcap_cli.processors import Prompt
+from vidcap_cli.rank.said import Said
 from vidcap_cli.statuses import Flag, Status
 from vidcap_cli.video import Clip
 
@@ -16,7 +18,8 @@ class Row:
     ``attempts`` counts the launches that took it up, this one too. ``alone``: it is to be in the
     model with no other; ``smaller``: with a clip smaller than the one that memory ran out with.
     The decoders give it its ``clip``, or ``status`` and ``error``, and the seconds ``decode_s``;
-    the model takes ``prompt_tokens``.
+    the model takes ``infer_s`` for its ``prompt``. ``first`` is a caption that repeats itself,
+    while the model tries once more.
     """
 
     row_id: int
@@ -28,7 +31,9 @@ class Row:
     status: Status = Status.OK
     error: str | None = None
     decode_s: float | None = None
-    prompt_tokens: int | None = None
+    infer_s: float = 0.0
+    prompt: Prompt | None = None
+    first: Said | None = None
 
     def shrink(self, frames: NDArray[np.uint8]) -> None:
         """Go on with ``frames``, which are smaller or fewer than those of the clip."""

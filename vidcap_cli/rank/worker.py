@@ -36,6 +36,7 @@ from vidcap_cli.processors import Captioner, load_captioner
 from vidcap_cli.rank.intake import Claims, Intake
 from vidcap_cli.rank.recorder import ALIVE_SECONDS, Recorder
 from vidcap_cli.rank.row import Row
+from vidcap_cli.rank.said import Said
 from vidcap_cli.rundir.events import Alive, Ended, EventWriter, Started, State
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.records import Attempt, RankError, ShortRows, group_size
@@ -65,7 +66,8 @@ class Stop:
 class Rank:
     """The loop: rows from the intake into the model, and what became of them to the recorder.
 
-    ``shrink``: a clip that there is no memory for is made smaller.
+    ``shrink``: a clip that there is no memory for is made smaller. ``retry``: a caption that
+    repeats itself is decoded once more.
     """
 
     def __init__(
@@ -77,12 +79,14 @@ class Rank:
         *,
         shrink: bool,
         stop: Callable[[], bool],
+        retry: bool = False,
     ) -> None:
         self._captioner = captioner
         self._engine = engine
         self._intake = intake
         self._recorder = recorder
         self._shrink = shrink
+        self._retry = retry
         self._stop = stop
         self._in_model: dict[int, Row] = {}
         self._again: deque[Request] = deque()
@@ -135,7 +139,7 @@ class Rank:
             return None
         if frames is not whole:
             row.shrink(frames)
-        row.prompt_tokens = len(prompt.ids)
+        row.prompt, row.infer_s = prompt, 0.0
         self._in_model[row.row_id] = row
         self._recorder.began(row)
         return Request(row.row_id, prompt)
@@ -151,15 +155,30 @@ class Rank:
         return self._captioner.smaller(found) if less and found is not None else found
 
     def _take(self, answer: Answer) -> None:
-        """Finish the row of an answer, or have it tried once more with a smaller clip."""
+        """Finish the row of an answer, or have it tried once more: with a smaller clip, or with
+        stronger penalties when its caption repeats itself.
+        """
         self._recorder.busy_s += answer.seconds
-        row = self._in_model.pop(answer.row_id)
+        row = self._in_model[answer.row_id]
+        row.infer_s += answer.seconds
+        said = None
         if answer.generated:
-            text = self._captioner.text(answer.generated.ids)
-            self._recorder.captioned(row, text, answer.generated, answer.seconds)
-            return
-        error = answer.error
-        traceback.print_exception(error)  # into the rank's log
+            said = Said.of(self._captioner.text(answer.generated.ids), answer.generated)
+        else:
+            traceback.print_exception(answer.error)  # into the rank's log
+        if row.first:
+            self._recorder.captioned(self._in_model.pop(row.row_id), row.first.retried(said))
+        elif said and said.is_repetitive and self._retry:
+            assert row.prompt
+            row.first = said
+            self._again.append(Request(row.row_id, row.prompt, again=True))
+        elif said:
+            self._recorder.captioned(self._in_model.pop(row.row_id), said)
+        else:
+            self._failed(self._in_model.pop(row.row_id), answer.error)
+
+    def _failed(self, row: Row, error: Exception | None) -> None:
+        """Finish a row that has no caption, or have it tried once more with a smaller clip."""
         if not isinstance(error, OutOfMemoryError):
             self._recorder.failed(row, Status.MODEL_ERROR, f"{type(error).__name__}: {error}")
         elif self._shrink and not row.smaller:
@@ -226,8 +245,9 @@ def work(
         intake.read_ahead()  # frames are read while the weights load
         group = Group(number, size, partial(_lose, recorder)) if size > 1 else None
         engine = load_engine(config, recorder.doing, group)
-        shrink = config.on_oom == "shrink"
-        short = Rank(captioner, engine, intake, recorder, shrink=shrink, stop=stop).work()
+        shrink, retry = config.on_oom == "shrink", config.retry_repetitive
+        rank = Rank(captioner, engine, intake, recorder, shrink=shrink, stop=stop, retry=retry)
+        short = rank.work()
     again = short is not None and claims.left and not stop()
     if group:
         group.end("anew" if again else "leave")

@@ -220,8 +220,8 @@ def _differences(plan: Plan, meta: Path, config: CaptionConfig) -> tuple[list[st
         count = f"{plan.rows} -> {rows} rows" if rows != plan.rows else f"still {rows} rows"
         contents.append(f"the contents of {meta.name}: {count}")
     now = config.caption_options()
-    before = {"path_column": plan.path_column, **plan.options}
-    for name in dict.fromkeys([*before, *now]):
+    before = {**config.usual_caption_options(), **plan.options}
+    for name in dict.fromkeys([*plan.options, *now]):
         # Through JSON, as the plan's options went: a tuple and a list are the same option.
         new, called = json.loads(json.dumps(now.get(name))), config.called(name)
         if called and before.get(name) != new:

@@ -41,6 +41,7 @@ class NativePieces(CpuKernels):
         self.centered = kernel("layer_norm", _first_shape)
         self.largest = kernel("argmax", lambda x: [x[0]], ms.int32)
         self.scored = kernel("log_prob", lambda x, _ids: [x[0]])
+        self.priced = kernel("penalised", _first_shape)
         self.tower_attention = kernel("tower_attention", _first_shape)
         self.prompt_attention = kernel("prompt_attention", _first_shape)
         self.last_attention = kernel("step_attention", _first_shape)
@@ -132,6 +133,10 @@ class NativePieces(CpuKernels):
     def log_prob(self, logits: Tensor, ids: Tensor) -> Tensor:
         """Two passes over the rows, nothing kept."""
         return self.scored(logits, ids)
+
+    def penalised(self, logits: Tensor, factors: Tensor) -> Tensor:
+        """One pass; MindSpore's takes 35 ms for 16 rows of 150,000."""
+        return self.priced(logits, factors)
 
     def embed(self, table: Tensor, ids: Tensor) -> Tensor:
         """From panels to rows."""

@@ -14,6 +14,7 @@ Array = NDArray[Any]
 Tensors = tuple[Tensor, ...]
 # Keys, or values, of a layer: what is read comes first, what is written last.
 Cache = tuple[Tensor, ...]
+_LOWEST = -3e38  # below every logit in float32
 
 
 class Kernels(nn.Cell):  # type: ignore[misc]
@@ -118,6 +119,13 @@ class Kernels(nn.Cell):  # type: ignore[misc]
         gives them.
         """
         raise NotImplementedError
+
+    def penalised(self, logits: Tensor, factors: Tensor) -> Tensor:
+        """Logits of tokens that cost what ``factors`` say: divided by them if positive, else times
+        them; where the factor is 0 below all others. Both are ``[n, vocab]``.
+        """
+        less = ops.where(logits < 0, logits * factors, logits / factors)
+        return ops.where(factors > 0, less, ops.full_like(less, _LOWEST))
 
     def split(self, x: Tensor, size: int | tuple[int, ...], axis: int) -> Tensors:
         """``x`` in pieces of ``size``, the last perhaps smaller, or of these sizes."""
