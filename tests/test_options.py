@@ -26,6 +26,9 @@ from vidcap_cli.options import (
 OTHER = {
     "model": "/models/some",
     "path_column": "clip",
+    "ranges": "from,to",
+    "clip_length": 7.5,
+    "stride": 2.5,
     "question": "What moves?",
     "repetition_penalty": 1.3,
     "no_repeat_ngram_size": 4,

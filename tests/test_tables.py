@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from vidcap_cli import tables
 from vidcap_cli.atomic import committing
 from vidcap_cli.errors import TableError
+from vidcap_cli.meta import open_meta
+from vidcap_cli.meta import row_names as paths
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import open_meta, open_table, paths, regroup
+from vidcap_cli.tables import open_table, regroup
 
 TRICKY = [
     ["id", "path", "note"],

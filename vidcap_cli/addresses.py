@@ -4,15 +4,20 @@ Only files of this machine are read. An address of another place is told from th
 by its scheme, of two letters at least, with which few files begin.
 """
 
+import errno
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
 from vidcap_cli.errors import UsageError
+from vidcap_cli.spans import Span, parted
 
 NOT_READ = "remote files are not read; download them or mount the place, and give that path"
 _FILE = re.compile(r"file:(?://(?:localhost)?)?(/(?!/).*)", re.IGNORECASE | re.DOTALL)
+# The errors of a name that is nobody's; after any other the file may well be there.
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 # One slash is what a Path leaves of two.
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
@@ -36,3 +41,38 @@ def named(path: Path) -> Path:
     if is_remote(meant) and not meant.exists():
         raise UsageError(f"{str(path).replace(':/', '://', 1)}: {NOT_READ}")
     return meant
+
+
+def resolve(path: str, bases: Sequence[str]) -> Path:
+    """The file a row means: absolute as it is, else under the first base where it exists.
+
+    When it exists under none, the place where it was looked for first; an address of another
+    machine then stays as it is. Never raises: a place that cannot be looked at (no permission, a
+    disk that fails) is taken, and who opens it says why.
+    """
+    path = local(path)
+    candidates = [Path(base) / path for base in bases]
+    missing = Path(path) if is_remote(path) else candidates[0]
+    return next((place for place in candidates if _may_exist(place)), missing)
+
+
+def _may_exist(place: Path) -> bool:
+    try:
+        place.stat()
+    except ValueError:  # a null character
+        return False
+    except OSError as error:
+        return error.errno not in _NO_SUCH_FILE
+    return True
+
+
+def locate(name: str, bases: Sequence[str]) -> tuple[Path, Span | None]:
+    """The file that a row of this name means, and the range of it, if it means one.
+
+    A file that is called like a path with a range is that file.
+    """
+    path, span = parted(name)
+    whole = resolve(name, bases)
+    if span is None or _may_exist(whole):
+        return whole, None
+    return resolve(path, bases), span

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import resources
 from importlib.util import find_spec
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from vidcap_cli.launch.surroundings import look_around, placed
 from vidcap_cli.merge.account import Reconciliation
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.merge import merge
+from vidcap_cli.meta import BOUNDS, open_meta
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.options import NANO, PATH, LaunchOptions, RunOptions, TableOptions, declared, given
 from vidcap_cli.processors import load_captioner
@@ -46,8 +48,10 @@ from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.rundir.summary import Ended
+from vidcap_cli.spans import named as named_row
+from vidcap_cli.spans import span
 from vidcap_cli.table_writer import output_form
-from vidcap_cli.tables import bare_name, open_meta
+from vidcap_cli.tables import bare_name
 from vidcap_cli.view.live import make_view
 from vidcap_cli.view.summary import Outcome, captions_table, summary
 from vidcap_cli.view.tally import RunState
@@ -88,7 +92,7 @@ def caption(request: Request) -> int:
         _say(request, f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
     _check_together(request.run, shown=shown)
-    _check_columns(request.table, meta, request.config.path_column)
+    _check_columns(request.table, meta, request.config)
     if not request.launch.node_rank:
         _check_places(request, meta, None if shown else output)
     config = _with_model(request)
@@ -172,15 +176,18 @@ def _say_sampling(request: Request, model: Path) -> None:
         )
 
 
-def _check_columns(table: TableOptions, meta: Path, path_column: str) -> None:
+def _check_columns(table: TableOptions, meta: Path, config: CaptionConfig) -> None:
     """Refuse at once what the merge would refuse when all videos have been captioned."""
     columns = CaptionColumns(
         table.caption_column, overwrite=table.overwrite_column, everything=table.all_columns
     )
     if kind_of(meta) == TABLE:
-        columns.check(open_meta(meta, path_column))
-    elif path_column != PATH:
-        raise UsageError(f"{meta}: is not a table; leave out --path-column")
+        columns.check(open_meta(meta, config.path_column, config.ranges))
+    elif config.path_column != PATH or config.ranges:
+        flag = "--path-column" if config.path_column != PATH else "--ranges"
+        raise UsageError(f"{meta}: is not a table; leave out {flag}")
+    if config.stride and not config.clip_length:
+        raise UsageError("--stride is about the clips of --clip-length; name that too.")
 
 
 def _table_options(table: TableOptions) -> dict[str, Any]:
@@ -398,8 +405,11 @@ def _working_place(
 def _print_captions(table: Path, column: str) -> None:
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    rows = pq.read_table(table, columns=["path", column]).to_pylist()
-    captions_table((row["path"], row[column]) for row in rows)
+    found = pq.read_table(table)
+    bounds = [found[name].to_pylist() for name in BOUNDS if name in found.column_names]
+    ranges = map(span, *bounds) if bounds else repeat(None)
+    names = map(named_row, found["path"].to_pylist(), ranges)
+    captions_table(zip(names, found[column].to_pylist(), strict=True))
 
 
 def _print_json(run: RunDir, target: Path, request: Request, *, shown: bool) -> None:

@@ -25,6 +25,7 @@ from vidcap_cli.options import (
     Prefer,
     RunOptions,
     TableOptions,
+    as_ranges,
     declared,
 )
 
@@ -231,6 +232,15 @@ def merge(
             show_default="that of the runs, else path",
         ),
     ] = None,
+    ranges: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="The columns with ranges of videos there: START,END, or none.",
+            show_default="those of the runs, else start,end if they are there",
+            callback=_reading(as_ranges),
+        ),
+    ] = None,
     prefer: Annotated[
         Prefer, typer.Option(help="Which of several captions of a row to take.")
     ] = "newest",
@@ -256,6 +266,7 @@ def merge(
         output,
         meta=meta,
         path_column=path_column,
+        ranges=ranges,
         prefer=prefer,
         missing=missing,
         **table,

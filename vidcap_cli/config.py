@@ -21,6 +21,7 @@ from vidcap_cli.options import (
     as_bytes,
     as_decoder_bytes,
     as_question,
+    as_ranges,
     as_reader,
     as_shape,
     declared,
@@ -62,6 +63,40 @@ class CaptionConfig:
             last=True,
         ),
     ] = PATH
+    ranges: Annotated[
+        str | None,
+        Option(
+            "Columns with the ranges of the videos that are meant: START,END, or one with lists of "
+            "pairs; none for whole videos.",
+            metavar="NAMES",
+            usual="start,end or timestamp, if they are there",
+            read=as_ranges,
+            alters=True,
+            last=True,
+        ),
+    ] = None
+    clip_length: Annotated[
+        float | None,
+        Option(
+            "Cut videos into clips of so many seconds, each a row of the output.",
+            metavar="SECONDS",
+            low=0.01,
+            usual="whole videos",
+            alters=True,
+            last=True,
+        ),
+    ] = None
+    stride: Annotated[
+        float | None,
+        Option(
+            "Seconds from the start of one clip to that of the next.",
+            metavar="SECONDS",
+            low=0.01,
+            usual="the length of a clip",
+            alters=True,
+            last=True,
+        ),
+    ] = None
     question: Annotated[
         str,
         Option(

@@ -3,6 +3,7 @@
 The weights need not be there: sizes are those of ``config.json``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from vidcap_cli.addresses import locate
 from vidcap_cli.calibration import Measured
 from vidcap_cli.checkpoint.files import stored_type
 from vidcap_cli.checkpoint.layout import Layout
@@ -24,8 +26,9 @@ from vidcap_cli.native import library
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan, resolve
+from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan
 from vidcap_cli.rundir.selection import Selection
+from vidcap_cli.spans import Span
 from vidcap_cli.video import Clip, Rule, probe
 from vidcap_cli.video.pool import DecodePool
 from vidcap_cli.view.words import count, duration, figure, one_line, printable, size
@@ -80,11 +83,12 @@ def look_ahead(
         before = read_plan(run)
         check_unchanged(before, meta, config)
         left = int((~done_mask(run, before).ok & selection.mask(before.rows)).sum())
-    return Planned(plan, rows, left, estimate([str(resolve(p, plan.bases)) for p in paths], config))
+    sample = [locate(path, plan.bases) for path in paths]
+    return Planned(plan, rows, left, estimate(sample, config))
 
 
-def estimate(paths: list[str], config: CaptionConfig) -> Estimate:
-    """Probe ``paths`` in decoder processes, so that a bad file cannot hang the command.
+def estimate(videos: Sequence[tuple[Path, Span | None]], config: CaptionConfig) -> Estimate:
+    """Probe ``videos`` in decoder processes, so that a bad file cannot hang the command.
 
     PyAV counts the frames, also where the run is to read by decord.
     """
@@ -92,15 +96,15 @@ def estimate(paths: list[str], config: CaptionConfig) -> Estimate:
     rule = captioner.rule
     found: list[Clip] = []
     with DecodePool(rule, workers=config.decoders, timeout=_PROBE_SECONDS, read=_probe) as pool:
-        for row, path in enumerate(paths):
-            pool.submit(row, path)
+        for row, (path, span) in enumerate(videos):
+            pool.submit(row, str(path), span)
         while pool.pending:
             decoded = pool.next()
             if decoded and decoded.clip:
                 found.append(decoded.clip)
     tiny = np.zeros((2, 28, 28, 3), np.uint8)
     return Estimate(
-        sampled=len(paths),
+        sampled=len(videos),
         seconds=np.array([clip.source_frames / clip.source_fps for clip in found]),
         frames=np.array([len(clip.indices) for clip in found], np.int64),
         tokens=np.array(
@@ -114,9 +118,9 @@ def estimate(paths: list[str], config: CaptionConfig) -> Estimate:
     )
 
 
-def _probe(path: str, rule: Rule) -> Clip:
+def _probe(path: str, rule: Rule, span: Span | None = None) -> Clip:
     """In a decoder process: a clip of one black pixel, for the rest that it tells."""
-    info = probe(path)
+    info = probe(path, span)
     return Clip(
         frames=np.zeros((1, 1, 1, 3), np.uint8),
         indices=rule.indices(info.frames, info.fps),

@@ -26,6 +26,7 @@ ENGINE = "Engine"
 NANO = "nano"  # the bundled checkpoint
 PATH = "path"  # the column of videos
 TEXT = "text"  # the column of captions
+NO_RANGES = "none"  # no column has ranges of videos
 # Bytes a decoder needs to work at all: FFmpeg, NumPy and a video of ordinary size.
 LEAST_DECODE_MEMORY = 256_000_000
 
@@ -174,6 +175,14 @@ def as_shape(text: str) -> str:
     """``text`` if it is written T-H-W."""
     if not re.fullmatch(r"[1-9]\d*-[1-9]\d*-[1-9]\d*", text):
         raise ValueError("write T-H-W, such as 4-12-12.")
+    return text
+
+
+def as_ranges(text: str) -> str:
+    """``text`` if it names one column, or two with a comma between, or says none."""
+    names = text.split(",")
+    if len(names) > 2 or not all(name.strip() for name in names):
+        raise ValueError(f"write START,END, the column with lists of ranges, or {NO_RANGES}.")
     return text
 
 

@@ -12,11 +12,10 @@ import csv
 import gzip
 import io
 import json
-import shlex
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
@@ -50,32 +48,21 @@ _JSON_ROWS = 8_192
 _BUFFER = 1 << 20  # bytes of a Parquet column in memory: row groups may be of any size
 _BLOCK = 4 << 20  # bytes of CSV parsed at once; a single row must fit in
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-_LOOKS_LIKE_PATH = (
-    "path",
-    "video_path",
-    "video",
-    "videos",
-    "file_path",
-    "filepath",
-    "file",
-    "filename",
-    "file_name",
-    "video_file",
-    "relpath",
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table on the disk; its header has been read, its rows not yet.
 
-    ``path_column`` is the one that names the videos, in a table of videos.
+    In a table of videos ``path_column`` is the one that names them, ``ranges`` those of the start
+    and the end of what is meant of each, or the one with a list of such pairs, or none.
     """
 
     path: Path
     form: str
     schema: pa.Schema
     path_column: str = PATH
+    ranges: tuple[str, ...] = ()
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, all columns or those named, in batches of any length."""
@@ -131,52 +118,6 @@ def open_table(path: Path) -> Table:
             f"{path}: the column {quoted(twice)} is there more than once; rename or drop one"
         )
     return Table(path, form, schema)
-
-
-def open_meta(path: Path, column: str = PATH) -> Table:
-    """Open a table of videos, whose paths are in ``column``."""
-    table = replace(open_table(path), path_column=column)
-    names = table.schema.names
-    if column not in names:
-        raise TableError(f"{path}: no column is called `{column}`. {_path_hint(names, column)}")
-    kind = table.schema.field(column).type
-    if not is_text(kind) and kind != pa.null():
-        raise TableError(f"{path}: the column `{column}` holds {kind}, not text; convert it")
-    return table
-
-
-def paths(table: Table) -> Iterator[pa.Array]:
-    """Yield the paths as strings; a table without rows or a row without path raises.
-
-    All columns are read: a fault in one that only the final table needs should show at once, not
-    when the captions are done.
-    """
-    for _, column in with_paths(table, table.batches()):
-        yield column
-
-
-def with_paths(
-    table: Table, batches: Iterable[pa.RecordBatch]
-) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
-    """Yield ``batches`` of ``table``, each with its paths as strings.
-
-    Raises as ``paths`` does.
-    """
-    row = 0
-    for batch in batches:
-        column = batch.column(table.path_column).cast(pa.string())
-        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
-        first = pc.index(blank, True).as_py()
-        if first >= 0:
-            raise TableError(
-                f"{table.path}: data row {row + first + 1} has an empty "
-                f"`{table.path_column}`; "
-                "fill it in or delete the row"
-            )
-        row += len(column)
-        yield batch, column
-    if row == 0:
-        raise TableError(f"{table.path}: the table has a header but no rows; add the videos")
 
 
 def hashes(strings: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
@@ -447,26 +388,6 @@ def _json_batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 def _mixed(path: Path, name: str, place: str, rows: int, error: Exception) -> str:
     where = f"in one of the {rows} rows from {place} on"
     return f"{path}: the column `{name}` has a value of another type {where}: {error}; mend it"
-
-
-def _path_hint(names: Sequence[str], column: str) -> str:
-    if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
-        mark = ";" if ";" in names[0] else "tabulator"
-        return f"Its columns seem to be separated by {mark!r}: write it with commas, or as .tsv"
-    plain = {name.strip().lower(): name for name in names}
-    likely = next((plain[word] for word in _LOOKS_LIKE_PATH if word in plain), None)
-    found = quoted(names) if names else "none"
-    if column != PATH:
-        return f"Columns found: {found}; name the one with the videos with --path-column"
-    if likely is not None:
-        return (
-            f"Columns found: {found}; rename `{likely}` to `path` if it names the videos, or "
-            f"caption with --path-column {shlex.quote(likely)}"
-        )
-    return (
-        f"Columns found: {found}; rename the one that names the videos to `path`, or caption with "
-        "--path-column NAME"
-    )
 
 
 def quoted(names: Iterable[str]) -> str:

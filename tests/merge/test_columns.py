@@ -13,11 +13,11 @@ from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.inspect import inspect
 from vidcap_cli.merge.columns import CaptionColumns, caption_column
 from vidcap_cli.merge.merge import merge
+from vidcap_cli.meta import open_meta
 from vidcap_cli.options import RunOptions, TableOptions
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import make_plan
-from vidcap_cli.tables import open_meta
 
 CONFIG = CaptionConfig("qwen2vl", "/models/qwen")
 OLD = "id,text,path\n1,old a,a.mp4\n2,old b,b.mp4\n3,old c,c.mp4\n"

@@ -45,7 +45,7 @@ class FakeDecoders:
     def pending(self) -> int:
         return len(self._queue)
 
-    def submit(self, row_id: int, path: str) -> None:
+    def submit(self, row_id: int, path: str, span=None) -> None:
         self._queue.append((row_id, path))
         self.submitted.append((row_id, path))
 

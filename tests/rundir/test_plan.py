@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vidcap_cli.addresses import resolve
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError
 from vidcap_cli.processors.qwen2vl import FrameRule
@@ -25,7 +26,6 @@ from vidcap_cli.rundir.plan import (
     check_unchanged,
     make_plan,
     read_plan,
-    resolve,
 )
 from vidcap_cli.rundir.todo import Todo, write_todo
 from vidcap_cli.video import VideoError, read_frames
@@ -331,7 +331,7 @@ def test_a_file_that_may_be_there_is_not_looked_for_elsewhere(tmp_path):
         (folder / "a.mp4").write_bytes(b"x")
     program = """
 import os, sys
-from vidcap_cli.rundir.plan import resolve
+from vidcap_cli.addresses import resolve
 if os.geteuid() == 0:
     os.seteuid(65534)
 print(resolve("a.mp4", sys.argv[1:]))
@@ -426,6 +426,7 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
+from vidcap_cli.addresses import resolve
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.plan import check_unchanged, make_plan

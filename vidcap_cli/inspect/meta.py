@@ -8,7 +8,7 @@ import shlex
 import stat
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,16 +18,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vidcap_cli.addresses import locate
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.families import RECOMMENDED
 from vidcap_cli.inspect.probed import check_probed, write_probed
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
-from vidcap_cli.inspect.videos import cause_words, causes, survey, survey_sections
+from vidcap_cli.inspect.videos import Video, cause_words, causes, survey, survey_sections
 from vidcap_cli.merge.columns import STATUS, CaptionColumns, caption_column
+from vidcap_cli.meta import open_meta, row_names
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.plan import FOLDER, kind_of, make_plan, resolve
-from vidcap_cli.tables import Table, open_meta, open_table, paths
+from vidcap_cli.rundir.plan import FOLDER, kind_of, make_plan
+from vidcap_cli.tables import Table, open_table
 from vidcap_cli.view.words import count, one_line, size
 
 LOOKED_FOR = 1000  # files at the start of the table, and as many again spread over the rest
@@ -64,11 +66,13 @@ def meta_report(target: Path, probing: Probing | None = None) -> Report:
     if probing.output:
         check_probed(probing.output, target)
     if kind_of(target) == FOLDER:
-        return _report("folder", target, _listing(target), [str(target)], (), probing=probing)
+        return _report(
+            "folder", target, _listing(target), [str(target)], (), videos=None, probing=probing
+        )
     table = open_table(target)
     columns = Section("columns", tuple(Fact(field.name, str(field.type)) for field in table.schema))
     try:
-        open_meta(target)
+        videos = open_meta(target)
         if not probing.asked:
             CaptionColumns().check(table)
     except TableError as error:
@@ -76,9 +80,11 @@ def meta_report(target: Path, probing: Probing | None = None) -> Report:
             raise
         # Not a table to caption; what it holds can still be told.
         return _other_table(table, columns, error)
-    column = pa.chunked_array(list(paths(table)), pa.string())
+    if probing.output and len(videos.ranges) == 1:  # a row has one number of frames
+        videos = replace(videos, ranges=())
+    column = pa.chunked_array(list(row_names(videos)), pa.string())
     bases = [str(target.absolute().parent), str(Path.cwd())]
-    return _report("table", target, column, bases, (columns,), probing=probing)
+    return _report("table", target, column, bases, (columns,), videos=videos, probing=probing)
 
 
 def _listing(folder: Path) -> pa.ChunkedArray:
@@ -96,15 +102,18 @@ def _report(
     bases: Sequence[str],
     sections: tuple[Section, ...],
     *,
+    videos: Table | None,
     probing: Probing,
 ) -> Report:
     rows = len(column)
     everything = probing.all_videos or probing.output is not None
     looked = column.unique() if everything else column.take(pa.array(_spread(rows)))
     names = looked.to_pylist()
-    files = {name: resolve(name, bases) for name in names}
+    meant = {name: locate(name, bases) for name in names}
+    files = {name: file for name, (file, _) in meant.items()}
     sizes = {file: held for file in files.values() if (held := _bytes_of(file)) is not None}
     missing = [name for name in names if files[name] not in sizes]
+    ranged = videos is not None and bool(videos.ranges)
     twice = rows - pc.count_distinct(column).as_py()
     endings = _extensions(column)
     facts = [
@@ -113,14 +122,15 @@ def _report(
         Fact("looked for", count(len(names), "file"), len(names)),
         Fact("missing", f"{len(missing):,}", len(missing)),
     ]
-    there = round(rows * len(sizes) / len(names))
-    if sizes:
+    there = round(rows * (len(names) - len(missing)) / len(names))
+    if sizes and not ranged:  # several rows may be ranges of one file
         total = sum(sizes.values()) / len(sizes) * there
         about = "" if len(sizes) == there else "about "
         facts.append(Fact("size of all", f"{about}{size(total)}", round(total)))
     facts.append(Fact("repeated paths", f"{twice:,}", twice))
-    opened = list(sizes) if everything else _opened(list(sizes))
-    found = survey([str(file) for file in opened])
+    here = list({one: None for one in meant.values() if one[0] in sizes})
+    opened = here if everything else _opened(here)
+    found = survey(opened)
     shown = [Section("rows", tuple(facts)), *sections, *survey_sections(found, there)]
     why = causes(found)
     shown.append(Section("details", (Fact("unreadable", "", why),)))
@@ -134,11 +144,11 @@ def _report(
         problems.append(Problem("none of its videos gives frames"))
     if probing.output:
         places = {file: place for place, file in enumerate(opened)}
-        of_name = {name: places.get(file, -1) for name, file in files.items()}
+        of_name = {name: places.get(one, -1) for name, one in meant.items()}
         if kind == "folder":  # from anywhere else its names lead nowhere
             column = pa.chunked_array([[str(files[name].absolute()) for name in names]])
             of_name = dict(zip(column.to_pylist(), of_name.values(), strict=True))
-        written = write_probed(target, column, of_name, found, probing.output, drop=probing.drop)
+        written = write_probed(videos, column, of_name, found, probing.output, drop=probing.drop)
         verdict = f"{count(written, 'row')} written to {probing.output}"
     return Report(kind, str(target), verdict, tuple(shown), tuple(problems))
 
@@ -173,7 +183,7 @@ def _problems(
     return problems
 
 
-def _opened(found: Sequence[Path]) -> list[Path]:
+def _opened(found: Sequence[Video]) -> list[Video]:
     """A few of the files, evenly spread."""
     places = np.linspace(0, len(found) - 1, min(len(found), OPENED)).astype(int)
     return [found[place] for place in places]
@@ -193,7 +203,8 @@ def _spread(rows: int) -> list[int]:
 
 
 def _extensions(column: pa.ChunkedArray) -> dict[str, int]:
-    endings = pc.extract_regex(pc.utf8_lower(column), r"(?P<ending>\.[^./]*)$")
+    paths = pc.replace_substring_regex(column, r"#t=[\d.,]+$", "")
+    endings = pc.extract_regex(pc.utf8_lower(paths), r"(?P<ending>\.[^./]*)$")
     counted = pc.value_counts(pc.struct_field(endings, "ending")).to_pylist()
     counts = Counter({entry["values"] or "none": entry["counts"] for entry in counted})
     return dict(counts.most_common())

@@ -7,6 +7,7 @@ width and no other value. A column of the table that has one of these names is r
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,10 @@ import pyarrow as pa
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import UsageError
 from vidcap_cli.inspect.videos import Survey
+from vidcap_cli.meta import with_names
 from vidcap_cli.options import PATH
-from vidcap_cli.rundir.plan import FOLDER, kind_of
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import ROWS, open_meta, selectable
+from vidcap_cli.tables import ROWS, Table, selectable
 
 PROBED = pa.schema(
     [
@@ -41,7 +42,7 @@ def check_probed(output: Path, target: Path) -> None:
 
 
 def write_probed(
-    target: Path,
+    table: Table | None,
     column: pa.ChunkedArray,
     places: Mapping[str, int],
     found: Survey,
@@ -49,22 +50,23 @@ def write_probed(
     *,
     drop: bool,
 ) -> int:
-    """Write the rows of ``target`` with the columns ``PROBED``; the number of rows written.
+    """Write the rows of ``table`` with the columns ``PROBED``; the number of rows written.
 
-    ``column`` are the paths of its rows, ``places`` those of their videos in ``found``, -1 for one
-    that is not there. With ``drop`` only rows whose video can be read are written.
+    ``column`` are the names of its rows, which are all that there is without a table; ``places``
+    those of their videos in ``found``, -1 for one that is not there. With ``drop`` only rows
+    whose video can be read are written.
     """
-    batches, schema = _rows(target, column)
+    batches, schema = _rows(table, column)
     kept = pa.schema([field for field in schema if field.name not in PROBED.names])
     written = 0
     with writing(output, schema, output_form(output)) as write:
-        for batch in batches:
-            names = batch[PATH].cast(pa.string()).to_pylist()
-            place = np.array([places[name] for name in names], np.int64)
+        for batch, names in batches:
+            place = np.array([places[name] for name in names.to_pylist()], np.int64)
             readable = place >= 0
             readable[readable] = found.readable[place[readable]]
+            own = (batch.column(field.name).cast(field.type) for field in kept)
             rows = pa.Table.from_arrays(
-                [*batch.select(kept.names).cast(kept).columns, *_columns(found, place, readable)],
+                [*own, *_columns(found, place, readable)],
                 schema=schema,
             )
             rows = rows.filter(pa.array(readable)) if drop else rows
@@ -73,15 +75,19 @@ def write_probed(
     return written
 
 
-def _rows(target: Path, column: pa.ChunkedArray) -> tuple[Iterator[pa.Table], pa.Schema]:
-    """The rows of a table or a folder in blocks, and the schema of those to write."""
-    if kind_of(target) == FOLDER:
+def _rows(
+    table: Table | None, column: pa.ChunkedArray
+) -> tuple[Iterator[tuple[Any, pa.Array]], pa.Schema]:
+    """The rows of a table or a folder in blocks with their names, and the schema of those to
+    write.
+    """
+    if table is None:
         rows = pa.table({PATH: column})
-        blocks = (rows.slice(start, ROWS) for start in range(0, rows.num_rows, ROWS))
+        parts = (rows.slice(start, ROWS) for start in range(0, rows.num_rows, ROWS))
+        blocks: Iterator[tuple[Any, pa.Array]] = ((part, part[PATH]) for part in parts)
         kept = rows.schema
     else:
-        table = open_meta(target)
-        blocks = (pa.Table.from_batches([batch]) for batch in table.batches())
+        blocks = with_names(table, table.batches())
         kept = table.schema
     others = [field for field in kept if field.name not in PROBED.names]
     return blocks, pa.schema([*selectable(pa.schema(others)), *PROBED])

@@ -16,6 +16,7 @@ import numpy as np
 from vidcap_cli.families import FAMILIES, RECOMMENDED, part
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.processors import FrameRule
+from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Flag
 from vidcap_cli.video import Clip, Rule, VideoInfo, probe, read_frames
 from vidcap_cli.video.pool import DecodePool
@@ -35,9 +36,9 @@ class Probed(Clip):
     info: VideoInfo
 
 
-def probe_only(path: str, rule: Rule) -> Clip:
+def probe_only(path: str, rule: Rule, span: Span | None = None) -> Clip:
     """In a decoder process: what the file holds; the clip has one black pixel."""
-    info = probe(path)
+    info = probe(path, span)
     return Probed(
         frames=np.zeros((1, 1, 1, 3), np.uint8),
         indices=rule.indices(info.frames, info.fps),

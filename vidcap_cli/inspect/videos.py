@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from vidcap_cli.inspect.histogram import bar, histogram
 from vidcap_cli.inspect.report import Fact, Section
 from vidcap_cli.inspect.video import RULE, RULES, Probed, probe_only
 from vidcap_cli.rundir.standing import cause
+from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Flag
 from vidcap_cli.video import VideoInfo
 from vidcap_cli.video.pool import DecodePool
@@ -73,20 +75,24 @@ class Survey:
         self.flags.update(info.flags)
 
 
-def survey(paths: Sequence[str]) -> Survey:
-    """Probe the videos at ``paths`` in parallel, with a bar on a terminal."""
-    found = Survey(len(paths))
-    if not paths:
+Video = tuple[Path, Span | None]  # a file, and the range that is meant of it
+
+
+def survey(videos: Sequence[Video]) -> Survey:
+    """Probe ``videos`` in parallel, with a bar on a terminal."""
+    found = Survey(len(videos))
+    if not videos:
         return found
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS, len(paths))
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS, len(videos))
     with (
-        Progress("videos", len(paths)) as progress,
+        Progress("videos", len(videos)) as progress,
         DecodePool(RULE, workers=workers, timeout=_PROBE_SECONDS, read=probe_only) as pool,
     ):
-        waiting = iter(enumerate(paths))
+        waiting = iter(enumerate(videos))
         while True:
             while pool.pending < 4 * workers and (one := next(waiting, None)):
-                pool.submit(*one)
+                place, (file, span) = one
+                pool.submit(place, str(file), span)
             decoded = pool.next()
             if decoded is None:
                 return found

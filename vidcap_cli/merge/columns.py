@@ -60,11 +60,13 @@ class CaptionColumns:
 
         UsageError when that is the one with the paths.
         """
-        if table.path_column in self.names:
-            raise UsageError(
-                f"{table.path}: the column `{table.path_column}` holds the paths, and the captions "
-                "would replace it; choose another --caption-column, or rename it"
-            )
+        for name in (table.path_column, *table.ranges):
+            if name in self.names:
+                what = "paths" if name == table.path_column else "ranges"
+                raise UsageError(
+                    f"{table.path}: the column `{name}` holds the {what}, and the captions "
+                    "would replace it; choose another --caption-column, or rename it"
+                )
         taken = [name for name in table.schema.names if name in self.names]
         if not taken or self.overwrite:
             return

@@ -20,8 +20,9 @@ from vidcap_cli.merge.account import Example, Strays
 from vidcap_cli.merge.choosing import AGE, ROW
 from vidcap_cli.merge.sources import Source, read_source, result_schema
 from vidcap_cli.merge.spill import Ints, Spill
+from vidcap_cli.meta import with_names
 from vidcap_cli.options import PATH
-from vidcap_cli.tables import Table, hashes, is_gzip, with_paths
+from vidcap_cli.tables import Table, hashes, is_gzip
 
 _HASH = "hash"
 _PATHS = 1 << 19  # planned paths in memory at once, roughly
@@ -171,21 +172,20 @@ def match(
     results: Results,
     table: Table,
     rows: int | None,
-    fingerprint: str,
+    identity: str,
     *,
     folder: Path,
     block: int,
 ) -> Iterator[Matches]:
     """Find the results of each row of ``table``, whose length is ``rows`` if that is known.
 
-    Results of a plan with this fingerprint go by ``row_id``. Parts that come without a plan do
+    Results of a plan with this identity go by ``row_id``. Parts that come without a plan do
     so where their path agrees. Everything else goes by path. What memory does not hold lies in
     files in ``folder`` until the block ends.
     """
     loose = [s.plan is None and not s.is_table for s in results.sources]
     by_path = [
-        s.is_table or (s.plan is not None and s.plan.fingerprint != fingerprint)
-        for s in results.sources
+        s.is_table or (s.plan is not None and s.plan.identity != identity) for s in results.sources
     ]
     found = result_schema(results.columns)
     rest = [field for field in found if field.name not in ("row_id", PATH)]
@@ -205,11 +205,12 @@ def match(
                     matches.add(one, ages, one["row_id"].fill_null(-1).to_numpy())
             if any(by_path):
                 matches.rows = 0
-                for _, column in with_paths(table, table.batches([table.path_column])):
-                    row_ids = np.arange(matches.rows, matches.rows + len(column))
-                    one = pa.table({PATH: column.cast(pa.large_string())})
+                columns = [table.path_column, *table.ranges]
+                for _, names in with_names(table, table.batches(columns)):
+                    row_ids = np.arange(matches.rows, matches.rows + len(names))
+                    one = pa.table({PATH: names.cast(pa.large_string())})
                     _set_aside(planned, one, pa.array(row_ids), parts)
-                    matches.rows += len(column)
+                    matches.rows += len(names)
             for part in waiting.buckets():
                 _join(planned, waiting, part, matches)
         yield matches

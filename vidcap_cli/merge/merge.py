@@ -20,7 +20,7 @@ which have no name and so leave nothing behind.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -35,15 +35,16 @@ from vidcap_cli.merge.choosing import choose
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.editing import Edits
 from vidcap_cli.merge.matching import match, read_results
-from vidcap_cli.merge.sources import Source, find_sources
+from vidcap_cli.merge.sources import Source, caption_ranges, find_sources
 from vidcap_cli.merge.spill import Ints
-from vidcap_cli.options import PATH, TEXT, Prefer
+from vidcap_cli.meta import names_of, open_meta, with_paths
+from vidcap_cli.options import NO_RANGES, PATH, TEXT, Prefer
 from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir, attempt_of
-from vidcap_cli.rundir.plan import TABLE, fingerprint_of
+from vidcap_cli.rundir.plan import TABLE, Reading, fingerprint_of, open_clips
 from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import ROWS, Table, open_meta, open_table, regroup, with_paths
+from vidcap_cli.tables import ROWS, Table, open_table, regroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class _Target:
     """The planned rows; ``rows`` is None until they are counted."""
 
     table: Table
-    fingerprint: str
+    identity: str
     rows: int | None
     notes: tuple[str, ...] = ()
 
@@ -62,6 +63,7 @@ def merge(
     *,
     meta: Path | None = None,
     path_column: str | None = None,
+    ranges: str | None = None,
     prefer: Prefer = "newest",
     all_columns: bool = False,
     caption_column: str = TEXT,
@@ -78,7 +80,8 @@ def merge(
 
     The rows are those of ``meta``, or else of the table that the run directories among the
     inputs were planned from; with ``limit`` only the first of them. ``path_column`` names the
-    paths in ``meta`` and in captioned tables, by default as in the runs, or ``path``. ``form`` is
+    paths in ``meta`` and in captioned tables, by default as in the runs, or ``path``; ``ranges`` is
+    the same for the columns of ranges (``meta.open_meta``). ``form`` is
     csv, tsv, parquet or jsonl, by default what the suffix of ``out`` says. ``all_columns`` adds
     what else is known about a result. The captions are called ``caption_column``;
     ``overwrite_column`` leaves out columns of META that have a name of those added. ``missing``
@@ -91,8 +94,8 @@ def merge(
     missing_form = output_form(missing) if missing else ""
     columns = CaptionColumns(caption_column, overwrite=overwrite_column, everything=all_columns)
     edits = Edits(prefix, suffix, strip_prefix, trim_to_sentence)
-    sources = find_sources([named(path) for path in inputs], caption_column, path_column)
-    target = _find_target(sources, meta and named(meta), path_column)
+    sources = find_sources([named(path) for path in inputs], caption_column, path_column, ranges)
+    target = _find_target(sources, meta and named(meta), path_column, ranges)
     _check_outputs([out, *([missing] if missing else [])], sources, target)
     columns.check(target.table)
     kept, schema = columns.kept(target.table.schema), columns.added(target.table.schema)
@@ -104,7 +107,7 @@ def merge(
                 read_results(sources, ("row_id", PATH, *columns.results)),
                 target.table,
                 target.rows,
-                target.fingerprint,
+                target.identity,
                 folder=out.parent,
                 block=ROWS,
             )
@@ -119,7 +122,8 @@ def merge(
                 break
             for first, count in matches.pieces(start, block.num_rows):
                 piece = block.slice(first - start, count)
-                found = matches.of(first, _paths(piece, target), limit)
+                names = _names(piece, target, first)
+                found = matches.of(first, names, limit)
                 rows = piece if limit is None else piece.slice(0, max(0, limit - first))
                 if not rows.num_rows:
                     continue
@@ -129,7 +133,7 @@ def merge(
                 write(pa.Table.from_arrays([*rows.columns, *added], schema=schema))
                 if write_missing:
                     write_missing(rows.filter(pc.not_equal(added[1], Status.OK)))
-                account.add(first, _paths(rows, target), choice, added[1], added[2])
+                account.add(first, names.slice(0, rows.num_rows), choice, added[1], added[2])
             start += block.num_rows
         else:
             if matches.rows not in (None, start):
@@ -168,8 +172,11 @@ def _checked(table: Table, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         yield batch
 
 
-def _paths(rows: pa.Table, target: _Target) -> pa.ChunkedArray:
-    return rows[target.table.path_column].cast(pa.string())
+def _names(rows: pa.Table, target: _Target, first: int) -> pa.ChunkedArray:
+    paths = rows[target.table.path_column].cast(pa.string())
+    if not target.table.ranges:
+        return paths
+    return pa.chunked_array([names_of(target.table, rows, paths, first)])
 
 
 def _columns(results: pa.Table, best: Ints, names: Sequence[str]) -> list[pa.ChunkedArray]:
@@ -180,13 +187,15 @@ def _columns(results: pa.Table, best: Ints, names: Sequence[str]) -> list[pa.Chu
     return columns
 
 
-def _find_target(sources: Sequence[Source], meta: Path | None, path_column: str | None) -> _Target:
+def _find_target(
+    sources: Sequence[Source], meta: Path | None, path_column: str | None, ranges: str | None
+) -> _Target:
+    planned = [source for source in sources if source.plan is not None]
     if meta is not None:
         if not meta.is_file():
             raise UsageError(f"--meta {meta}: there is no such table; check the spelling")
-        column = path_column or _planned_column(sources, open_table(meta))
-        return _Target(open_meta(meta, column), fingerprint_of(meta, TABLE, column), None)
-    planned = [source for source in sources if source.plan is not None]
+        of_run = None if path_column or ranges else _planned_from(meta, planned)
+        return of_run or _of_table(meta, planned, path_column, ranges)
     if not planned:
         raise UsageError(
             "part files and captioned tables alone do not say which rows were planned: name the "
@@ -201,10 +210,42 @@ def _find_target(sources: Sequence[Source], meta: Path | None, path_column: str 
     return _planned_rows(planned)
 
 
-def _planned_column(sources: Sequence[Source], table: Table) -> str:
-    """The column of ``table`` that a run took the paths from."""
-    planned = (source.plan.path_column for source in sources if source.plan)
-    return next((name for name in planned if name in table.schema.names), PATH)
+def _planned_from(meta: Path, planned: Sequence[Source]) -> _Target | None:
+    """The rows of a run that was planned from just this table, cut as they were then."""
+    for source in planned:
+        assert source.plan is not None
+        plan = source.plan
+        if plan.clips_digest and fingerprint_of(meta, TABLE, plan.reading) == plan.fingerprint:
+            return _rows_of_run(source, meta)
+    return None
+
+
+def _rows_of_run(source: Source, meta: Path) -> _Target:
+    """The rows of a run of ``meta``, which has not changed since."""
+    plan, run = source.plan, source.run
+    assert plan
+    assert run
+    if plan.clips_digest:
+        table = open_clips(run, plan.path_column, plan.clips_digest)
+    else:
+        table = open_meta(meta, plan.path_column, ",".join(plan.ranges) or NO_RANGES)
+    return _Target(table, plan.identity, plan.rows)
+
+
+def _of_table(
+    meta: Path, planned: Sequence[Source], path_column: str | None, ranges: str | None
+) -> _Target:
+    """The rows of a table as it is; what is not said of its columns is as in the runs."""
+    names = open_table(meta).schema.names
+    plans = [source.plan for source in planned if source.plan]
+    columns = (plan.path_column for plan in plans)
+    column = path_column or next((name for name in columns if name in names), PATH)
+    uncut = (plan.ranges for plan in plans if not plan.clips_digest)
+    if ranges is None and (usual := next(uncut, None)) is not None and set(usual) <= set(names):
+        ranges = ",".join(usual) or NO_RANGES
+    table = open_meta(meta, column, ranges)
+    table = replace(table, ranges=caption_ranges(table, ranges))
+    return _Target(table, fingerprint_of(meta, TABLE, Reading(column, table.ranges)), None)
 
 
 def _planned_rows(planned: Sequence[Source]) -> _Target:
@@ -215,8 +256,8 @@ def _planned_rows(planned: Sequence[Source]) -> _Target:
         plan = source.plan
         meta = Path(plan.meta)
         if plan.kind == TABLE and meta.is_file():
-            if fingerprint_of(meta, TABLE, plan.path_column) == plan.fingerprint:
-                return _Target(open_meta(meta, plan.path_column), plan.fingerprint, plan.rows)
+            if fingerprint_of(meta, TABLE, plan.reading) == plan.fingerprint:
+                return _rows_of_run(source, meta)
             changed = changed or (meta, source.name)
     if changed:
         meta, name = changed
@@ -228,6 +269,8 @@ def _planned_rows(planned: Sequence[Source]) -> _Target:
     source = planned[0]
     assert source.plan is not None
     assert source.run is not None
+    if source.plan.clips_digest:
+        return _rows_of_run(source, Path(source.plan.meta))
     table = open_table(source.run.rows)
     only_path = Table(table.path, table.form, pa.schema([table.schema.field(PATH)]))
     gone = (
@@ -235,7 +278,7 @@ def _planned_rows(planned: Sequence[Source]) -> _Target:
         "elsewhere now, name it with --meta"
     )
     notes = (gone,) if source.plan.kind == TABLE else ()
-    return _Target(only_path, source.plan.fingerprint, source.plan.rows, notes)
+    return _Target(only_path, source.plan.identity, source.plan.rows, notes)
 
 
 def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:

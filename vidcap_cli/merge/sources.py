@@ -7,7 +7,7 @@ here writes, and a file that is damaged is a ``TableError`` with its name.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from vidcap_cli.errors import DamagedPartError, TableError, UsageError
 from vidcap_cli.merge.columns import STATUS, caption_column
-from vidcap_cli.options import PATH, TEXT
+from vidcap_cli.meta import BOUNDS, find_ranges, names_of
+from vidcap_cli.options import NO_RANGES, PATH, TEXT
 from vidcap_cli.rundir.ledger import RunParts
 from vidcap_cli.rundir.parts import SCHEMA, read_part
 from vidcap_cli.rundir.paths import RunDir, attempt_of, part_files
@@ -32,7 +33,7 @@ class Source:
 
     ``given`` is its place among the inputs. ``plan`` is None for tables, and for part files that
     do not lie in their run directory. ``captions`` is the column of a table that holds them,
-    ``paths`` the one with the videos.
+    ``paths`` the one with the videos, ``ranges`` those with the ranges meant of them.
     """
 
     name: Path
@@ -42,6 +43,7 @@ class Source:
     plan: Plan | None = None
     captions: str | None = None
     paths: str = PATH
+    ranges: tuple[str, ...] = ()
 
     @property
     def is_table(self) -> bool:
@@ -55,12 +57,15 @@ class Source:
 
 
 def find_sources(
-    inputs: Sequence[Path], captions: str = TEXT, paths: str | None = None
+    inputs: Sequence[Path],
+    captions: str = TEXT,
+    paths: str | None = None,
+    ranges: str | None = None,
 ) -> list[Source]:
     """Sort out what was given; the same folder, run or table given twice counts once.
 
     ``captions`` names the column with the captions in tables that vidcap did not write, ``paths``
-    the one with the videos in tables that have it.
+    the one with the videos in tables that have it, ``ranges`` those with the ranges.
     """
     sources: dict[Path, Source] = {}
     loose: dict[Path, tuple[int, set[str]]] = {}
@@ -72,7 +77,7 @@ def find_sources(
             if attempt_of(path) is not None:
                 loose.setdefault(path.parent, (given, set()))[1].add(path.name)
             else:
-                sources.setdefault(real, _single(path, given, captions, paths or PATH))
+                sources.setdefault(real, _single(path, given, captions, paths or PATH, ranges))
         elif RunDir(path).is_run:
             sources.setdefault(real, _of_run(RunDir(path), path, given))
         else:
@@ -101,21 +106,33 @@ def _of_parts(name: Path, files: list[Path], given: int) -> Source:
     return Source(name, given, tuple(files))
 
 
-def _single(path: Path, given: int, captions: str, paths: str) -> Source:
+def _single(path: Path, given: int, captions: str, paths: str, ranges: str | None) -> Source:
     if path.suffix == ".tmp":
         raise UsageError(f"{path}: a temporary file that was never finished; leave it out")
-    names = open_table(path).schema.names
+    table = open_table(path)
+    names = table.schema.names
     if set(names) >= _PART_MARKS:
         return Source(path, given, (path,))
     column = caption_column(names, captions)
     videos = paths if paths in names else PATH
     if videos in names and column is not None:
-        return Source(path, given, (path,), captions=column, paths=videos)
+        spans = caption_ranges(table, ranges)
+        return Source(path, given, (path,), captions=column, paths=videos, ranges=spans)
     raise TableError(
         f"{path}: neither a part file nor a table with captions: it needs the columns `{paths}` "
         f"and `{captions}`, found are {quoted(sorted(names))}; name the one with the captions with "
         "--caption-column, the one with the videos with --path-column"
     )
+
+
+def caption_ranges(table: Table, wanted: str | None) -> tuple[str, ...]:
+    """The columns of the range that a row's caption is about.
+
+    None where a column has lists of ranges: one caption is about the whole video.
+    """
+    known = wanted == NO_RANGES or set((wanted or "").split(",")) <= set(table.schema.names)
+    found = find_ranges(table, wanted if known else None)
+    return found if len(found) == len(BOUNDS) else ()
 
 
 def read_source(source: Source, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -167,14 +184,22 @@ def _table_results(source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
     if STATUS in table.schema.names:
         rest = {name: f"caption_{name}" for name in schema.names if name not in columns}
         columns |= {n: column for n, column in rest.items() if column in table.schema.names}
-    for batch in table.batches(list(dict.fromkeys(columns.values()))):
-        yield _batch_results(table, pa.Table.from_batches([batch]), columns, schema)
+    table = replace(table, path_column=source.paths, ranges=source.ranges)
+    row = 0
+    for batch in table.batches(list(dict.fromkeys([*columns.values(), *source.ranges]))):
+        results = _batch_results(table, pa.Table.from_batches([batch]), columns, schema)
+        if source.ranges:
+            names = names_of(table, batch, batch.column(source.paths), row)
+            place = schema.get_field_index(PATH)
+            results = results.set_column(place, schema.field(PATH), names.cast(pa.large_string()))
+        row += batch.num_rows
+        yield results.filter(pc.not_equal(results["status"], Status.MISSING))
 
 
 def _batch_results(
     table: Table, batch: pa.Table, columns: dict[str, str], schema: pa.Schema
 ) -> pa.Table:
-    """The results in a batch of a captioned table; its missing rows are none."""
+    """The results in a batch of a captioned table, missing rows among them."""
     found: dict[str, pa.ChunkedArray] = {}
     try:
         for name, column in columns.items():
@@ -190,12 +215,11 @@ def _batch_results(
     is_ok = pc.fill_null(pc.equal(status, Status.OK), False)
     status = pc.if_else(pc.and_(is_ok, blank), Status.EMPTY, status)
     found["text"] = pc.if_else(pc.equal(status, Status.OK), text, None)
-    found["status"] = status
+    found["status"] = pc.fill_null(status, Status.MISSING)
     arrays = [
         found.get(name, pa.nulls(batch.num_rows, schema.field(name).type)) for name in schema.names
     ]
-    results = pa.Table.from_arrays(arrays, schema=schema)
-    return results.filter(pc.not_equal(pc.fill_null(status, Status.MISSING), Status.MISSING))
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _check_whole(path: Path) -> None:

@@ -14,13 +14,13 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from vidcap_cli.addresses import locate
 from vidcap_cli.errors import DamagedPartError, RunError
 from vidcap_cli.rank.recorder import Recorder
 from vidcap_cli.rank.row import Row
 from vidcap_cli.rundir.claims import any_unclaimed, claim_chunks, own_chunks
 from vidcap_cli.rundir.parts import read_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
-from vidcap_cli.rundir.plan import resolve
 from vidcap_cli.rundir.records import (
     DEATHS_TO_GIVE_UP,
     Attempt,
@@ -30,6 +30,7 @@ from vidcap_cli.rundir.records import (
     read_exits,
 )
 from vidcap_cli.rundir.todo import Todo
+from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Doing, Status
 from vidcap_cli.video.pool import Decoded
 
@@ -48,7 +49,7 @@ class Decoders(Protocol):
     def working(self) -> bool:
         """Whether a decoder is at a row now."""
 
-    def submit(self, row_id: int, path: str) -> None:
+    def submit(self, row_id: int, path: str, span: Span | None = None) -> None:
         """Queue a row."""
 
     def next(self, timeout: float | None = None) -> Decoded | None:
@@ -160,7 +161,8 @@ class Intake:
                 self._failed.append(row)
                 continue
             self._decoding[row.row_id] = row
-            self._decoders.submit(row.row_id, str(resolve(row.path, self._bases)))
+            file, span = locate(row.path, self._bases)
+            self._decoders.submit(row.row_id, str(file), span)
 
     def next(self, in_model: Collection[Row], *, wait: bool) -> Row | None:
         """The next row that may join those ``in_model``, or that has no frames to join them with.

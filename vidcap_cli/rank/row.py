@@ -13,7 +13,8 @@ from vidcap_cli.video import Clip
 
 @dataclass(slots=True)
 class Row:
-    """A row that this rank has claimed; ``path`` is as META writes it.
+    """A row that this rank has claimed; ``path`` is what META calls it, with its
+    range if it has one.
 
     ``attempts`` counts the launches that took it up, this one too. ``alone``: it is to be in the
     model with no other; ``smaller``: with a clip smaller than the one that memory ran out with.

@@ -137,6 +137,7 @@ def _own(run: RunDir) -> tuple[str, ...]:
     files = (
         run.plan,
         run.rows,
+        run.clips,
         run.finished,
         run.summary,
         run.parts,

@@ -5,6 +5,7 @@
     RUN_DIR/
       vidcap-run.json              the mark: vidcap made this directory
       plan.json, rows.parquet      what is to be captioned, written once
+      clips.parquet                META with a row for each clip, where videos are cut
       summary.json                 how the last command ended, for programs
       finished.json                written last: the merged table exists
       lock, lock.held              held by the process that leads the run
@@ -87,6 +88,11 @@ class RunDir:
     def parts(self) -> Path:
         """The folder of part files."""
         return self.path / "parts"
+
+    @property
+    def clips(self) -> Path:
+        """META with a row for each clip, where its own rows are not those planned."""
+        return self.path / "clips.parquet"
 
     @property
     def attempts_folder(self) -> Path:

@@ -8,12 +8,12 @@ Whether the videos exist is not asked here; a rank gives a row without a file it
 Memory is bounded by a few machine words a row, whatever the table holds.
 """
 
-import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidcap_cli.addresses import is_remote, local
 from vidcap_cli.atomic import atomic_write, committing
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import RunChangedError, RunError, TableError
+from vidcap_cli.errors import RunChangedError, RunError, TableError, UsageError
+from vidcap_cli.meta import BOUNDS, open_meta, row_names
 from vidcap_cli.options import PATH
+from vidcap_cli.rundir.clips import Cutting, write_clips
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.tables import READABLE_WORDS, open_meta, paths, regroup, table_form
+from vidcap_cli.tables import READABLE_WORDS, Table, regroup, table_form
+from vidcap_cli.video import DECORD
+from vidcap_cli.video.by_decord import NO_SPANS
 
 VERSION = 1
 # fmt: off
@@ -38,10 +41,28 @@ VIDEO_SUFFIXES = frozenset({
 # fmt: on
 TABLE, VIDEO, FOLDER = "table", "video", "folder"
 
-# The errors of a name that is nobody's; after any other the file may well be there.
-_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 GROUP = 65_536  # rows in a row group of rows.parquet
 PLANNED = pa.schema([pa.field("row_id", pa.int64(), nullable=False), ("path", pa.string())])
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How META's rows are read: the column of paths, those of ranges, how videos are cut."""
+
+    column: str = PATH
+    ranges: tuple[str, ...] = ()
+    cutting: Cutting = field(default_factory=Cutting)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a row of META may be several to caption."""
+        return bool(self.cutting.length) or len(self.ranges) == 1
+
+    def __str__(self) -> str:
+        words = [self.column] if self != Reading() else []
+        if self.ranges or self.cutting.length:
+            words += [*self.ranges, str(self.cutting.length), str(self.cutting.stride)]
+        return " ".join(words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +70,12 @@ class Plan:
     """What a run set out to do.
 
     ``meta`` is META as an absolute path and ``kind`` what it is: table, video or folder.
-    ``fingerprint`` is the SHA-256 of the table's bytes (with the column of the paths, unless it is
-    called ``path``), of the folder's sorted relative listing,
-    or of the video's path. A relative path in the table is looked for in ``bases``, in order.
+    ``fingerprint`` is the SHA-256 of the table's bytes, of the folder's sorted relative listing,
+    or of the video's path, with how they are read where that is not the usual way. ``ranges`` are
+    the columns of ranges. A relative path in the table is looked for in ``bases``, in order.
     ``options`` are those that decide what the captions say, ``table_options`` those of the table
     to write, where not the default. ``rows_digest`` is the SHA-256 of rows.parquet, empty in plans
-    of older versions.
+    of older versions; ``clips_digest`` that of clips.parquet where the rows are those of it.
     """
 
     meta: str
@@ -66,11 +87,24 @@ class Plan:
     version: int = VERSION
     rows_digest: str = ""
     table_options: dict[str, Any] = field(default_factory=dict)
+    ranges: tuple[str, ...] = ()
+    clips_digest: str = ""
 
     @property
     def path_column(self) -> str:
         """The column of META with the paths; plans of older versions do not say it."""
         return str(self.options.get("path_column", PATH))
+
+    @property
+    def identity(self) -> str:
+        """Plans with the same one have the same rows; how videos are cut depends on the files."""
+        return f"{self.fingerprint} {self.rows_digest}" if self.clips_digest else self.fingerprint
+
+    @property
+    def reading(self) -> Reading:
+        """How the rows of META were read."""
+        length, stride = (self.options.get(name) for name in ("clip_length", "stride"))
+        return Reading(self.path_column, self.ranges, Cutting(length, stride))
 
     def to_json(self) -> str:
         """The plan as JSON."""
@@ -87,7 +121,8 @@ class Plan:
         options = (values["options"], values.get("table_options", {}))
         if not isinstance(values["rows"], int) or not all(isinstance(one, dict) for one in options):
             raise TypeError("a field has the wrong type")
-        return cls(**{**values, "bases": tuple(values["bases"])})
+        lists = {name: tuple(values[name]) for name in ("bases", "ranges") if name in values}
+        return cls(**{**values, **lists})
 
 
 def make_plan(
@@ -105,28 +140,72 @@ def make_plan(
     """
     meta = _absolute(meta)
     kind = kind_of(meta)
-    fingerprint = fingerprint_of(meta, kind, config.path_column)
+    reading, table = _reading(meta, kind, config)
+    fingerprint = fingerprint_of(meta, kind, reading)
+    bases = (str(meta if kind == FOLDER else meta.parent), str(Path.cwd()))
     run.path.mkdir(parents=True, exist_ok=True)
+    if reading.cuts:
+        table = _cut(meta, kind, table, run=run, bases=bases, config=config)
     rows = 0
     with committing(run.rows) as temporary:
         with pq.ParquetWriter(temporary, PLANNED) as writer:
-            for table in regroup(_planned(meta, kind, config.path_column), GROUP):
-                writer.write_table(table, row_group_size=GROUP)
-                rows += table.num_rows
+            for part in regroup(_planned(meta, kind, table), GROUP):
+                writer.write_table(part, row_group_size=GROUP)
+                rows += part.num_rows
         digest = _digest_of(temporary)
     plan = Plan(
         meta=str(meta),
         kind=kind,
         fingerprint=fingerprint,
         rows=rows,
-        bases=(str(meta if kind == FOLDER else meta.parent), str(Path.cwd())),
+        bases=bases,
         options=config.caption_options(),
         rows_digest=digest,
         table_options=table_options or {},
+        ranges=reading.ranges,
+        clips_digest=_digest_of(run.clips) if reading.cuts else "",
     )
     if finish:
         atomic_write(run.plan, plan.to_json().encode())
     return plan
+
+
+def _reading(meta: Path, kind: str, config: CaptionConfig) -> tuple[Reading, Table | None]:
+    """How META is read, and META if it is a table."""
+    cutting = Cutting(config.clip_length, config.stride)
+    table = open_meta(meta, config.path_column, config.ranges) if kind == TABLE else None
+    reading = Reading(config.path_column, table.ranges if table else (), cutting)
+    if (reading.ranges or reading.cuts) and config.reader == DECORD:
+        raise UsageError(f"--reader decord: {NO_SPANS}")
+    return reading, table
+
+
+def _cut(
+    meta: Path,
+    kind: str,
+    table: Table | None,
+    *,
+    run: RunDir,
+    bases: tuple[str, ...],
+    config: CaptionConfig,
+) -> Table:
+    """Write META with a row for each clip into ``run``, and open that."""
+    if table:
+        source, batches = table, table.batches
+    else:
+        source = Table(meta, kind, pa.schema([(PATH, pa.string())]))
+        batches = partial(_listed, meta, kind)
+    cutting = Cutting(config.clip_length, config.stride)
+    write_clips(source, batches, run.clips, cutting, bases=bases, timeout=config.decode_timeout)
+    return open_clips(run, source.path_column)
+
+
+def open_clips(run: RunDir, column: str, digest: str = "") -> Table:
+    """The table of a run whose rows are not those of META; RunError unless it has this digest."""
+    table = open_meta(run.clips, column, ",".join(BOUNDS))
+    if digest and _digest_of(run.clips) != digest:
+        raise RunError(_damaged(run.clips, "not the one that plan.json was written with"))
+    return table
 
 
 def read_plan(run: RunDir) -> Plan:
@@ -215,9 +294,12 @@ def _differences(plan: Plan, meta: Path, config: CaptionConfig) -> tuple[list[st
     kind = kind_of(meta)
     if str(meta) != plan.meta:
         others.append(f"the table: {plan.meta} -> {meta}")
-    if fingerprint_of(meta, kind, plan.path_column) != plan.fingerprint:
-        rows = sum(batch.num_rows for batch in _planned(meta, kind, config.path_column))
-        count = f"{plan.rows} -> {rows} rows" if rows != plan.rows else f"still {rows} rows"
+    if fingerprint_of(meta, kind, plan.reading) != plan.fingerprint:
+        count = "changed"
+        if not plan.reading.cuts:
+            _, table = _reading(meta, kind, config)
+            rows = sum(batch.num_rows for batch in _planned(meta, kind, table))
+            count = f"{plan.rows} -> {rows} rows" if rows != plan.rows else f"still {rows} rows"
         contents.append(f"the contents of {meta.name}: {count}")
     now = config.caption_options()
     before = {**config.usual_caption_options(), **plan.options}
@@ -227,29 +309,6 @@ def _differences(plan: Plan, meta: Path, config: CaptionConfig) -> tuple[list[st
         if called and before.get(name) != new:
             others.append(f"{called}: {before.get(name)!r} -> {new!r}")
     return contents, others
-
-
-def resolve(path: str, bases: Sequence[str]) -> Path:
-    """The file a row means: absolute as it is, else under the first base where it exists.
-
-    When it exists under none, the place where it was looked for first; an address of another
-    machine then stays as it is. Never raises: a place that cannot be looked at (no permission, a
-    disk that fails) is taken, and who opens it says why.
-    """
-    path = local(path)
-    candidates = [Path(base) / path for base in bases]
-    missing = Path(path) if is_remote(path) else candidates[0]
-    return next((place for place in candidates if _may_exist(place)), missing)
-
-
-def _may_exist(place: Path) -> bool:
-    try:
-        place.stat()
-    except ValueError:  # a null character
-        return False
-    except OSError as error:
-        return error.errno not in _NO_SUCH_FILE
-    return True
 
 
 def kind_of(meta: Path) -> str:
@@ -273,22 +332,23 @@ def kind_of(meta: Path) -> str:
     )
 
 
-def fingerprint_of(meta: Path, kind: str, column: str = PATH) -> str:
+def fingerprint_of(meta: Path, kind: str, reading: Reading = Reading()) -> str:
     """The SHA-256 that tells whether META is still the same; see ``Plan``."""
     if kind == FOLDER:
         listing = [str(path.relative_to(meta)) for path in _videos(meta)]
-        return hashlib.sha256("\0".join(listing).encode("utf-8", "surrogateescape")).hexdigest()
-    if kind == VIDEO:
-        return hashlib.sha256(os.fsencode(meta)).hexdigest()
-    try:
-        digest = _digest_of(meta)
-    except FileNotFoundError as error:
-        raise TableError(f"{meta}: there is no such file; check the spelling") from error
-    except OSError as error:
-        raise TableError(f"{meta}: cannot be read: {error.strerror}") from error
-    if column == PATH:
+        digest = hashlib.sha256("\0".join(listing).encode("utf-8", "surrogateescape")).hexdigest()
+    elif kind == VIDEO:
+        digest = hashlib.sha256(os.fsencode(meta)).hexdigest()
+    else:
+        try:
+            digest = _digest_of(meta)
+        except FileNotFoundError as error:
+            raise TableError(f"{meta}: there is no such file; check the spelling") from error
+        except OSError as error:
+            raise TableError(f"{meta}: cannot be read: {error.strerror}") from error
+    if reading == Reading():
         return digest
-    return hashlib.sha256(f"{digest} {column}".encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(f"{digest} {reading}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _absolute(path: Path) -> Path:
@@ -300,25 +360,25 @@ def _damaged(path: Path, detail: str) -> str:
     return f"{path}: damaged ({detail}); restore it, or start over with --fresh"
 
 
-def _planned(meta: Path, kind: str, column: str) -> Iterator[pa.RecordBatch]:
-    """Yield the planned rows of META, whose paths are in ``column`` if it is a table."""
+def _planned(meta: Path, kind: str, table: Table | None) -> Iterator[pa.RecordBatch]:
+    """Yield the planned rows: of ``table``, or the videos that META is otherwise."""
     start = 0
-    for found in _paths(meta, kind, column):
+    listed = (batch.column(0) for batch in _listed(meta, kind))
+    for found in listed if table is None else row_names(table):
         row_ids = pa.array(np.arange(start, start + len(found), dtype=np.int64))
         yield pa.RecordBatch.from_arrays([row_ids, found], schema=PLANNED)
         start += len(found)
 
 
-def _paths(meta: Path, kind: str, column: str) -> Iterator[pa.Array]:
-    if kind == TABLE:
-        yield from paths(open_meta(meta, column))
-        return
+def _listed(meta: Path, kind: str) -> Iterator[pa.RecordBatch]:
+    """Yield the paths of a video, or of those in a folder, as the column of a table."""
     try:
         str(meta).encode()
     except UnicodeEncodeError as error:
         raise TableError(f"{meta}: this name is not UTF-8: {str(meta)!a}; rename it") from error
     found = [meta] if kind == VIDEO else _videos(meta)
-    yield pa.array([_written(path) for path in found], pa.string())
+    paths = pa.array([_written(path) for path in found], pa.string())
+    yield pa.RecordBatch.from_arrays([paths], [PATH])
 
 
 def _written(path: Path) -> str:
