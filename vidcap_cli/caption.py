@@ -39,6 +39,7 @@ from vidcap_cli.launch.surroundings import look_around, placed
 from vidcap_cli.merge.account import Reconciliation
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.merge import merge
+from vidcap_cli.merge.sidecars import RANGES
 from vidcap_cli.meta import BOUNDS, open_meta
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.options import NANO, PATH, LaunchOptions, RunOptions, TableOptions, declared, given
@@ -182,10 +183,15 @@ def _check_columns(table: TableOptions, meta: Path, config: CaptionConfig) -> No
         table.caption_column, overwrite=table.overwrite_column, everything=table.all_columns
     )
     if kind_of(meta) == TABLE:
-        columns.check(open_meta(meta, config.path_column, config.ranges))
+        opened = open_meta(meta, config.path_column, config.ranges)
+        columns.check(opened)
+        if table.sidecar and opened.ranges:
+            raise UsageError(RANGES)
     elif config.path_column != PATH or config.ranges:
         flag = "--path-column" if config.path_column != PATH else "--ranges"
         raise UsageError(f"{meta}: is not a table; leave out {flag}")
+    if table.sidecar and config.clip_length:
+        raise UsageError(RANGES)
     if config.stride and not config.clip_length:
         raise UsageError("--stride is about the clips of --clip-length; name that too.")
 
@@ -309,7 +315,7 @@ def _merged(run: Path, request: Request, target: Path, *, shown: bool) -> Reconc
     if shown:
         asked["form"] = None
     try:
-        return merge([run], target, limit=request.run.limit, **asked)
+        account = merge([run], target, limit=request.run.limit, **asked)
     except UsageError as error:
         fault = error.__cause__
         if isinstance(error, TableError) or not isinstance(fault, OSError):
@@ -320,6 +326,9 @@ def _merged(run: Path, request: Request, target: Path, *, shown: bool) -> Reconc
             f"{run}: put the place right and repeat the command, or merge it elsewhere with "
             "vidcap merge."
         ) from error
+    if request.table.sidecar and not request.run.quiet:
+        notice("\n".join(account.notes))
+    return account
 
 
 def _next_command(

@@ -45,6 +45,7 @@ PROMPTS = {
 }
 
 Prompt = Literal["detailed", "brief", "structured", "motion"]
+Sidecar = Literal["txt", "json", "both"]
 Form = Literal["csv", "parquet", "jsonl"]
 RestartFailed = Literal["all", "none"]
 Prefer = Literal["newest", "oldest", "first", "longest"]
@@ -233,6 +234,26 @@ class TableOptions:
     overwrite_column: Annotated[
         bool,
         Option("Replace columns of the table that have the names of those written.", OUTPUT),
+    ] = False
+    relative_to: Annotated[
+        Path | None,
+        Option(
+            "Write the paths of videos relative to this folder.",
+            OUTPUT,
+            metavar="FOLDER",
+            usual="as they are",
+        ),
+    ] = None
+    sidecar: Annotated[
+        Sidecar | None,
+        Option(
+            "Also write each caption beside its video: as text, in a JSON object, or both.",
+            OUTPUT,
+            usual="none",
+        ),
+    ] = None
+    overwrite_sidecars: Annotated[
+        bool, Option("Replace other captions in the files beside the videos.", OUTPUT)
     ] = False
     prefix: Annotated[
         str, Option("Text before every caption, spaces included.", OUTPUT, metavar="TEXT")

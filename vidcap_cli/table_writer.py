@@ -66,16 +66,16 @@ def writing(path: Path, schema: pa.Schema, form: str) -> Iterator[Callable[[pa.T
 def _write_lines(file: BinaryIO, table: pa.Table) -> None:
     """Append an object for each row."""
     for row in table.to_pylist():
-        line = json.dumps(_jsonable(row), ensure_ascii=False, allow_nan=False)
+        line = json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False)
         file.write(line.encode() + b"\n")
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """``value`` as JSON can have it."""
     if isinstance(value, dict):
-        return {str(key): _jsonable(inner) for key, inner in value.items()}
+        return {str(key): jsonable(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(inner) for inner in value]
+        return [jsonable(inner) for inner in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):

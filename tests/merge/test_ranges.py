@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import RunError, TableError
+from vidcap_cli.errors import RunError, TableError, UsageError
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import RunDir
@@ -153,5 +153,5 @@ def test_a_table_of_clips_that_is_another_is_not_believed(tmp_path):
 
 def test_a_column_of_ranges_is_not_overwritten(tmp_path, meta):
     run = captioned(RunDir(tmp_path / "run"), meta, "A")
-    with pytest.raises(Exception, match="`start` holds the ranges"):
+    with pytest.raises(UsageError, match="`start` holds the ranges"):
         merge([run.path], tmp_path / "out.csv", caption_column="start", overwrite_column=True)

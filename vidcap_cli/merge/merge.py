@@ -18,6 +18,7 @@ bounded whatever the number of rows and results: they lie in temporary files bes
 which have no name and so leave nothing behind.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from typing import get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vidcap_cli.addresses import named
+from vidcap_cli.addresses import is_remote, named, resolve
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import RunChangedError, TableError, UsageError
 from vidcap_cli.merge.account import Account, Reconciliation
@@ -35,10 +36,11 @@ from vidcap_cli.merge.choosing import choose
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.editing import Edits
 from vidcap_cli.merge.matching import match, read_results
+from vidcap_cli.merge.sidecars import RANGES, Sidecars
 from vidcap_cli.merge.sources import Source, caption_ranges, find_sources
 from vidcap_cli.merge.spill import Ints
 from vidcap_cli.meta import names_of, open_meta, with_paths
-from vidcap_cli.options import NO_RANGES, PATH, TEXT, Prefer
+from vidcap_cli.options import NO_RANGES, PATH, TEXT, Prefer, Sidecar
 from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir, attempt_of
 from vidcap_cli.rundir.plan import TABLE, Reading, fingerprint_of, open_clips
@@ -49,11 +51,15 @@ from vidcap_cli.tables import ROWS, Table, open_table, regroup
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """The planned rows; ``rows`` is None until they are counted."""
+    """The planned rows; ``rows`` is None until they are counted.
+
+    ``bases`` are the folders that relative paths start from.
+    """
 
     table: Table
     identity: str
     rows: int | None
+    bases: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -72,6 +78,9 @@ def merge(
     suffix: str = "",
     strip_prefix: bool = False,
     trim_to_sentence: bool = False,
+    relative_to: Path | None = None,
+    sidecar: Sidecar | None = None,
+    overwrite_sidecars: bool = False,
     missing: Path | None = None,
     form: str | None = None,
     limit: int | None = None,
@@ -85,8 +94,11 @@ def merge(
     csv, tsv, parquet or jsonl, by default what the suffix of ``out`` says. ``all_columns`` adds
     what else is known about a result. The captions are called ``caption_column``;
     ``overwrite_column`` leaves out columns of META that have a name of those added. ``missing``
-    gets META's other columns of the rows without a caption. For the rest see ``Edits``: captions
-    are compared and chosen as they were written.
+    gets META's other columns of the rows without a caption. The paths of videos are written
+    relative to ``relative_to``, and what ``missing`` gets is as it was. ``sidecar`` and
+    ``overwrite_sidecars`` are about files beside the videos (``Sidecars``); RunError tells, once
+    the table is there, which of these cannot be written. For the rest see ``Edits``: captions are
+    compared and chosen as they were written.
     """
     if prefer not in get_args(Prefer):
         raise UsageError(f"--prefer {prefer}: choose one of {', '.join(get_args(Prefer))}")
@@ -98,6 +110,7 @@ def merge(
     target = _find_target(sources, meta and named(meta), path_column, ranges)
     _check_outputs([out, *([missing] if missing else [])], sources, target)
     columns.check(target.table)
+    sidecars = _sidecars(target, sidecar, overwrite=overwrite_sidecars)
     kept, schema = columns.kept(target.table.schema), columns.added(target.table.schema)
     account = Account()
     with ExitStack() as opened:
@@ -130,7 +143,9 @@ def merge(
                 choice = choose(found, first, rows.num_rows, matches.given(found), prefer)
                 added = _columns(found, choice.best, columns.results)
                 added[0] = edits.apply(added[0], flags=added[3])
-                write(pa.Table.from_arrays([*rows.columns, *added], schema=schema))
+                moved = _relative(rows, target, relative_to) if relative_to else rows
+                write(pa.Table.from_arrays([*moved.columns, *added], schema=schema))
+                sidecars.write(_paths(rows, target), pa.table(added, names=columns.names))
                 if write_missing:
                     write_missing(rows.filter(pc.not_equal(added[1], Status.OK)))
                 account.add(first, names.slice(0, rows.num_rows), choice, added[1], added[2])
@@ -142,12 +157,13 @@ def merge(
                     "changed while it was read: merge again"
                 )
         matches.rest(start)
+    sidecars.check(out)
     return account.reconciliation(
         out,
         missing,
         unmatched=matches.unmatched.tally,
         mismatched=matches.mismatched.tally,
-        notes=(*target.notes, *_other_options(sources)),
+        notes=(*target.notes, *_other_options(sources), *sidecars.notes()),
     )
 
 
@@ -172,8 +188,32 @@ def _checked(table: Table, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         yield batch
 
 
+def _sidecars(target: _Target, kind: Sidecar | None, *, overwrite: bool) -> Sidecars:
+    if kind and target.table.ranges:
+        raise UsageError(RANGES)
+    return Sidecars(kind, target.bases, overwrite)
+
+
+def _paths(rows: pa.Table, target: _Target) -> pa.ChunkedArray:
+    return rows[target.table.path_column].cast(pa.string())
+
+
+def _relative(rows: pa.Table, target: _Target, folder: Path) -> pa.Table:
+    """``rows`` with paths relative to ``folder``; those of other places stay."""
+    start = folder.absolute()
+
+    def moved(path: str) -> str:
+        found = resolve(path, target.bases)
+        return path if is_remote(found) else os.path.relpath(found, start)
+
+    column = target.table.path_column
+    kind = rows.schema.field(column).type
+    paths = pa.array(map(moved, _paths(rows, target).to_pylist()), pa.string()).cast(kind)
+    return rows.set_column(rows.schema.get_field_index(column), rows.schema.field(column), paths)
+
+
 def _names(rows: pa.Table, target: _Target, first: int) -> pa.ChunkedArray:
-    paths = rows[target.table.path_column].cast(pa.string())
+    paths = _paths(rows, target)
     if not target.table.ranges:
         return paths
     return pa.chunked_array([names_of(target.table, rows, paths, first)])
@@ -211,11 +251,14 @@ def _find_target(
 
 
 def _planned_from(meta: Path, planned: Sequence[Source]) -> _Target | None:
-    """The rows of a run that was planned from just this table, cut as they were then."""
+    """The rows of a run that was planned from just this table, read and cut as it was then."""
+    seen: dict[Reading, str] = {}
     for source in planned:
         assert source.plan is not None
         plan = source.plan
-        if plan.clips_digest and fingerprint_of(meta, TABLE, plan.reading) == plan.fingerprint:
+        if plan.reading not in seen:
+            seen[plan.reading] = fingerprint_of(meta, TABLE, plan.reading)
+        if seen[plan.reading] == plan.fingerprint:
             return _rows_of_run(source, meta)
     return None
 
@@ -229,23 +272,21 @@ def _rows_of_run(source: Source, meta: Path) -> _Target:
         table = open_clips(run, plan.path_column, plan.clips_digest)
     else:
         table = open_meta(meta, plan.path_column, ",".join(plan.ranges) or NO_RANGES)
-    return _Target(table, plan.identity, plan.rows)
+    return _Target(table, plan.identity, plan.rows, plan.bases)
 
 
 def _of_table(
     meta: Path, planned: Sequence[Source], path_column: str | None, ranges: str | None
 ) -> _Target:
-    """The rows of a table as it is; what is not said of its columns is as in the runs."""
+    """The rows of a table as it is; unless it is named, the column of paths is that of a run."""
     names = open_table(meta).schema.names
-    plans = [source.plan for source in planned if source.plan]
-    columns = (plan.path_column for plan in plans)
+    columns = (source.plan.path_column for source in planned if source.plan)
     column = path_column or next((name for name in columns if name in names), PATH)
-    uncut = (plan.ranges for plan in plans if not plan.clips_digest)
-    if ranges is None and (usual := next(uncut, None)) is not None and set(usual) <= set(names):
-        ranges = ",".join(usual) or NO_RANGES
     table = open_meta(meta, column, ranges)
     table = replace(table, ranges=caption_ranges(table, ranges))
-    return _Target(table, fingerprint_of(meta, TABLE, Reading(column, table.ranges)), None)
+    identity = fingerprint_of(meta, TABLE, Reading(column, table.ranges))
+    bases = (str(meta.absolute().parent), str(Path.cwd()))
+    return _Target(table, identity, None, bases)
 
 
 def _planned_rows(planned: Sequence[Source]) -> _Target:
@@ -278,7 +319,8 @@ def _planned_rows(planned: Sequence[Source]) -> _Target:
         "elsewhere now, name it with --meta"
     )
     notes = (gone,) if source.plan.kind == TABLE else ()
-    return _Target(only_path, source.plan.identity, source.plan.rows, notes)
+    plan = source.plan
+    return _Target(only_path, plan.identity, plan.rows, plan.bases, notes)
 
 
 def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:
