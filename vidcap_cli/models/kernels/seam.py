@@ -125,7 +125,8 @@ class Kernels(nn.Cell):  # type: ignore[misc]
         them; where the factor is 0 below all others. Both are ``[n, vocab]``.
         """
         less = ops.where(logits < 0, logits * factors, logits / factors)
-        return ops.where(factors > 0, less, ops.full_like(less, _LOWEST))
+        lowest = logits * 0.0 + _LOWEST  # ops.full_like has no aclnn kernel
+        return ops.where(factors > 0, less, lowest)
 
     def split(self, x: Tensor, size: int | tuple[int, ...], axis: int) -> Tensors:
         """``x`` in pieces of ``size``, the last perhaps smaller, or of these sizes."""
