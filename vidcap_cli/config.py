@@ -166,9 +166,10 @@ class CaptionConfig:
     system_prompt: Annotated[
         str | None,
         Option(
-            "What the model is told before the question.",
+            "What the model is told before all else, as its chat template has it; @FILE reads it.",
             metavar="TEXT",
-            usual="vidcap's own text",
+            usual="the template's own; of PLLaVA vidcap's",
+            read=as_question,
             alters=True,
             last=True,
         ),

@@ -168,7 +168,7 @@ def as_question(text: str) -> str:
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
     if not found:
-        raise ValueError(f"{file} says nothing; write the question into it.")
+        raise ValueError(f"{file} says nothing; write the text into it.")
     return found
 
 

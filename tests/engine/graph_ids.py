@@ -41,7 +41,7 @@ def config_of(folder: Path, case: Case, asked: Asked, slots: int) -> CaptionConf
         max_new_tokens=NEW_TOKENS,
         num_frames=asked.clip[1],
         pooling_shape="-".join(map(str, case.pooling)) if case.pooling else None,
-        system_prompt=SYSTEM,
+        system_prompt=SYSTEM if case.family == "pllava" else None,
         slots=slots,
         engine="graph",
     )

@@ -44,7 +44,7 @@ def config_of(folder: Path, spec: TinyLlava) -> CaptionConfig:
         max_new_tokens=NEW_TOKENS,
         num_frames=spec.num_frames,
         pooling_shape="-".join(map(str, shape)) if shape else None,
-        system_prompt=SYSTEM,
+        system_prompt=SYSTEM if spec.family == "pllava" else None,
         slots=2,
         engine=ENGINE,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from tests.goldens.llava_cases import LLAVA, PLLAVA, POOLING, QUESTION, SYSTEM
 from tests.helpers.tiny_llava import TinyLlava, TinyPllava, write_llava
@@ -30,7 +31,7 @@ def config_of(folder: Path, spec: TinyLlava, **more: object) -> CaptionConfig:
         question=QUESTION,
         num_frames=spec.num_frames,
         pooling_shape=shape,
-        system_prompt=SYSTEM,
+        system_prompt=SYSTEM if spec.family == "pllava" else None,
     )
     return replace(config, **more)
 
@@ -108,6 +109,37 @@ def test_the_system_prompt_is_ours_unless_told(tmp_path):
     }
     assert np.array_equal(said[None], said[SYSTEM_PROMPT])
     assert len(said[""]) < len(said[SYSTEM]) < len(said[None])
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "text"),
+    [
+        (
+            "llama3",
+            (
+                "<|start_header_id|>system<|end_header_id|>\n\nLook at\nit.<|eot_id|>"
+                "<|start_header_id|>user<|end_header_id|>\n\n<image>\nWhat is this?<|eot_id|>"
+                "<|start_header_id|>assistant<|end_header_id|>\n\n"
+            ),
+        ),
+        ("vicuna", "Look at\nit. USER: <image>\nWhat is this? ASSISTANT:"),
+    ],
+)
+def test_a_system_text_stands_where_the_chat_template_has_it(tmp_path, tokenizer, text):
+    """As the templates of Meta-Llama-3-8B-Instruct and llava-1.5-7b-hf render these turns."""
+    spec = TinyLlava(seed=1, tokenizer=tokenizer)
+    config = config_of(write_llava(tmp_path, spec), spec)
+    told = load_captioner(replace(config, system_prompt="Look at\nit.")).prompt(blank(spec)).ids
+    expected = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).ids
+    place = expected.index(spec.image_token)
+    count = told.tolist().count(spec.image_token)
+    assert told.tolist() == [*expected[:place], *[spec.image_token] * count, *expected[place + 1 :]]
+    untold, nothing = (
+        load_captioner(replace(config, system_prompt=system)).prompt(blank(spec)).ids.tolist()
+        for system in (None, "")
+    )
+    assert untold == nothing
+    assert len(untold) < len(told)
 
 
 @pytest.mark.parametrize("family", ["llava", "pllava"])

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from tests.goldens.cases import CLIP_CASES, PATCH_CASES, PROCESSED_CASES, QWEN2VL, noise
 from tests.helpers import tiny
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import ModelError
+from vidcap_cli.errors import ModelError, UsageError
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.processors.qwen2vl import FrameRule, patchify, prompt, read_bounds, smart_resize
 from vidcap_cli.processors.resize import bicubic
@@ -194,6 +195,32 @@ def test_the_prompt_holds_one_placeholder_a_visual_token():
         "<|vision_start|><|video_pad|><|video_pad|><|video_pad|><|vision_end|>Who?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
+
+
+@pytest.mark.parametrize("system", ["Look at\nit.", "", "You are a helpful assistant.", None])
+def test_a_system_text_takes_the_place_of_the_templates_own(tmp_path, system):
+    """As the chat template of Qwen2-VL-7B-Instruct renders a turn of the system."""
+    folder = tiny.write_qwen2vl(tmp_path, tiny.TinyQwen2VL(seed=1))
+    config = CaptionConfig("qwen2vl", str(folder), question="Who?", system_prompt=system)
+    captioner = load_captioner(config)
+    frames = noise(1, 2, 56, 56)
+    shown = "You are a helpful assistant." if system is None else system
+    text = (
+        f"<|im_start|>system\n{shown}<|im_end|>\n"
+        "<|im_start|>user\n<|vision_start|><|video_pad|><|video_pad|><|video_pad|><|video_pad|>"
+        "<|vision_end|>Who?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = captioner.prompt(frames).ids
+    assert ids.tolist() == tokenizer.encode(text, add_special_tokens=False).ids
+    assert captioner.size(frames).tokens == len(ids)
+
+
+def test_nobody_may_say_where_the_video_goes(tmp_path):
+    folder = tiny.write_qwen2vl(tmp_path, tiny.TinyQwen2VL(seed=1))
+    for words in ({"question": "<|video_pad|>?"}, {"system_prompt": "See <|video_pad|>."}):
+        with pytest.raises(UsageError, match="stands for the video itself"):
+            load_captioner(CaptionConfig("qwen2vl", str(folder), **words))
 
 
 def test_token_counts_of_the_default_area_cap():

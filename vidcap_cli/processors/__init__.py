@@ -3,6 +3,7 @@
 Nothing here imports MindSpore, so decoder processes and tests can use it at no cost.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import UsageError
 from vidcap_cli.families import family_of, part
 
 
@@ -73,6 +75,13 @@ class Captioner(Protocol):
 
     def text(self, ids: list[int]) -> str:
         """The caption that generated token ids spell, special tokens left out."""
+
+
+def plain(text: str, place: str) -> str:
+    """``text`` unchanged; raises UsageError when it has the token of a video's ``place``."""
+    if place in text:
+        raise UsageError(f"{json.dumps(text)} contains {place}, which stands for the video itself.")
+    return text
 
 
 def load_captioner(config: CaptionConfig) -> Captioner:

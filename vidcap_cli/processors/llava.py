@@ -1,6 +1,7 @@
 """LLaVA: which frames, through which preprocessing, with what prompt.
 
-Sources: the model card of xtuner/llava-llama-3-8b-v1_1-transformers (prompt), transformers
+Sources: the model card of xtuner/llava-llama-3-8b-v1_1-transformers (prompt), the chat templates of
+Meta-Llama-3-8B-Instruct and llava-hf/llava-1.5-7b-hf (system text), transformers
 ``LlavaProcessor`` (one ``<image>`` becomes as many placeholders as the image has features) and
 ``CLIPImageProcessor`` (pixels). The original captioning script showed the middle frame; N frames
 are shown as N images, the middles of N equal pieces of the video.
@@ -8,7 +9,6 @@ are shown as N images, the middles of N equal pieces of the video.
 PLLaVA has the same parts and reads its checkpoint through ``LlavaSettings``, too.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.checkpoint.settings import placeholder
 from vidcap_cli.checkpoint.tokenizer import read_tokenizer
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import ModelError, UsageError
+from vidcap_cli.errors import ModelError
 from vidcap_cli.models.vision_config import ClipConfig
-from vidcap_cli.processors import Prompt, Size
+from vidcap_cli.processors import Prompt, Size, plain
 from vidcap_cli.processors.clip_image import ClipImages, read_clip_images
 
 IMAGE = "<image>"
@@ -105,7 +105,8 @@ class Llava:
         folder = Path(config.model)
         self._settings = LlavaSettings.read(folder)
         self._words = Words(folder, self._settings.image_token)
-        self._question = plain(config.question)
+        self._question = plain(config.question, IMAGE)
+        self._system = plain(config.system_prompt or "", IMAGE)
         self.rule = FrameRule(self._settings.images, config.num_frames, self._settings.features)
 
     def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
@@ -120,7 +121,8 @@ class Llava:
 
     def _ids(self, frames: int) -> NDArray[np.int64]:
         write = llama3_prompt if self._words.knows("<|start_header_id|>") else vicuna_prompt
-        return self._words.ids(write(self._question, frames), self._settings.features)
+        text = write(self._question, frames, self._system)
+        return self._words.ids(text, self._settings.features)
 
     def smaller(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """Half of the frames, the middles of equal pieces; None for a single one, whose size is
@@ -161,26 +163,24 @@ class Words:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
-def plain(text: str) -> str:
-    """``text`` unchanged; raises UsageError when it would be taken for a place of an image."""
-    if IMAGE in text:
-        raise UsageError(f"{json.dumps(text)} contains {IMAGE}, which stands for the video itself.")
-    return text
+def llama3_prompt(question: str, images: int, system: str = "") -> str:
+    """The chat prompt of Llama 3; the tokenizer puts its beginning-of-text token in front.
 
-
-def llama3_prompt(question: str, images: int) -> str:
-    """The chat prompt of Llama 3; the tokenizer puts its beginning-of-text token in front."""
+    Its template has a system turn only where there is something to say, and trims that.
+    """
     places = f"{IMAGE}\n" * images
+    turn = f"<|start_header_id|>system<|end_header_id|>\n\n{system.strip()}<|eot_id|>"
     return (
+        f"{turn if system else ''}"
         f"<|start_header_id|>user<|end_header_id|>\n\n{places}{question}<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
     )
 
 
-def vicuna_prompt(question: str, images: int) -> str:
+def vicuna_prompt(question: str, images: int, system: str = "") -> str:
     """The chat prompt of LLaVA 1.5, for checkpoints whose vocabulary is not Llama 3's."""
     places = f"{IMAGE}\n" * images
-    return f"USER: {places}{question} ASSISTANT:"
+    return f"{system and system + ' '}USER: {places}{question} ASSISTANT:"
 
 
 def _shape(images: ClipImages, height: int, width: int) -> tuple[int, int]:

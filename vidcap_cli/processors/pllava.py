@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError, UsageError
-from vidcap_cli.processors import Prompt, Size
+from vidcap_cli.processors import Prompt, Size, plain
 from vidcap_cli.processors.clip_image import ClipImages, resize
-from vidcap_cli.processors.llava import IMAGE, LlavaSettings, Words, plain
+from vidcap_cli.processors.llava import IMAGE, LlavaSettings, Words
 
 SYSTEM_PROMPT = (
     "You are an assistant that watches videos and writes about them.\n"
@@ -100,7 +100,7 @@ class Pllava:
         self._pooled = pooled_shape(config)
         write = yi_prompt if self._words.knows("<|im_start|>") else vicuna_prompt
         system = SYSTEM_PROMPT if config.system_prompt is None else config.system_prompt
-        self._text = write(plain(system), plain(config.question))
+        self._text = write(plain(system, IMAGE), plain(config.question, IMAGE))
         self.rule = FrameRule(self._settings.images, config.num_frames, self._pooled)
 
     def prompt(self, frames: NDArray[np.uint8]) -> Prompt:

@@ -33,7 +33,7 @@ from vidcap_cli.checkpoint.settings import placeholder, whole
 from vidcap_cli.checkpoint.tokenizer import read_tokenizer
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
-from vidcap_cli.processors import Prompt, Size
+from vidcap_cli.processors import Prompt, Size, plain
 from vidcap_cli.processors.resize import bicubic, bicubic_float
 
 PATCH = 14
@@ -49,6 +49,7 @@ _MOST_PIXELS = 1 << 28  # of a frame; a bound beyond it is a damaged file
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+SYSTEM = "You are a helpful assistant."  # what the template says where no system text is given
 VIDEO_TOKEN = "<|video_pad|>"  # noqa: S105 - a token of the vocabulary, not a secret
 
 
@@ -137,13 +138,15 @@ class Qwen2VL:
                 f"{model}: {VIDEO_TOKEN} of the tokenizer is not the video_token_id {wanted} of "
                 "config.json; download both again, from one place."
             )
-        self._question = config.question
+        self._question = plain(config.question, VIDEO_TOKEN)
+        system = SYSTEM if config.system_prompt is None else config.system_prompt
+        self._system = plain(system, VIDEO_TOKEN)
         self.rule = frame_rule(config)
 
     def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
         """Model inputs for resized frames ``[T, h, w, 3]``."""
         patches, grid = self.rule.patches(frames)
-        text = prompt(self._question, math.prod(grid) // MERGE**2)
+        text = prompt(self._question, math.prod(grid) // MERGE**2, self._system)
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         vision: dict[str, NDArray[Any]] = {
             "pixel_values_videos": patches,
@@ -156,8 +159,9 @@ class Qwen2VL:
         count = len(frames)
         height, width = self.rule.processed(*frames.shape[1:3])
         pairs, sequence = math.ceil(count / TEMPORAL), height // PATCH * (width // PATCH)
-        text = self._tokenizer.encode(prompt(self._question, 0), add_special_tokens=False).ids
-        return Size(len(text) + pairs * sequence // MERGE**2, pairs * sequence, sequence)
+        text = prompt(self._question, 0, self._system)
+        words = len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return Size(words + pairs * sequence // MERGE**2, pairs * sequence, sequence)
 
     def smaller(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """Frames of two thirds of the area, down to the smallest the rule allows; then half of
@@ -278,10 +282,10 @@ def patchify(
     return np.ascontiguousarray(tiles.reshape(math.prod(grid), -1)), grid
 
 
-def prompt(question: str, tokens: int) -> str:
+def prompt(question: str, tokens: int, system: str = SYSTEM) -> str:
     """The chat prompt with ``tokens`` placeholders where the video's tokens go."""
     return (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        f"<|im_start|>system\n{system}<|im_end|>\n"
         f"<|im_start|>user\n<|vision_start|>{VIDEO_TOKEN * tokens}<|vision_end|>"
         f"{question}<|im_end|>\n<|im_start|>assistant\n"
     )
