@@ -10,6 +10,7 @@ from vidcap_cli import errors
 from vidcap_cli.cli import app
 from vidcap_cli.families import FAMILIES
 from vidcap_cli.inspect.rules import Fault
+from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.options import PROMPTS
 from vidcap_cli.statuses import Flag, Status
 
@@ -65,6 +66,11 @@ def test_bundled_questions_are_told_word_for_word():
 def test_every_status_has_its_row():
     told = re.findall(r"`(\w+)`", " ".join(table("status")))
     assert sorted(told) == sorted(Status)
+
+
+def test_every_column_has_its_row():
+    told = re.findall(r"`(\w+)`", " ".join(table("column")))
+    assert sorted(told) == sorted(CaptionColumns(everything=True).names)
 
 
 def test_every_flag_is_explained():
