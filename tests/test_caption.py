@@ -56,11 +56,16 @@ def test_an_output_that_cannot_be_written(tmp_path, request_of, output, message,
     assert set(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("meta", ["s3://bucket/meta.csv", "https://host/clip.mp4"])
-def test_a_remote_table_is_refused(request_of, meta):
-    asked = replace(request_of(), meta=Path(meta))
-    with pytest.raises(UsageError, match=f"^{meta}: remote files are not read; download them"):
-        caption(asked)
+@pytest.mark.parametrize(
+    ("meta", "words"),
+    [
+        ("https://host/clip.mp4", "is no table by its name .* from a table that names them"),
+        ("ftp://host/meta.csv", "ftp:// files are not read .*; download them or mount the place"),
+    ],
+)
+def test_what_is_no_remote_table_is_refused(request_of, meta, words):
+    with pytest.raises(UsageError, match=f"^{meta}: {words}"):
+        caption(replace(request_of(), meta=Path(meta)))
 
 
 def test_a_table_named_by_its_address_is_read(tmp_path, request_of):

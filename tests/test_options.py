@@ -46,6 +46,7 @@ OTHER = {
     "reader": "decord",
     "decoders": 5,
     "decode_timeout": 9.5,
+    "cache_size": 3_000_000_000,
     "decode_memory": 2_000_000_000,
     "flush_seconds": 3.0,
     "engine": "mindnlp",

@@ -5,8 +5,8 @@ from vidcap_cli.statuses import FAILED, Doing, Flag, Status
 
 def test_the_words_are_those_of_every_version():
     assert set(Status) == {
-        "ok", "missing_file", "decode_error", "decode_timeout", "rejected", "empty", "oom",
-        "model_error", "crashed", "missing",
+        "ok", "missing_file", "download_error", "decode_error", "decode_timeout", "rejected",
+        "empty", "oom", "model_error", "crashed", "missing",
     }  # fmt: skip
     assert set(Flag) == {
         "frame_rate", "damaged", "truncated", "shrunk", "hdr", "anamorphic", "cut",

@@ -14,7 +14,8 @@ from urllib.parse import unquote
 from vidcap_cli.errors import UsageError
 from vidcap_cli.spans import Span, parted
 
-NOT_READ = "remote files are not read; download them or mount the place, and give that path"
+INSTEAD = "download them or mount the place, and give that path"
+NOT_READ = f"remote files are not read; {INSTEAD}"
 _FILE = re.compile(r"file:(?://(?:localhost)?)?(/(?!/).*)", re.IGNORECASE | re.DOTALL)
 # The errors of a name that is nobody's; after any other the file may well be there.
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -33,6 +34,11 @@ def local(path: str) -> str:
 def is_remote(path: str | Path) -> bool:
     """Whether it is an address of another machine, as it was written."""
     return _SCHEME.match(str(path)) is not None
+
+
+def address_of(path: str | Path) -> str:
+    """An address as it was written, of whose two slashes a Path leaves one."""
+    return re.sub(r"^([a-z][a-z0-9+.-]+:/)(?!/)", r"\1/", str(path), flags=re.IGNORECASE)
 
 
 def named(path: Path) -> Path:
@@ -66,13 +72,17 @@ def _may_exist(place: Path) -> bool:
     return True
 
 
-def locate(name: str, bases: Sequence[str]) -> tuple[Path, Span | None]:
+def locate(name: str, bases: Sequence[str]) -> tuple[str, Span | None]:
     """The file that a row of this name means, and the range of it, if it means one.
 
-    A file that is called like a path with a range is that file.
+    A file that is called like a path with a range is that file. An address stays as it is written.
     """
     path, span = parted(name)
     whole = resolve(name, bases)
     if span is None or _may_exist(whole):
-        return whole, None
-    return resolve(path, bases), span
+        return _address(name, whole), None
+    return _address(path, resolve(path, bases)), span
+
+
+def _address(path: str, found: Path) -> str:
+    return path if is_remote(path) and is_remote(found) else address_of(found)

@@ -5,7 +5,6 @@ and ``merge`` write the table, and says how it went. Captions of a single video 
 to stdout and leave nothing behind unless an output is named.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -17,11 +16,10 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import resources
 from importlib.util import find_spec
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from vidcap_cli.addresses import named
+from vidcap_cli.addresses import address_of, is_remote, local
 from vidcap_cli.ascend import VISIBLE, device_nodes, visible_devices
 from vidcap_cli.checkpoint.files import fingerprint, read_json
 from vidcap_cli.checkpoint.folder import check_model, has_weights
@@ -40,21 +38,22 @@ from vidcap_cli.merge.account import Reconciliation
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.merge.sidecars import RANGES
-from vidcap_cli.meta import BOUNDS, open_meta
+from vidcap_cli.meta import open_meta
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.options import NANO, PATH, LaunchOptions, RunOptions, TableOptions, declared, given
 from vidcap_cli.processors import load_captioner
+from vidcap_cli.remote.cache import caching
+from vidcap_cli.remote.table import bring_table
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.rundir.summary import Ended
-from vidcap_cli.spans import named as named_row
-from vidcap_cli.spans import span
 from vidcap_cli.table_writer import output_form
 from vidcap_cli.tables import bare_name
 from vidcap_cli.view.live import make_view
-from vidcap_cli.view.summary import Outcome, captions_table, summary
+from vidcap_cli.view.stdout import print_captions, print_json
+from vidcap_cli.view.summary import Outcome, summary
 from vidcap_cli.view.tally import RunState
 from vidcap_cli.view.words import folded
 
@@ -86,9 +85,10 @@ def caption(request: Request) -> int:
         request = replace(request, meta=bundled("clips") / "clips.csv", config=config)
     if request.meta is None:
         raise UsageError("name the table, video or folder to caption, or try --demo.")
-    meta, family = named(request.meta).absolute(), request.config.family
+    meta, place = _meta(request.meta)
+    family = request.config.family
     shown = request.table.output is None and (request.run.demo or kind_of(meta) == VIDEO)
-    output = request.table.output or default_output(meta, family, request.table.form)
+    output = request.table.output or default_output(place, family, request.table.form)
     if request.run.skip_if_existing and not shown and output.is_file():
         _say(request, f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
@@ -102,7 +102,10 @@ def caption(request: Request) -> int:
         run_dir = request.run.run_dir or default_run_dir(output, _selection(request))
         job = _job(request, meta, run_dir, config)
         return _dry_run(request, job, None if shown else output)
-    with _working_place(request, output, temporary=shown) as (run_dir, target):
+    with (
+        _working_place(request, output, temporary=shown) as (run_dir, target),
+        caching(Places.of(run_dir).settled.path),
+    ):
         job = _job(request, meta, run_dir, config)
         if request.launch.node_rank:
             shows = {"quiet": request.run.quiet, "verbose": request.run.verbose}
@@ -111,10 +114,20 @@ def caption(request: Request) -> int:
         with leading(job) as leader:
             complete, run = _lead(leader, request, target, shown=shown)
         if request.run.as_json:
-            _print_json(run, target, request, shown=shown)
+            print_json(run, target, request.table.caption_column, shown=shown)
         elif shown:
-            _print_captions(target, request.table.caption_column)
+            print_captions(target, request.table.caption_column)
     return OK if complete else INCOMPLETE
+
+
+def _meta(given: Path) -> tuple[Path, Path]:
+    """META, and the place beside which its output goes: here for one that is elsewhere."""
+    meant = local(str(given))
+    if not is_remote(meant) or given.exists():
+        meta = Path(meant).absolute()
+        return meta, meta
+    meta = bring_table(address_of(given))
+    return meta, Path(meta.name).absolute()
 
 
 def _job(request: Request, meta: Path, run_dir: Path, config: CaptionConfig) -> Job:
@@ -409,29 +422,6 @@ def _working_place(
     finally:
         if not keep:
             shutil.rmtree(place)
-
-
-def _print_captions(table: Path, column: str) -> None:
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    found = pq.read_table(table)
-    bounds = [found[name].to_pylist() for name in BOUNDS if name in found.column_names]
-    ranges = map(span, *bounds) if bounds else repeat(None)
-    names = map(named_row, found["path"].to_pylist(), ranges)
-    captions_table(zip(names, found[column].to_pylist(), strict=True))
-
-
-def _print_json(run: RunDir, target: Path, request: Request, *, shown: bool) -> None:
-    """Write to stdout how the command ended; with the captions where there is no table."""
-    told: dict[str, Any] = {"output": str(target), "run": str(run.path)}
-    if shown:
-        told = dict.fromkeys(told)
-        import pyarrow.parquet as pq  # noqa: PLC0415
-
-        columns = ["path", request.table.caption_column, "caption_status"]
-        told["videos"] = pq.read_table(target, columns=columns).to_pylist()
-    told = read_json(run.summary) | told
-    sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=1) + "\n")
 
 
 def _cluster(request: Request) -> Cluster:

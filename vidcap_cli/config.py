@@ -202,6 +202,17 @@ class CaptionConfig:
         float,
         Option("Seconds after which a video that cannot be read is given up.", FRAMES, low=0.1),
     ] = 60.0
+    cache_size: Annotated[
+        int | None,
+        Option(
+            "Room for downloaded files on each machine, such as 100G; see VIDCAP_CACHE in README.",
+            FRAMES,
+            metavar="SIZE",
+            usual="10G",
+            given=str | None,
+            read=as_bytes,
+        ),
+    ] = None
     decode_memory: Annotated[
         int | None,
         Option(

@@ -24,6 +24,7 @@ from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.models.decoder_config import cache_length
 from vidcap_cli.native import library
 from vidcap_cli.processors import load_captioner
+from vidcap_cli.remote.cache import Anywhere, Cache, caching
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan
@@ -74,20 +75,22 @@ def look_ahead(
 
     ``run`` is the run directory that would be continued, if any.
     """
-    with TemporaryDirectory() as place:
+    with TemporaryDirectory() as place, caching(Path(place), config.cache_size) as cache:
         scratch = RunDir(Path(place))
         plan = make_plan(meta, scratch, config)
-        paths = _sample(scratch, selection.until(plan.rows))
+        sample = [locate(p, plan.bases) for p in _sample(scratch, selection.until(plan.rows))]
+        figures = estimate(sample, config, cache)
     left = rows = selection.count(plan.rows)
     if run and run.is_run:
         before = read_plan(run)
         check_unchanged(before, meta, config)
         left = int((~done_mask(run, before).ok & selection.mask(before.rows)).sum())
-    sample = [locate(path, plan.bases) for path in paths]
-    return Planned(plan, rows, left, estimate(sample, config))
+    return Planned(plan, rows, left, figures)
 
 
-def estimate(videos: Sequence[tuple[Path, Span | None]], config: CaptionConfig) -> Estimate:
+def estimate(
+    videos: Sequence[tuple[str, Span | None]], config: CaptionConfig, cache: Cache
+) -> Estimate:
     """Probe ``videos`` in decoder processes, so that a bad file cannot hang the command.
 
     PyAV counts the frames, also where the run is to read by decord.
@@ -95,9 +98,10 @@ def estimate(videos: Sequence[tuple[Path, Span | None]], config: CaptionConfig) 
     captioner = load_captioner(config)
     rule = captioner.rule
     found: list[Clip] = []
-    with DecodePool(rule, workers=config.decoders, timeout=_PROBE_SECONDS, read=_probe) as pool:
+    read = Anywhere(_probe, cache)
+    with DecodePool(rule, workers=config.decoders, timeout=_PROBE_SECONDS, read=read) as pool:
         for row, (path, span) in enumerate(videos):
-            pool.submit(row, str(path), span)
+            pool.submit(row, path, span)
         while pool.pending:
             decoded = pool.next()
             if decoded and decoded.clip:

@@ -12,6 +12,7 @@ class Status(StrEnum):
 
     OK = "ok"  # captioned
     MISSING_FILE = "missing_file"
+    DOWNLOAD_ERROR = "download_error"  # a file elsewhere that does not come
     DECODE_ERROR = "decode_error"  # no frames: damaged, not a video
     DECODE_TIMEOUT = "decode_timeout"
     REJECTED = "rejected"  # the model does not take such a frame

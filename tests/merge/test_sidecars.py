@@ -150,3 +150,14 @@ def test_paths_keep_their_type_and_addresses_stay(tmp_path):
     found = pq.read_table(tmp_path / "out.parquet")["path"]
     assert found.to_pylist() == ["s3://b/a.mp4", "b.mp4", "c.mp4"]
     assert pa.types.is_dictionary(found.type)
+
+
+def test_videos_elsewhere_have_no_sidecars(tmp_path):
+    meta = tmp_path / "m.csv"
+    meta.write_text("path\nhttps://h/a.mp4\n")
+    run = RunDir(tmp_path / "run")
+    make_plan(meta, run, CONFIG)
+    run.parts.mkdir()
+    write_part(run.part(1, 0, 0, "parquet"), [Result(0, "https://h/a.mp4", "ok", text="A")])
+    found = merge([run.path], tmp_path / "out.csv", sidecar="both")
+    assert found.notes[1] == "1 videos are elsewhere and have no sidecar files"

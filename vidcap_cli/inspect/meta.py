@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vidcap_cli.addresses import locate
+from vidcap_cli.addresses import is_remote, locate
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.families import RECOMMENDED
@@ -112,7 +112,8 @@ def _report(
     meant = {name: locate(name, bases) for name in names}
     files = {name: file for name, (file, _) in meant.items()}
     sizes = {file: held for file in files.values() if (held := _bytes_of(file)) is not None}
-    missing = [name for name in names if files[name] not in sizes]
+    away = {file for file in files.values() if is_remote(file) and file not in sizes}
+    missing = [name for name in names if files[name] not in sizes.keys() | away]
     ranged = videos is not None and bool(videos.ranges)
     twice = rows - pc.count_distinct(column).as_py()
     endings = _extensions(column)
@@ -122,13 +123,15 @@ def _report(
         Fact("looked for", count(len(names), "file"), len(names)),
         Fact("missing", f"{len(missing):,}", len(missing)),
     ]
+    if away:
+        facts.append(Fact("elsewhere", f"{len(away):,}", len(away)))
     there = round(rows * (len(names) - len(missing)) / len(names))
-    if sizes and not ranged:  # several rows may be ranges of one file
+    if sizes and not away and not ranged:  # several rows may be ranges of one file
         total = sum(sizes.values()) / len(sizes) * there
         about = "" if len(sizes) == there else "about "
         facts.append(Fact("size of all", f"{about}{size(total)}", round(total)))
     facts.append(Fact("repeated paths", f"{twice:,}", twice))
-    here = list({one: None for one in meant.values() if one[0] in sizes})
+    here = list({one: None for one in meant.values() if one[0] in sizes.keys() | away})
     opened = here if everything else _opened(here)
     found = survey(opened)
     shown = [Section("rows", tuple(facts)), *sections, *survey_sections(found, there)]
@@ -146,17 +149,17 @@ def _report(
         places = {file: place for place, file in enumerate(opened)}
         of_name = {name: places.get(one, -1) for name, one in meant.items()}
         if kind == "folder":  # from anywhere else its names lead nowhere
-            column = pa.chunked_array([[str(files[name].absolute()) for name in names]])
+            column = pa.chunked_array([[str(Path(files[name]).absolute()) for name in names]])
             of_name = dict(zip(column.to_pylist(), of_name.values(), strict=True))
         written = write_probed(videos, column, of_name, found, probing.output, drop=probing.drop)
         verdict = f"{count(written, 'row')} written to {probing.output}"
     return Report(kind, str(target), verdict, tuple(shown), tuple(problems))
 
 
-def _bytes_of(file: Path) -> int | None:
+def _bytes_of(file: str) -> int | None:
     """The size of a regular file; None where there is none, or it cannot be looked at."""
     try:
-        found = file.stat()
+        found = Path(file).stat()
     except (OSError, ValueError):
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from vidcap_cli.inspect.histogram import bar, histogram
 from vidcap_cli.inspect.report import Fact, Section
 from vidcap_cli.inspect.video import RULE, RULES, Probed, probe_only
+from vidcap_cli.remote.cache import Anywhere, caching
 from vidcap_cli.rundir.standing import cause
 from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Flag
@@ -75,7 +77,7 @@ class Survey:
         self.flags.update(info.flags)
 
 
-Video = tuple[Path, Span | None]  # a file, and the range that is meant of it
+Video = tuple[str, Span | None]  # a file, and the range that is meant of it
 
 
 def survey(videos: Sequence[Video]) -> Survey:
@@ -86,13 +88,17 @@ def survey(videos: Sequence[Video]) -> Survey:
     workers = min(os.cpu_count() or 1, _MOST_WORKERS, len(videos))
     with (
         Progress("videos", len(videos)) as progress,
-        DecodePool(RULE, workers=workers, timeout=_PROBE_SECONDS, read=probe_only) as pool,
+        TemporaryDirectory() as run,
+        caching(Path(run)) as cache,
+        DecodePool(
+            RULE, workers=workers, timeout=_PROBE_SECONDS, read=Anywhere(probe_only, cache)
+        ) as pool,
     ):
         waiting = iter(enumerate(videos))
         while True:
             while pool.pending < 4 * workers and (one := next(waiting, None)):
                 place, (file, span) = one
-                pool.submit(place, str(file), span)
+                pool.submit(place, file, span)
             decoded = pool.next()
             if decoded is None:
                 return found

@@ -41,6 +41,7 @@ from vidcap_cli.merge.sources import Source, caption_ranges, find_sources
 from vidcap_cli.merge.spill import Ints
 from vidcap_cli.meta import names_of, open_meta, with_paths
 from vidcap_cli.options import NO_RANGES, PATH, TEXT, Prefer, Sidecar
+from vidcap_cli.remote.table import base_of
 from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir, attempt_of
 from vidcap_cli.rundir.plan import TABLE, Reading, fingerprint_of, open_clips
@@ -285,7 +286,7 @@ def _of_table(
     table = open_meta(meta, column, ranges)
     table = replace(table, ranges=caption_ranges(table, ranges))
     identity = fingerprint_of(meta, TABLE, Reading(column, table.ranges))
-    bases = (str(meta.absolute().parent), str(Path.cwd()))
+    bases = (base_of(meta.absolute()), str(Path.cwd()))
     return _Target(table, identity, None, bases)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vidcap_cli.addresses import resolve
+from vidcap_cli.addresses import is_remote, resolve
 from vidcap_cli.atomic import replace_file
 from vidcap_cli.errors import RunError
 from vidcap_cli.options import Sidecar
@@ -39,7 +39,8 @@ class _KeptError(Exception):
 class Sidecars:
     """Writes those of a ``kind``, None for none; videos are looked for in ``bases``.
 
-    ``written`` counts files that say now what they should, ``kept`` those that say something else.
+    ``written`` counts files that say now what they should, ``kept`` those that say something else,
+    ``elsewhere`` videos that are on another machine.
     ``first_kept`` and ``fault`` are sentences on the first of these and of those that failed.
     """
 
@@ -48,6 +49,7 @@ class Sidecars:
     overwrite: bool = False
     written: int = 0
     kept: int = 0
+    elsewhere: int = 0
     failed: int = 0
     first_kept: str = ""
     fault: str = ""
@@ -64,6 +66,9 @@ class Sidecars:
             caption = next(iter(row.values()))
             if caption is not None:
                 video = resolve(path, self.bases)
+                if is_remote(video):
+                    self.elsewhere += 1
+                    continue
                 for suffix in self._suffixes:
                     self._one(video.with_suffix(suffix), caption, row)
 
@@ -85,6 +90,8 @@ class Sidecars:
                 f"{self.kept:,} sidecar files were there with another caption and stay: "
                 f"{self.first_kept} (--overwrite-sidecars replaces them)"
             )
+        if self.elsewhere:
+            found.append(f"{self.elsewhere:,} videos are elsewhere and have no sidecar files")
         return tuple(found)
 
     def _one(self, file: Path, caption: str, row: Mapping[str, Any]) -> None:

@@ -162,7 +162,7 @@ class Intake:
                 continue
             self._decoding[row.row_id] = row
             file, span = locate(row.path, self._bases)
-            self._decoders.submit(row.row_id, str(file), span)
+            self._decoders.submit(row.row_id, file, span)
 
     def next(self, in_model: Collection[Row], *, wait: bool) -> Row | None:
         """The next row that may join those ``in_model``, or that has no frames to join them with.

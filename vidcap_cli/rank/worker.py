@@ -37,6 +37,7 @@ from vidcap_cli.rank.intake import Claims, Intake
 from vidcap_cli.rank.recorder import ALIVE_SECONDS, Recorder
 from vidcap_cli.rank.row import Row
 from vidcap_cli.rank.said import Said
+from vidcap_cli.remote.cache import Anywhere, Cache
 from vidcap_cli.rundir.events import Alive, Ended, EventWriter, Started, State
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.records import Attempt, RankError, ShortRows, group_size
@@ -230,7 +231,10 @@ def work(
             workers=config.decoders,
             timeout=config.decode_timeout,
             memory=config.decode_memory,
-            read=partial(read_frames, reader=config.reader),
+            read=Anywhere(
+                partial(read_frames, reader=config.reader),
+                Cache.of(run.settled.path, config.cache_size),
+            ),
         ) as pool,
     ):
         claims = Claims(run, folder, attempt, number)

@@ -17,10 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidcap_cli.addresses import resolve
+from vidcap_cli.addresses import locate
 from vidcap_cli.atomic import committing
 from vidcap_cli.errors import TableError
 from vidcap_cli.meta import BOUNDS, spans_of, with_paths
+from vidcap_cli.remote.cache import Anywhere, Cache
 from vidcap_cli.spans import Span, micro
 from vidcap_cli.tables import Table, quoted, selectable
 from vidcap_cli.video import Clip, Rule
@@ -75,11 +76,12 @@ def write_clips(
     *,
     bases: Sequence[str],
     timeout: float,
+    cache: Cache,
 ) -> None:
     """Write the clips of the rows of ``source``, which ``batches()`` reads.
 
-    ``timeout`` is seconds for the length of one video. One whose length cannot be told stays one
-    row, as it is, and who reads it says why.
+    ``timeout`` is seconds for the length of one video, ``cache`` for those elsewhere. One whose
+    length cannot be told stays one row, as it is, and who reads it says why.
     """
     taken = [name for name in BOUNDS if name in source.schema.names and name not in source.ranges]
     if taken:
@@ -87,7 +89,7 @@ def write_clips(
             f"{source.path}: the column {quoted(taken)} is already there, where the times of the "
             "clips would go; rename it"
         )
-    ends = _ends(source, batches, bases, timeout) if cutting.length else {}
+    ends = _ends(source, batches, bases, timeout, cache) if cutting.length else {}
     kept = selectable(pa.schema([one for one in source.schema if one.name not in BOUNDS]))
     schema = pa.schema([*kept, *((name, pa.float64()) for name in BOUNDS)])
     row = 0
@@ -155,7 +157,7 @@ class _NoRule:
 
 
 def _ends(
-    source: Table, batches: Batches, bases: Sequence[str], timeout: float
+    source: Table, batches: Batches, bases: Sequence[str], timeout: float, cache: Cache
 ) -> Mapping[str, float]:
     """When the videos of ``source`` end, by path, of those that can be read."""
     names: dict[str, None] = {}
@@ -166,11 +168,13 @@ def _ends(
     next_one = iter(enumerate(waiting))
     with (
         Progress("videos measured", len(waiting)) as progress,
-        DecodePool(_NoRule(), workers=workers, timeout=timeout, read=_measure) as pool,
+        DecodePool(
+            _NoRule(), workers=workers, timeout=timeout, read=Anywhere(_measure, cache)
+        ) as pool,
     ):
         while True:
             while pool.pending < 4 * workers and (one := next(next_one, None)):
-                pool.submit(one[0], str(resolve(one[1], bases)))
+                pool.submit(one[0], locate(one[1], bases)[0])
             decoded = pool.next()
             if decoded is None:
                 return found

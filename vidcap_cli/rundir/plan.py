@@ -26,6 +26,8 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError, UsageError
 from vidcap_cli.meta import BOUNDS, open_meta, row_names
 from vidcap_cli.options import PATH
+from vidcap_cli.remote.cache import Cache
+from vidcap_cli.remote.table import base_of
 from vidcap_cli.rundir.clips import Cutting, write_clips
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.tables import READABLE_WORDS, Table, regroup, table_form
@@ -142,7 +144,7 @@ def make_plan(
     kind = kind_of(meta)
     reading, table = _reading(meta, kind, config)
     fingerprint = fingerprint_of(meta, kind, reading)
-    bases = (str(meta if kind == FOLDER else meta.parent), str(Path.cwd()))
+    bases = (str(meta) if kind == FOLDER else base_of(meta), str(Path.cwd()))
     run.path.mkdir(parents=True, exist_ok=True)
     if reading.cuts:
         table = _cut(meta, kind, table, run=run, bases=bases, config=config)
@@ -196,7 +198,16 @@ def _cut(
         source = Table(meta, kind, pa.schema([(PATH, pa.string())]))
         batches = partial(_listed, meta, kind)
     cutting = Cutting(config.clip_length, config.stride)
-    write_clips(source, batches, run.clips, cutting, bases=bases, timeout=config.decode_timeout)
+    cache = Cache.of(run.settled.path, config.cache_size)
+    write_clips(
+        source,
+        batches,
+        run.clips,
+        cutting,
+        bases=bases,
+        timeout=config.decode_timeout,
+        cache=cache,
+    )
     return open_clips(run, source.path_column)
 
 

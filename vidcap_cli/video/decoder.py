@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,7 +33,34 @@ Read = Callable[..., Clip]
 PROGRAM = "from vidcap_cli.video.decoder import serve; serve()"
 MESSAGE_BYTES = 1 << 17  # more than any message: a path, or what surrounds a clip's frames
 TAKEN_UP = b"begun"
+DOWNLOADING = b"downloading"
+_TELL_SECONDS = 1.0  # between two words that a download gets on
 _LONGEST_ERROR = 1000  # characters
+
+
+class _Pool:
+    """The other end of this process's socket, if it is a decoder process."""
+
+    ours: socket.socket | None = None
+    told = 0.0
+
+
+def downloading() -> None:
+    """Tell the pool that a row gets on while its file is brought here."""
+    if time.monotonic() > _Pool.told + _TELL_SECONDS:
+        _tell(DOWNLOADING)
+
+
+def downloaded() -> None:
+    """Tell the pool that the file of a row is here: from now on it is the video that takes time."""
+    _tell(TAKEN_UP)
+    _Pool.told = 0.0
+
+
+def _tell(word: bytes) -> None:
+    if _Pool.ours:
+        _Pool.ours.send(word)
+        _Pool.told = time.monotonic()
 
 
 def serve() -> None:
@@ -54,6 +82,7 @@ def serve() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
     with socket.socket(fileno=int(sys.argv[1])) as ours:
         rule, read = pickle.loads(ours.recv(MESSAGE_BYTES))  # noqa: S301 - from our own process
+        _Pool.ours = ours
         ours.send(b"ready")
         while message := ours.recv(MESSAGE_BYTES):
             ours.send(TAKEN_UP)

@@ -2,10 +2,10 @@
 
 Promises. Every submitted row comes back from ``DecodePool.next`` exactly once: with its clip, or
 with a status and one sentence. A file that hangs its decoder beyond the timeout (counted from
-when a decoder takes the row up, not from ``submit``) or crashes it costs that row and that
-process; a new process takes its place and no other row notices. A file that needs more memory
-than a decoder may take costs that row. No decoder outlives the pool, nor the process that owns
-it, however that ends. Decoders ignore Ctrl-C, and under memory pressure the kernel kills them
+when a decoder takes the row up, or has its file, not from ``submit``) or crashes it costs that row
+and that process; a new process takes its place and no other row notices. A file that needs more
+memory than a decoder may take costs that row. No decoder outlives the pool, nor the process that
+owns it, however that ends. Decoders ignore Ctrl-C, and under memory pressure the kernel kills them
 before it kills the rank; those killed while they start are started again, ever more slowly.
 
 How. Each decoder is an interpreter of its own (the rank has MindSpore's threads, so no fork) with
@@ -43,13 +43,14 @@ from vidcap_cli.host_memory import local_ranks, total
 from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Status
 from vidcap_cli.video import Clip, Rule, read_frames
-from vidcap_cli.video.decoder import MESSAGE_BYTES, PROGRAM, TAKEN_UP, Read
+from vidcap_cli.video.decoder import DOWNLOADING, MESSAGE_BYTES, PROGRAM, TAKEN_UP, Read
 
 _LONGEST_PATH = 1 << 16  # bytes; the kernel's own limit is 4096
 _STARTS = 3  # decoders in a row that leave by themselves before they are ready: no chance
 # Seconds before a decoder that was killed while starting is followed by another.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
+_DOWNLOAD_SECONDS = 300.0  # after which a download that does not get on is given up, at least
 _EXIT_SECONDS = 5.0  # for a process whose socket is closed to be gone, too
 # What all decoders of a machine may take of its memory, and what each may in any case: HEVC at
 # 3840x2160 in 10 bits was measured to take 0.6 GB.
@@ -226,7 +227,7 @@ class DecodePool:
 
     def _collect(self) -> None:
         """Wait for decoders, submitted rows or the next timeout, and take what is there."""
-        deadlines = [d.started + self._timeout for d in self._decoders if d.row]
+        deadlines = [d.deadline(self._timeout) for d in self._decoders if d.row]
         if len(self._decoders) < self._workers:
             deadlines.append(self._next_start)
         pause = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
@@ -237,7 +238,7 @@ class DecodePool:
             finished = None
             if decoder.socket in ready:
                 finished = decoder.receive()
-            elif decoder.row and decoder.seconds > self._timeout:
+            elif decoder.row and time.monotonic() > decoder.deadline(self._timeout):
                 finished = decoder.time_out(self._timeout)
             if finished:
                 self._finished.put(finished)
@@ -264,7 +265,8 @@ class _Decoder:
     def __init__(self, task: bytes, memory: int) -> None:
         self.row: _Row | None = None
         self.began = False  # whether the process has said that it has the row
-        self.started = 0.0
+        self.started = 0.0  # when the row was handed over, or its file was there
+        self.downloads = False
         self.was_ready = False
         self.ended = False
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -294,8 +296,12 @@ class _Decoder:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the row was handed over."""
+        """Seconds since the row was handed over, or its file was downloaded."""
         return time.monotonic() - self.started
+
+    def deadline(self, timeout: float) -> float:
+        """When to give the row up; a download must only get on."""
+        return self.started + (max(timeout, _DOWNLOAD_SECONDS) if self.downloads else timeout)
 
     @property
     def idle(self) -> bool:
@@ -326,8 +332,9 @@ class _Decoder:
                 return None
             self.row, self.began = None, False
             return row.failed(Status.DECODE_ERROR, self._obituary(), self.seconds)
-        if row is None or message == TAKEN_UP:
+        if row is None or message in (TAKEN_UP, DOWNLOADING):
             self.was_ready, self.began = True, row is not None
+            self.started, self.downloads = time.monotonic(), message == DOWNLOADING
             return None
         self.row, self.began = None, False
         status, error, clip, shape = pickle.loads(message)  # noqa: S301 - from our own process
@@ -340,10 +347,15 @@ class _Decoder:
     def time_out(self, timeout: float) -> Decoded:
         """Give up on the row and the process."""
         assert self.row is not None
+        if self.downloads:
+            message = f"its download has not got on for {_DOWNLOAD_SECONDS:g} seconds"
+            status = Status.DOWNLOAD_ERROR
+        else:
+            message = f"decoding took longer than {timeout:g} seconds and was stopped"
+            status = Status.DECODE_TIMEOUT
         row, self.row, self.began = self.row, None, False
         self.kill()
-        message = f"decoding took longer than {timeout:g} seconds and was stopped"
-        return row.failed(Status.DECODE_TIMEOUT, message, self.seconds)
+        return row.failed(status, message, self.seconds)
 
     def was_killed(self) -> bool:
         """Whether a process that has ended was ended from outside, not by an error of its own."""
