@@ -9,7 +9,8 @@ def test_the_words_are_those_of_every_version():
         "empty", "oom", "model_error", "crashed", "missing",
     }  # fmt: skip
     assert set(Flag) == {
-        "frame_rate", "damaged", "truncated", "shrunk", "hdr", "anamorphic", "cut",
+        "frame_rate", "damaged", "truncated", "shrunk", "hdr", "anamorphic", "cut", "repetitive",
+        "retried",
     }  # fmt: skip
     assert set(Doing) == {
         "starting", "loading model", "waiting for frames", "compiling", "captioning", "finished",
