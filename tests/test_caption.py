@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import vidcap
-from vidcap_cli.caption import Request, _cluster, caption, default_output
+from vidcap_cli.caption import Request, caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import OK, ModelError, RunChangedError, UsageError
 from vidcap_cli.launch.leader import Job, Leader, leading
@@ -78,50 +78,6 @@ def test_a_device_is_not_replaced_by_a_table(request_of):
         caption(request_of(output=Path("/dev/null"), form="csv"))
 
 
-@pytest.fixture
-def two_of_three_devices(monkeypatch):
-    nodes = [Path(f"/dev/davinci{number}") for number in range(3)]
-    monkeypatch.setattr("vidcap_cli.ascend.device_nodes", lambda: nodes)
-    monkeypatch.setattr("vidcap_cli.caption.device_nodes", lambda: nodes)
-    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,2")
-
-
-@pytest.mark.usefixtures("two_of_three_devices")
-@pytest.mark.parametrize(
-    ("launch", "ranks"),
-    [
-        (LaunchOptions(), (2, 2)),
-        (LaunchOptions(worker_num=1), (1, 1)),
-        (LaunchOptions(worker_num=16, local_worker_num=2), (16, 2)),
-    ],
-)
-def test_ranks_are_as_many_as_devices_unless_asked_otherwise(request_of, launch, ranks):
-    cluster = _cluster(replace(request_of(), launch=launch))
-    assert (cluster.worker_num, cluster.local_worker_num) == ranks
-
-
-@pytest.mark.usefixtures("two_of_three_devices")
-@pytest.mark.parametrize(
-    "launch", [LaunchOptions(worker_num=3), LaunchOptions(worker_num=16, local_worker_num=8)]
-)
-def test_more_ranks_than_devices_are_refused(request_of, launch):
-    few = "2 Ascend devices .ASCEND_RT_VISIBLE_DEVICES=0,2.*--local-worker-num"
-    with pytest.raises(UsageError, match=few):
-        _cluster(replace(request_of(), launch=launch))
-
-
-@pytest.mark.usefixtures("two_of_three_devices")
-def test_ranks_on_the_cpu_need_no_devices(request_of, monkeypatch):
-    on_cpu = request_of()
-    on_cpu = replace(on_cpu, config=replace(on_cpu.config, device_target="CPU"))
-    assert _cluster(replace(on_cpu, launch=LaunchOptions(worker_num=8))).worker_num == 8
-    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "-1")
-    assert _cluster(replace(request_of(), launch=LaunchOptions(worker_num=8))).worker_num == 8
-    on_ascend = replace(request_of(), config=replace(on_cpu.config, device_target="Ascend"))
-    with pytest.raises(UsageError, match=r"no Ascend device was found .ASCEND_RT_VISIBLE_DEV.*=-1"):
-        _cluster(replace(on_ascend, launch=LaunchOptions(worker_num=8)))
-
-
 def test_logs_that_cannot_be_written(tmp_path, request_of):
     with pytest.raises(UsageError, match=r"logs cannot be written there .*--log-dir"):
         caption(request_of(log_dir=tmp_path / "meta.csv" / "logs"))
@@ -187,15 +143,3 @@ def test_a_table_that_changed_while_videos_were_captioned_is_not_called_a_full_d
     config = CaptionConfig("qwen2vl", "nano")
     with pytest.raises(RunChangedError, match="the table has changed since"):
         caption(Request(meta, config))
-
-
-@pytest.mark.parametrize(
-    ("meta", "output"),
-    [
-        ("meta.csv.gz", "meta_caption_qwen2vl.csv"),
-        ("meta.v1.json", "meta.v1_caption_qwen2vl.csv"),
-        ("meta.parquet", "meta_caption_qwen2vl.parquet"),
-    ],
-)
-def test_where_captions_go(tmp_path, meta, output):
-    assert default_output(tmp_path / meta, "qwen2vl", None) == tmp_path / output

@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.commands import rows_of, vidcap, write_nano_table
 from vidcap_cli.calibration import Measured, _spread
-from vidcap_cli.caption import bundled
+from vidcap_cli.checkpoint.called import bundled
 from vidcap_cli.rundir.selection import Selection
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.helpers.commands import vidcap
-from vidcap_cli.caption import bundled
+from vidcap_cli.checkpoint.called import bundled
 
 CLIP = "green-circle-quickly-up.mp4"
 CAPTION = "A green circle moves quickly upward across a navy background."

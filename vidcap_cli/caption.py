@@ -14,17 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from vidcap_cli.addresses import address_of, is_remote, local
-from vidcap_cli.ascend import VISIBLE, device_nodes, visible_devices
+from vidcap_cli.checkpoint.called import bundled, model_folder
 from vidcap_cli.checkpoint.files import fingerprint, read_json
 from vidcap_cli.checkpoint.folder import check_model, has_weights
 from vidcap_cli.checkpoint.generation import sampling_keys
-from vidcap_cli.checkpoint.hub import fetch, is_hub_name
 from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import check_log_dir, check_output, reason
@@ -32,7 +30,7 @@ from vidcap_cli.engine import check_engine
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, StoppedError, TableError, UsageError
 from vidcap_cli.launch.follower import join
 from vidcap_cli.launch.leader import Job, Leader, leading
-from vidcap_cli.launch.msrun import Cluster
+from vidcap_cli.launch.ranks import cluster_for, devices
 from vidcap_cli.launch.surroundings import look_around, placed
 from vidcap_cli.merge.account import Reconciliation
 from vidcap_cli.merge.columns import CaptionColumns
@@ -41,6 +39,7 @@ from vidcap_cli.merge.sidecars import RANGES
 from vidcap_cli.meta import open_meta
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.options import NANO, PATH, LaunchOptions, RunOptions, TableOptions, declared, given
+from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.remote.cache import caching
 from vidcap_cli.remote.table import bring_table
@@ -50,7 +49,6 @@ from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.rundir.summary import Ended
 from vidcap_cli.table_writer import output_form
-from vidcap_cli.tables import bare_name
 from vidcap_cli.view.live import make_view
 from vidcap_cli.view.stdout import print_captions, print_json
 from vidcap_cli.view.summary import Outcome, summary
@@ -135,7 +133,7 @@ def _job(request: Request, meta: Path, run_dir: Path, config: CaptionConfig) -> 
         meta=meta,
         run_dir=run_dir,
         config=config,
-        cluster=_cluster(request),
+        cluster=cluster_for(request.launch, config.device_target, config.tensor_parallel),
         fresh=request.run.fresh,
         extend=request.run.extend,
         restart_failed=request.run.restart_failed == "all",
@@ -358,42 +356,6 @@ def _next_command(
     return f"vidcap inspect {run}"
 
 
-def model_folder(name: str, family: str, *, weights: bool = True) -> Path:
-    """The checkpoint folder that a ``--model`` value names: nano, a folder, or one on the hub.
-
-    Of the last perhaps all but the ``weights``.
-    """
-    if name == NANO:
-        return bundled(family)
-    return fetch(name, weights=weights) if is_hub_name(name) else Path(name).absolute()
-
-
-def bundled(name: str) -> Path:
-    """A folder that comes with the package: the nano checkpoint of a family, or ``clips``."""
-    folder = Path(str(resources.files("vidcap_cli") / "nano" / name))
-    if not folder.is_dir():
-        raise UsageError(f"this installation has no bundled {name}; reinstall vidcap.")
-    return folder
-
-
-def default_output(meta: Path, family: str, form: str | None) -> Path:
-    """``{meta}_caption_{family}{ext}``: Parquet for Parquet, else CSV, unless ``form`` says so."""
-    form = form or ("parquet" if meta.suffix.lower() == ".parquet" else "csv")
-    meta = meta.absolute()
-    name = meta.name if meta.is_dir() else Path(bare_name(meta)).stem
-    return meta.with_name(f"{name}_caption_{family}.{form}")
-
-
-def default_run_dir(output: Path, selection: Selection | None = None) -> Path:
-    """Where a run lives unless ``--run-dir`` says otherwise: beside its output.
-
-    That of a shard has its number in its name.
-    """
-    if selection and selection.is_shard:
-        return output.with_suffix(f".{selection.shard}-of-{selection.of}.vidcap")
-    return output.with_suffix(".vidcap")
-
-
 def _selection(request: Request) -> Selection:
     return Selection.make(request.run.limit, request.run.shard)
 
@@ -422,51 +384,6 @@ def _working_place(
     finally:
         if not keep:
             shutil.rmtree(place)
-
-
-def _cluster(request: Request) -> Cluster:
-    target, launch = request.config.device_target, request.launch
-    found, group = device_count(target), request.config.tensor_parallel
-    whole = max(found - found % group, group)  # ranks that groups can be made of
-    around = look_around(os.environ)
-    nodes = around.nodes if around else 1
-    share = launch.worker_num // nodes if launch.worker_num else whole
-    local = launch.local_worker_num or max(share, 1)
-    workers = launch.worker_num or (local * nodes if around else whole)
-    if local > workers:
-        raise UsageError(f"--local-worker-num {local} is more than --worker-num {workers}.")
-    for flag, ranks in (("--worker-num", workers), ("--local-worker-num", local)):
-        if ranks % group:
-            raise UsageError(
-                f"{flag} {ranks} is no multiple of --tensor-parallel {group}: the ranks that share "
-                "a model are on one machine."
-            )
-    if local > found and devices(target):
-        raise UsageError(
-            f"{local} ranks were asked for on this machine, which has {found} Ascend devices "
-            f"({_whence()}), one for each; lower --worker-num, or give --local-worker-num where "
-            "other nodes take part."
-        )
-    return Cluster(workers, local, launch)
-
-
-def device_count(target: str) -> int:
-    """Ascend devices that ranks here may use, or 1 for the CPU."""
-    found = devices(target)
-    if target == "Ascend" and not found:
-        raise UsageError(f"no Ascend device was found ({_whence()}); try --device-target CPU.")
-    return found or 1
-
-
-def devices(target: str) -> int:
-    """Ascend devices that ``target`` and the environment allow to be used."""
-    return 0 if target == "CPU" else len(visible_devices())
-
-
-def _whence() -> str:
-    """What says which devices there are."""
-    named = os.environ.get(VISIBLE)
-    return f"{VISIBLE}={named}" if named and device_nodes() else "/dev/davinci0"
 
 
 def _say(request: Request, text: str) -> None:

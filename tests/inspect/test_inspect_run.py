@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from vidcap_cli.caption import default_output, default_run_dir
 from vidcap_cli.cli import app
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, UsageError
 from vidcap_cli.inspect import Wanted, inspect
 from vidcap_cli.launch.leader import Leader
+from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.rundir.events import Began, Done, Ended, EventWriter, Started, State
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import RunDir

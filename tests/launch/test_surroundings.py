@@ -4,9 +4,8 @@ import pytest
 
 from tests.faults.scene import FINISHED
 from tests.launch.test_nodes import Pair
-from vidcap_cli.caption import Request, _cluster
-from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import UsageError
+from vidcap_cli.launch.ranks import cluster_for
 from vidcap_cli.launch.surroundings import Surroundings, look_around, placed
 from vidcap_cli.options import LaunchOptions
 
@@ -85,8 +84,7 @@ def test_what_is_given_goes_before_what_is_found(monkeypatch, environment, given
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     launch = placed(LaunchOptions(**given), look_around(environment))
-    config = CaptionConfig("qwen2vl", "/m", device_target="CPU")
-    cluster = _cluster(Request(None, config, launch=launch))
+    cluster = cluster_for(launch, "CPU", 1)
     assert (cluster.worker_num, cluster.local_worker_num, cluster.node) == expected
 
 

@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.nano import world
-from vidcap_cli.caption import bundled
+from vidcap_cli.checkpoint.called import bundled
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Engine, generate_all, load_engine
 from vidcap_cli.models import model

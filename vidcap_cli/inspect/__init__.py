@@ -58,7 +58,7 @@ def inspect(target: Path | None, wanted: Wanted | None = None) -> Report:
         return machine_report()
     name, target = str(target), named(target)
     if not target.exists() and _names_a_model(name):
-        from vidcap_cli.caption import model_folder  # noqa: PLC0415
+        from vidcap_cli.checkpoint.called import model_folder  # noqa: PLC0415
         from vidcap_cli.inspect.model import model_report  # noqa: PLC0415
 
         wanted.only("a model")

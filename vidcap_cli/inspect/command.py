@@ -4,10 +4,11 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-from vidcap_cli.caption import default_output, default_run_dir, devices
 from vidcap_cli.config import options_of
 from vidcap_cli.families import FAMILIES
+from vidcap_cli.launch.ranks import devices
 from vidcap_cli.options import given, spelled
+from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import Plan
 from vidcap_cli.rundir.records import Attempt

@@ -1,0 +1,26 @@
+"""What ``--model`` calls a checkpoint, and the folder that it means."""
+
+from importlib import resources
+from pathlib import Path
+
+from vidcap_cli.checkpoint.hub import fetch, is_hub_name
+from vidcap_cli.errors import UsageError
+from vidcap_cli.options import NANO
+
+
+def model_folder(name: str, family: str, *, weights: bool = True) -> Path:
+    """The checkpoint folder that a ``--model`` value names: nano, a folder, or one on the hub.
+
+    Of the last perhaps all but the ``weights``.
+    """
+    if name == NANO:
+        return bundled(family)
+    return fetch(name, weights=weights) if is_hub_name(name) else Path(name).absolute()
+
+
+def bundled(name: str) -> Path:
+    """A folder that comes with the package: the nano checkpoint of a family, or ``clips``."""
+    folder = Path(str(resources.files("vidcap_cli") / "nano" / name))
+    if not folder.is_dir():
+        raise UsageError(f"this installation has no bundled {name}; reinstall vidcap.")
+    return folder
