@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from vidcap_cli import repeats
 from vidcap_cli.cli import app
 from vidcap_cli.errors import OK, TableError, UsageError
-from vidcap_cli.inspect import Wanted, captions, inspect, likeness, rules
+from vidcap_cli.inspect import Wanted, inspect, judging, likeness, rules
 from vidcap_cli.inspect.rules import Fault
 from vidcap_cli.merge.columns import CaptionColumns
 
@@ -99,7 +99,7 @@ def test_a_rule_finds_what_is_wrong_and_little_else(verdicts, fault):
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_blocks_make_no_difference(verdicts, tmp_path, monkeypatch, form):
-    monkeypatch.setattr(captions, "_BLOCK", 7)
+    monkeypatch.setattr(judging, "_BLOCK", 7)
     rows = numbered([row for row, _ in labelled()])
     assert flagged(write(tmp_path / f"t.{form}", rows), tmp_path / "out.csv") == verdicts
 

@@ -131,7 +131,8 @@ def _table(target: Path, wanted: Wanted) -> Report:
         column = None
     column = wanted.caption_column or column
     if column and not any(_probing(wanted)):
-        from vidcap_cli.inspect.captions import Captions, captions_report  # noqa: PLC0415
+        from vidcap_cli.inspect.captions import captions_report  # noqa: PLC0415
+        from vidcap_cli.inspect.judging import Captions  # noqa: PLC0415
 
         wanted.only("a table with captions", "caption_column", "export_flagged")
         return captions_report(Captions.of(table, column), wanted.export_flagged)

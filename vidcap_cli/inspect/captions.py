@@ -1,155 +1,34 @@
 """A table with captions: how long they are, and which of them are suspect and why.
 
-The table is read in blocks and twice: once to judge every caption, once for the rows to show and
-to export. Of a row some 200 bytes stay in memory, and its words lie in a file without a name.
+The table is read once to judge every caption (``judging``), and again for the rows to show and to
+export.
 """
 
 import shlex
-from array import array
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from vidcap_cli import repeats
-from vidcap_cli.config import options_of
 from vidcap_cli.disk import check_output
-from vidcap_cli.errors import TableError, UsageError
-from vidcap_cli.families import FAMILIES
-from vidcap_cli.inspect import likeness, rules
+from vidcap_cli.errors import UsageError
+from vidcap_cli.inspect import rules
 from vidcap_cli.inspect.histogram import histogram
+from vidcap_cli.inspect.judging import BIT, FAULTS, MEANS, OPENING, Captions, Judged, judge
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.rules import Fault
 from vidcap_cli.options import PATH
-from vidcap_cli.statuses import Flag, Status
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import Table, hashes, is_text, selectable
-from vidcap_cli.view.progress import Progress
+from vidcap_cli.tables import selectable
 from vidcap_cli.view.words import count, one_line
 
 FLAGS_COLUMN = "quality_flags"  # of the exported table
-OPENING = 3  # words
-OPENING_SHARE, OPENING_LEAST = 0.1, 20  # of captions that differ
-SCRIPT_SHARE = 5  # percent of the letters
-_BLOCK = 8_192  # rows judged at once
 _EXAMPLES = 3
 _SHOWN = 72  # characters of a caption
-_FAULTS = tuple(Fault)
-_BIT = {fault: 1 << number for number, fault in enumerate(_FAULTS)}
-_MEANS = {
-    Fault.FAILED: "the status says that there is no caption",
-    Fault.EMPTY: "no words, and no status that says why",
-    Fault.CUT: "ends in the middle of a sentence, or was cut at its greatest length",
-    Fault.LOOP: "says the same phrase again and again",
-    Fault.DUPLICATE: "the caption of another video, word by word",
-    Fault.NEAR_DUPLICATE: "nearly the caption of another video",
-    Fault.STOCK_OPENING: "begins with the same words as many others",
-    Fault.OTHER_SCRIPT: "letters of another script than most captions have",
-    Fault.PROMPT: "repeats the prompt, or shows marks of a conversation",
-    Fault.LOW_CONFIDENCE: "the model was far less sure of it than of most others",
-}
-_NONE = hash("")
-_OPTIONAL = ("status", "error", "flags", "finish_reason", "prompt")
-_LOGPROB = "logprob"
-
-
-@dataclass(frozen=True, slots=True)
-class Captions:
-    """A table with captions: ``text`` names their column, ``extra`` those beside it."""
-
-    table: Table
-    text: str
-    extra: Mapping[str, str]
-
-    @classmethod
-    def of(cls, table: Table, text: str) -> "Captions":
-        """``table``, whose captions are in the column ``text``; TableError when they are none."""
-        for name in (PATH, text):
-            if name not in table.schema.names:
-                found = ", ".join(table.schema.names)
-                raise TableError(
-                    f"{table.path}: no column is called `{name}`; found are {found}. Name the one "
-                    "with the captions with --caption-column"
-                )
-            if not is_text(table.schema.field(name).type):
-                raise TableError(f"{table.path}: the column `{name}` holds no text; convert it")
-        extra = {
-            name: f"caption_{name}"
-            for name in _OPTIONAL
-            if f"caption_{name}" in table.schema.names
-            and is_text(table.schema.field(f"caption_{name}").type)
-        }
-        if f"caption_{_LOGPROB}" in table.schema.names:
-            extra[_LOGPROB] = f"caption_{_LOGPROB}"
-        return cls(table, text, extra)
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """What is judged, and the columns that it is in."""
-        return {PATH: PATH, "text": self.text, **self.extra}
-
-    @property
-    def number(self) -> int | None:
-        """How many rows there are, where the table says so before it is read."""
-        is_parquet = self.table.form == "parquet"
-        return pq.read_metadata(self.table.path).num_rows if is_parquet else None
-
-    def blocks(self) -> Iterator[dict[str, list[str]]]:
-        """The rows in blocks, as strings without null."""
-        for batch in self._batches():
-            for start in range(0, batch.num_rows, _BLOCK):
-                yield self._cells(batch.slice(start, _BLOCK))
-
-    def rows(self, wanted: Sequence[int]) -> dict[int, dict[str, str]]:
-        """A few rows by their numbers, which ascend."""
-        found: dict[int, dict[str, str]] = {}
-        start, waiting = 0, deque(wanted)
-        for batch in self._batches():
-            while waiting and waiting[0] < start + batch.num_rows:
-                row = waiting.popleft()
-                cells = self._cells(batch.slice(row - start, 1))
-                found[row] = {name: values[0] for name, values in cells.items()}
-            start += batch.num_rows
-            if not waiting:
-                break
-        return found
-
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        return self.table.batches(list(dict.fromkeys(self.columns.values())))
-
-    def _cells(self, block: pa.RecordBatch) -> dict[str, list[str]]:
-        return {n: _strings(self.table, block, column) for n, column in self.columns.items()}
-
-
-def _strings(table: Table, block: pa.RecordBatch, column: str) -> list[str]:
-    try:
-        strings = block.column(column).cast(pa.string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:  # bytes, lists
-        raise TableError(f"{table.path}: the column `{column}` cannot be read: {error}") from error
-    found: list[str] = pc.fill_null(strings, "").to_pylist()
-    return found
-
-
-@dataclass(slots=True)
-class _Judged:
-    """What is known of each row when all are read; the arrays are as long as the table."""
-
-    faults: npt.NDArray[np.uint16]
-    words: npt.NDArray[np.int32]
-    first: npt.NDArray[np.int64]  # the first row with the same caption
-    alike: npt.NDArray[np.int64]  # another row with nearly the same, or -1
-    stock: list[int]  # a row for each stock opening
-    script: int
-    statuses: Counter[str]
-    logprobs: npt.NDArray[np.float64]  # NaN where nothing says it
 
 
 def captions_report(captions: Captions, export: Path | None = None) -> Report:
@@ -159,172 +38,11 @@ def captions_report(captions: Captions, export: Path | None = None) -> Report:
     """
     if export:
         _check_export(export, captions)
-    with likeness.Shelf() as shelf, Progress("captions", captions.number) as progress:
-        reading = _Reading(shelf)
-        for block in captions.blocks():
-            reading.take(block)
-            progress.advance(len(block[PATH]))
-        judged = reading.judged()
-    if not len(judged.faults):
-        raise TableError(f"{captions.table.path}: the table has a header but no rows")
+    judged = judge(captions)
     examples = _examples(captions, judged)
     if export:
         _export(captions, judged, export)
     return _report(captions, judged, examples, export)
-
-
-@dataclass(slots=True)
-class _Reading:
-    """Judges rows as they come; what shows only between captions is judged in the end."""
-
-    shelf: likeness.Shelf
-    _faults: list[npt.NDArray[np.uint16]] = field(default_factory=list)
-    _words: list[npt.NDArray[np.int32]] = field(default_factory=list)
-    _texts: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    _paths: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    _openings: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    _scripts: list[npt.NDArray[np.int8]] = field(default_factory=list)
-    _bands: list[npt.NDArray[np.uint64]] = field(default_factory=list)
-    _shelved: "array[int]" = field(default_factory=lambda: array("q"))  # rows, in its order
-    _seen: set[int] = field(default_factory=set)  # hashes of captions on the shelf
-    _statuses: Counter[str] = field(default_factory=Counter)
-    _logprobs: list[npt.NDArray[np.float64]] = field(default_factory=list)
-    _rows: int = 0
-
-    def take(self, block: Mapping[str, list[str]]) -> None:
-        """Judge a block of rows."""
-        texts = [text[: repeats.LONGEST] for text in block["text"]]
-        words = [repeats.words_of(text) for text in texts]
-        numbers = [repeats.numbered(each) for each in words]
-        bounds = np.cumsum([0, *map(len, words)])
-        joined = [" ".join(each) for each in words]
-        of_text = hashes(pa.array(joined))
-        faults = _own_faults(block, texts, words)
-        faults[repeats.loops(np.concatenate(numbers), bounds)] |= _BIT[Fault.LOOP]
-        self._faults.append(faults)
-        self._words.append(np.diff(bounds).astype(np.int32))
-        self._texts.append(of_text)
-        self._paths.append(hashes(pa.array(block[PATH])))
-        self._scripts.append(np.array([rules.scripts_of(text) for text in texts], np.int8))
-        self._openings.append(_openings(words))
-        self._shelve(numbers, of_text)
-        self._statuses.update(block.get("status", ()))
-        self._logprobs.append(_numbers(block.get(_LOGPROB, [""] * len(texts))))
-        self._rows += len(texts)
-
-    def _shelve(self, numbers: Sequence[repeats.Words], of_text: npt.NDArray[np.int64]) -> None:
-        """Put captions that are new and long enough on the shelf, with their signatures."""
-        new = []
-        for place, (found, text) in enumerate(zip(numbers, of_text.tolist(), strict=True)):
-            if len(found) >= likeness.LEAST_WORDS and text not in self._seen:
-                self._seen.add(text)
-                self._shelved.append(self._rows + place)
-                self.shelf.add(found)
-                new.append(found)
-        if new:
-            bounds = np.cumsum([0, *map(len, new)])
-            self._bands.append(likeness.signatures(np.concatenate(new), bounds))
-
-    def judged(self) -> _Judged:
-        """All rows with all their flags."""
-        faults = _together(self._faults, np.uint16)
-        texts, paths = _together(self._texts, np.int64), _together(self._paths, np.int64)
-        words = _together(self._words, np.int32)
-        spoken = words > 0
-        same, first = likeness.duplicates(texts, paths)
-        faults[same & spoken] |= _BIT[Fault.DUPLICATE]
-        alike = self._alike(paths, first)
-        faults[alike >= 0] |= _BIT[Fault.NEAR_DUPLICATE]
-        opening = _together(self._openings, np.int64)
-        differing = (opening != _NONE) & (first == np.arange(len(first)))
-        stock = likeness.openings(opening[differing], least=OPENING_LEAST, share=OPENING_SHARE)
-        faults[np.isin(opening, stock)] |= _BIT[Fault.STOCK_OPENING]
-        spelled = [int(np.argmax(opening == number)) for number in stock]
-        script, other = _other_script(self._scripts, spoken)
-        faults[other] |= _BIT[Fault.OTHER_SCRIPT]
-        logprobs = _together(self._logprobs, np.float64)
-        logprobs[~spoken] = np.nan
-        faults[rules.unsure(logprobs)] |= _BIT[Fault.LOW_CONFIDENCE]
-        return _Judged(faults, words, first, alike, spelled, script, self._statuses, logprobs)
-
-    def _alike(
-        self, paths: npt.NDArray[np.int64], first: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
-        """For each row another with nearly its caption; copies have what the first of them has."""
-        rows = np.asarray(self._shelved)
-        found = likeness.near_duplicates(
-            self._bands, self.shelf, lambda i, j: bool(paths[rows[i]] != paths[rows[j]])
-        )
-        alike = np.full(len(paths), -1, np.int64)
-        alike[rows[found >= 0]] = rows[found[found >= 0]]
-        return alike[first] if len(first) else alike
-
-
-def _numbers(cells: Sequence[str]) -> npt.NDArray[np.float64]:
-    """What cells say, NaN where that is no number."""
-    found = np.full(len(cells), np.nan)
-    for place, cell in enumerate(cells):
-        with suppress(ValueError):
-            found[place] = float(cell)
-    return found
-
-
-def _openings(words: Sequence[Sequence[str]]) -> npt.NDArray[np.int64]:
-    """Hashes of the first words of captions that go on after them."""
-    return hashes(pa.array([" ".join(w[:OPENING]) if len(w) > OPENING else "" for w in words]))
-
-
-def _together(arrays: list[Any], kind: npt.DTypeLike) -> Any:
-    found = np.concatenate(arrays) if arrays else np.zeros(0, kind)
-    arrays.clear()
-    return found
-
-
-def _own_faults(
-    block: Mapping[str, list[str]], texts: Sequence[str], words: Sequence[Sequence[str]]
-) -> npt.NDArray[np.uint16]:
-    """What can be said of each caption alone, without its loops."""
-    rows = len(texts)
-    nothing = [""] * rows
-    status = block.get("status", nothing)
-    flags, reason = block.get("flags", nothing), block.get("finish_reason", nothing)
-    prompt = block.get("prompt", nothing)
-    faults = np.zeros(rows, np.uint16)
-    for row, text in enumerate(texts):
-        if status[row] not in ("", Status.OK):
-            faults[row] = _BIT[Fault.FAILED]
-        elif not words[row]:
-            faults[row] = _BIT[Fault.EMPTY]
-        else:
-            told = reason[row] == "length" or Flag.CUT in flags[row].split(",")
-            if told or rules.ends_mid_sentence(text, words[row]):
-                faults[row] |= _BIT[Fault.CUT]
-            if Flag.REPETITIVE in flags[row].split(","):
-                faults[row] |= _BIT[Fault.LOOP]
-            if rules.repeats_prompt(text, _prompts(prompt[row])):
-                faults[row] |= _BIT[Fault.PROMPT]
-    return faults
-
-
-def _prompts(own: str) -> tuple[str, ...]:
-    """What a model was asked: as the row says, else the default."""
-    return (own,) if own.strip() else _QUESTIONS
-
-
-_QUESTIONS = tuple({str(options_of(family)["question"].default) for family in FAMILIES.values()})
-
-
-def _other_script(
-    scripts: list[npt.NDArray[np.int8]], spoken: npt.NDArray[np.bool_]
-) -> tuple[int, npt.NDArray[np.bool_]]:
-    """The script of most captions, and which have letters of another."""
-    found: npt.NDArray[np.int8] = np.concatenate(scripts) if scripts else np.zeros((0, 4), np.int8)
-    scripts.clear()
-    counts = np.bincount(found[spoken, 0], minlength=len(rules.SCRIPTS))
-    counts[0] = 0
-    main = int(counts.argmax())
-    ours = np.where(found[:, 0] == main, found[:, 2], np.where(found[:, 1] == main, found[:, 3], 0))
-    return main, spoken & (found[:, 0] > 0) & (100 - ours >= SCRIPT_SHARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,10 +53,10 @@ class _Row:
     error: str
 
 
-def _examples(captions: Captions, judged: _Judged) -> dict[int, _Row]:
+def _examples(captions: Captions, judged: Judged) -> dict[int, _Row]:
     """The rows to show, by number: the first of each flag, and those they are like."""
     shown = set(judged.stock)
-    for fault in _FAULTS:
+    for fault in FAULTS:
         rows = _shown(judged, fault)
         shown.update(rows)
         partners = {Fault.DUPLICATE: judged.first, Fault.NEAR_DUPLICATE: judged.alike}.get(fault)
@@ -350,8 +68,8 @@ def _examples(captions: Captions, judged: _Judged) -> dict[int, _Row]:
     }
 
 
-def _shown(judged: _Judged, fault: Fault) -> list[int]:
-    rows = np.flatnonzero(judged.faults & _BIT[fault])
+def _shown(judged: Judged, fault: Fault) -> list[int]:
+    rows = judged.having(fault)
     if fault == Fault.DUPLICATE:  # the first of a few captions, not one caption three times
         _, places = np.unique(judged.first[rows], return_index=True)
         others = rows[judged.first[rows] != rows]
@@ -361,7 +79,7 @@ def _shown(judged: _Judged, fault: Fault) -> list[int]:
     return found
 
 
-def _evidence(fault: Fault, row: int, judged: _Judged, rows: Mapping[int, _Row]) -> str:
+def _evidence(fault: Fault, row: int, judged: Judged, rows: Mapping[int, _Row]) -> str:
     """What of a caption shows that the flag is right."""
     found = rows[row]
     text = one_line(found.text)
@@ -388,7 +106,7 @@ def _clipped(text: str) -> str:
 
 
 def _report(
-    captions: Captions, judged: _Judged, rows: Mapping[int, _Row], export: Path | None
+    captions: Captions, judged: Judged, rows: Mapping[int, _Row], export: Path | None
 ) -> Report:
     flagged = int(np.count_nonzero(judged.faults))
     spoken = judged.words[judged.words > 0]
@@ -411,8 +129,8 @@ def _report(
         facts.append(fact)
         lengths.append(lines)
     sections = [Section("captions", tuple(facts)), *lengths]
-    sections.append(Section("flags", tuple(_flag(f, judged, rows) for f in _FAULTS)))
-    for fault in _FAULTS:
+    sections.append(Section("flags", tuple(_flag(f, judged, rows) for f in FAULTS)))
+    for fault in FAULTS:
         shown = _shown(judged, fault)
         facts = [
             Fact(f"row {row:,}", f"{_tail(rows[row].path)} · {_evidence(fault, row, judged, rows)}")
@@ -430,10 +148,10 @@ def _report(
     return Report("captions", name, verdict, tuple(sections), tuple(problems))
 
 
-def _flag(fault: Fault, judged: _Judged, rows: Mapping[int, _Row]) -> Fact:
+def _flag(fault: Fault, judged: Judged, rows: Mapping[int, _Row]) -> Fact:
     total = len(judged.faults)
-    found = int(np.count_nonzero(judged.faults & _BIT[fault]))
-    words = f"{found:>9,} {_share(found, total):>7}  {_MEANS[fault]}"
+    found = len(judged.having(fault))
+    words = f"{found:>9,} {_share(found, total):>7}  {MEANS[fault]}"
     value: dict[str, Any] = {"rows": found, "share": found / total}
     value["examples"] = [
         {
@@ -467,12 +185,12 @@ def _check_export(export: Path, captions: Captions) -> None:
     check_output(export)
 
 
-def _export(captions: Captions, judged: _Judged, export: Path) -> None:
+def _export(captions: Captions, judged: Judged, export: Path) -> None:
     """Write the rows with a flag, all their columns and one more with the flags."""
     schema = captions.table.schema
     others = [column for column in schema if column.name != FLAGS_COLUMN]
     kept = selectable(pa.schema(others, schema.metadata))
-    names = np.array([_spelled(mask) for mask in range(1 << len(_FAULTS))], object)
+    names = np.array([_spelled(mask) for mask in range(1 << len(FAULTS))], object)
     start = 0
     with writing(
         export, kept.append(pa.field(FLAGS_COLUMN, pa.string())), output_form(export)
@@ -486,4 +204,4 @@ def _export(captions: Captions, judged: _Judged, export: Path) -> None:
 
 
 def _spelled(mask: int) -> str:
-    return ",".join(fault for fault in _FAULTS if mask & _BIT[fault])
+    return ",".join(fault for fault in FAULTS if mask & BIT[fault])
