@@ -85,6 +85,7 @@ _Target = Annotated[
 ]
 VIDEOS = "A table or folder of videos"
 CAPTIONS, RUN = "A table with captions", "A run directory"
+GALLERY = "A table with captions, or a run directory"
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
@@ -313,7 +314,7 @@ def inspect(
         bool,
         typer.Option(
             "--all",
-            help="Open all videos of a table or folder, not a sample.",
+            help="Open all videos, not a sample; also for a page.",
             rich_help_panel=VIDEOS,
         ),
     ] = False,
@@ -337,6 +338,25 @@ def inspect(
             rich_help_panel=VIDEOS,
         ),
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a page for a browser that shows the captions beside their videos.",
+            show_default=False,
+            rich_help_panel=GALLERY,
+        ),
+    ] = None,
+    thumbnails: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=12,
+            help="How many frames of a video it shows, of 2,000 videos.",
+            rich_help_panel=GALLERY,
+        ),
+    ] = 4,
     as_json: _Json = False,
 ) -> None:
     """Show what vidcap knows about a table, its captions, a video, a model, a run, or this machine.
@@ -354,6 +374,8 @@ def inspect(
         all_videos=all_videos,
         output=output,
         drop_unreadable=drop_unreadable,
+        html=html,
+        thumbnails=thumbnails,
     )
     report = look(target, wanted)
     render(report, as_json=as_json)

@@ -6,6 +6,7 @@ this process: what can hang or crash (videos, its import) happens in processes t
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vidcap_cli.addresses import named
 from vidcap_cli.checkpoint.hub import is_hub_name
@@ -14,7 +15,13 @@ from vidcap_cli.families import RECOMMENDED
 from vidcap_cli.inspect.report import Report, render
 from vidcap_cli.options import NANO
 
+if TYPE_CHECKING:
+    from vidcap_cli.inspect.gallery.make import Gallery
+
 __all__ = ["Report", "Wanted", "inspect", "render"]
+
+
+THUMBNAILS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +32,9 @@ class Wanted:
     write of the rows with a flag. Of a run directory: ``failed`` is the table to write of all rows
     that failed, and ``watch`` draws the run first, until it ends. Of a table or folder of videos:
     ``all_videos`` opens all, not a sample; ``output`` is the table to write with what they hold,
-    without those that cannot be read where ``drop_unreadable`` says so.
+    without those that cannot be read where ``drop_unreadable`` says so. Of captions, in a table or
+    a run directory: ``html`` is the page to write that shows them, with ``thumbnails`` frames of a
+    video, of all videos with ``all_videos``.
     """
 
     caption_column: str | None = None
@@ -35,6 +44,8 @@ class Wanted:
     all_videos: bool = False
     output: Path | None = None
     drop_unreadable: bool = False
+    html: Path | None = None
+    thumbnails: int = THUMBNAILS
 
     def only(self, kind: str, *taken: str) -> None:
         """Raise UsageError when something is wanted that a target of this ``kind`` has not."""
@@ -84,12 +95,12 @@ def _folder(target: Path, wanted: Wanted) -> Report:
     if RunDir(target).is_run or (wanted.watch and RunDir(target).next.is_run):
         from vidcap_cli.inspect.run import run_report  # noqa: PLC0415
 
-        wanted.only("a run directory", "failed", "watch")
+        wanted.only("a run directory", "failed", "watch", *_gallery_options(wanted))
         if wanted.watch:
             from vidcap_cli.inspect.watch import watch  # noqa: PLC0415
 
             watch(target)
-        return run_report(RunDir(target), wanted.failed)
+        return run_report(RunDir(target), wanted.failed, _gallery(wanted))
     if (target / "config.json").is_file() or any(target.glob("*.safetensors")):
         from vidcap_cli.inspect.model import model_report  # noqa: PLC0415
 
@@ -130,12 +141,14 @@ def _table(target: Path, wanted: Wanted) -> Report:
     if column and (PATH not in names or not is_text(table.schema.field(column).type)):
         column = None
     column = wanted.caption_column or column
-    if column and not any(_probing(wanted)):
+    if column and (wanted.html or not any(_probing(wanted))):
         from vidcap_cli.inspect.captions import captions_report  # noqa: PLC0415
         from vidcap_cli.inspect.judging import Captions  # noqa: PLC0415
 
-        wanted.only("a table with captions", "caption_column", "export_flagged")
-        return captions_report(Captions.of(table, column), wanted.export_flagged)
+        of_gallery = _gallery_options(wanted)
+        wanted.only("a table with captions", "caption_column", "export_flagged", *of_gallery)
+        captions = Captions.of(table, column)
+        return captions_report(captions, wanted.export_flagged, _gallery(wanted))
     from vidcap_cli.inspect.meta import Probing, meta_report  # noqa: PLC0415
 
     wanted.only("the videos of a table", *_PROBING)
@@ -148,3 +161,15 @@ _PROBING = ("all_videos", "output", "drop_unreadable")
 def _probing(wanted: Wanted) -> tuple[bool, Path | None, bool]:
     """What is wanted of videos; of a table with captions, too, it is about its videos then."""
     return wanted.all_videos, wanted.output, wanted.drop_unreadable
+
+
+def _gallery_options(wanted: Wanted) -> tuple[str, ...]:
+    return ("html", "thumbnails", "all_videos") if wanted.html else ()
+
+
+def _gallery(wanted: Wanted) -> "Gallery | None":
+    from vidcap_cli.inspect.gallery.make import Gallery  # noqa: PLC0415
+
+    if wanted.html is None:
+        return None
+    return Gallery(wanted.html, wanted.thumbnails, wanted.all_videos)

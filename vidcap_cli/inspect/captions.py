@@ -17,6 +17,7 @@ from vidcap_cli import repeats
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import UsageError
 from vidcap_cli.inspect import rules
+from vidcap_cli.inspect.gallery.make import Gallery, make_gallery
 from vidcap_cli.inspect.histogram import histogram
 from vidcap_cli.inspect.judging import BIT, FAULTS, MEANS, OPENING, Captions, Judged, judge
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
@@ -31,18 +32,28 @@ _EXAMPLES = 3
 _SHOWN = 72  # characters of a caption
 
 
-def captions_report(captions: Captions, export: Path | None = None) -> Report:
+def captions_report(
+    captions: Captions, export: Path | None = None, gallery: Gallery | None = None
+) -> Report:
     """The report on a table with captions; ``export`` gets the rows that have a flag.
 
-    Raises TableError for a damaged table and UsageError when ``export`` cannot be written.
+    Raises TableError for a damaged table and UsageError when ``export`` or ``gallery`` cannot be
+    written.
     """
+    table = captions.table.path
     if export:
         _check_export(export, captions)
+    if gallery:
+        gallery.place.check(table)
     judged = judge(captions)
     examples = _examples(captions, judged)
     if export:
         _export(captions, judged, export)
-    return _report(captions, judged, examples, export)
+    told = ""
+    if gallery:
+        bases = [str(table.absolute().parent), str(Path.cwd())]
+        told = make_gallery(gallery, captions, judged, title=table.name, bases=bases)
+    return _report(captions, judged, examples, export, told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +117,7 @@ def _clipped(text: str) -> str:
 
 
 def _report(
-    captions: Captions, judged: Judged, rows: Mapping[int, _Row], export: Path | None
+    captions: Captions, judged: Judged, rows: Mapping[int, _Row], export: Path | None, made: str
 ) -> Report:
     flagged = int(np.count_nonzero(judged.faults))
     spoken = judged.words[judged.words > 0]
@@ -145,6 +156,8 @@ def _report(
         problems.append(Problem("to look at all of them, or to leave them out", command, False))
     if export:
         verdict += f"; written to {export}"
+    if made:
+        verdict += f"; {made}"
     return Report("captions", name, verdict, tuple(sections), tuple(problems))
 
 

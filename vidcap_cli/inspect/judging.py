@@ -8,7 +8,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from vidcap_cli.errors import TableError
 from vidcap_cli.families import FAMILIES
 from vidcap_cli.inspect import likeness, rules
 from vidcap_cli.inspect.rules import Fault
+from vidcap_cli.merge.sources import caption_ranges
+from vidcap_cli.meta import names_of
 from vidcap_cli.options import PATH
 from vidcap_cli.statuses import Flag, Status
 from vidcap_cli.tables import Table, hashes, is_text
@@ -33,7 +35,7 @@ OPENING_SHARE, OPENING_LEAST = 0.1, 20  # of captions that differ
 SCRIPT_SHARE = 5  # percent of the letters
 FAULTS = tuple(Fault)
 BIT = {fault: 1 << number for number, fault in enumerate(FAULTS)}
-MEANS = {
+MEANS: dict[str, str] = {
     Fault.FAILED: "the status says that there is no caption",
     Fault.EMPTY: "no words, and no status that says why",
     Fault.CUT: "ends in the middle of a sentence, or was cut at its greatest length",
@@ -79,7 +81,7 @@ class Captions:
         }
         if f"caption_{_LOGPROB}" in table.schema.names:
             extra[_LOGPROB] = f"caption_{_LOGPROB}"
-        return cls(table, text, extra)
+        return cls(replace(table, ranges=caption_ranges(table, None)), text, extra)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -94,9 +96,28 @@ class Captions:
 
     def blocks(self) -> Iterator[dict[str, list[str]]]:
         """The rows in blocks, as strings without null."""
-        for batch in self._batches():
+        for cells, _ in self._blocks(()):
+            yield cells
+
+    def named_blocks(
+        self, columns: Sequence[str] = ()
+    ) -> Iterator[tuple[dict[str, list[str]], pa.RecordBatch]]:
+        """The same, and other ``columns`` of the table as they are.
+
+        Instead of its path a row has its name there: with the range of the video that it is about.
+        """
+        for cells, block in self._blocks([*self.table.ranges, *columns]):
+            with suppress(TableError):  # columns may be called like those, and hold no times
+                cells[PATH] = names_of(self.table, block, pa.array(cells[PATH])).to_pylist()
+            yield cells, block
+
+    def _blocks(
+        self, columns: Sequence[str]
+    ) -> Iterator[tuple[dict[str, list[str]], pa.RecordBatch]]:
+        for batch in self._batches(columns):
             for start in range(0, batch.num_rows, _BLOCK):
-                yield self._cells(batch.slice(start, _BLOCK))
+                block = batch.slice(start, _BLOCK)
+                yield self._cells(block), block
 
     def rows(self, wanted: Sequence[int]) -> dict[int, dict[str, str]]:
         """A few rows by their numbers, which ascend."""
@@ -112,8 +133,8 @@ class Captions:
                 break
         return found
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        return self.table.batches(list(dict.fromkeys(self.columns.values())))
+    def _batches(self, more: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+        return self.table.batches(list(dict.fromkeys([*self.columns.values(), *more])))
 
     def _cells(self, block: pa.RecordBatch) -> dict[str, list[str]]:
         return {n: _strings(self.table, block, column) for n, column in self.columns.items()}
@@ -144,6 +165,11 @@ class Judged:
     def having(self, fault: Fault) -> npt.NDArray[np.int64]:
         """The rows with a flag."""
         return np.flatnonzero(self.faults & BIT[fault])
+
+    @property
+    def suspect(self) -> npt.NDArray[np.bool_]:
+        """Which rows have a flag that says more than their status."""
+        return (self.faults & ~np.uint16(BIT[Fault.FAILED])) > 0
 
 
 def judge(captions: Captions) -> Judged:

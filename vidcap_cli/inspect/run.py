@@ -9,7 +9,7 @@ import time
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidcap_cli.config import options_of
 from vidcap_cli.disk import check_output
@@ -38,17 +38,23 @@ from vidcap_cli.view.follower import pace_words
 from vidcap_cli.view.tally import RankState, RunState
 from vidcap_cli.view.words import count, duration, figure, one_line
 
+if TYPE_CHECKING:
+    from vidcap_cli.inspect.gallery.make import Gallery
+
 _LISTED = 8  # causes of failures
 _BAR = 10
 
 
-def run_report(run: RunDir, failed: Path | None = None) -> Report:
+def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None" = None) -> Report:
     """The report on a run; ``failed`` gets the rows that failed, all of them, as a table.
 
-    Raises RunError when the plan is damaged, and UsageError when ``failed`` cannot be written.
+    Raises RunError when the plan is damaged, and UsageError when ``failed`` or ``gallery`` cannot
+    be written.
     """
     if failed:
         _check_table(failed, run)
+    if gallery:
+        gallery.place.check(run.path)
     plan = read_plan(run)
     standing = read_standing(run, plan)
     launches = [_Launch.read(folder) for folder in run.attempts()]
@@ -68,6 +74,10 @@ def run_report(run: RunDir, failed: Path | None = None) -> Report:
     verdict, next_step = _verdict(run, plan, ok=standing.ok, failed=standing.failed)
     if failed:
         verdict += f"; {count(standing.failed, 'failed row')} written to {failed}"
+    if gallery:
+        from vidcap_cli.inspect.gallery.of_run import make_gallery_of_run  # noqa: PLC0415 - judges
+
+        verdict += f"; {make_gallery_of_run(gallery, run, plan)}"
     problems += next_step
     return Report("run", str(run.path), verdict, tuple(sections), tuple(problems))
 

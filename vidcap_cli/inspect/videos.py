@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,8 +18,9 @@ from vidcap_cli.remote.cache import Anywhere, caching
 from vidcap_cli.rundir.standing import cause
 from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Flag
-from vidcap_cli.video import VideoInfo
-from vidcap_cli.video.pool import DecodePool
+from vidcap_cli.video import Rule, VideoInfo
+from vidcap_cli.video.decoder import Read
+from vidcap_cli.video.pool import Decoded, DecodePool
 from vidcap_cli.view.progress import Progress
 from vidcap_cli.view.words import count, duration, one_line
 
@@ -83,15 +84,29 @@ Video = tuple[str, Span | None]  # a file, and the range that is meant of it
 def survey(videos: Sequence[Video]) -> Survey:
     """Probe ``videos`` in parallel, with a bar on a terminal."""
     found = Survey(len(videos))
+    for decoded in opened(videos, RULE, probe_only, "videos"):
+        if isinstance(decoded.clip, Probed):
+            found.add(decoded.row_id, decoded.clip.info)
+        else:
+            error = decoded.error or ""
+            found.bad[decoded.row_id] = Bad(decoded.path, decoded.status, error)
+    return found
+
+
+def opened(videos: Sequence[Video], rule: Rule, read: Read, things: str) -> Iterator[Decoded]:
+    """``read`` on each of ``videos`` in parallel, in any order; ``row_id`` is its place.
+
+    On a terminal a bar counts the ``things``.
+    """
     if not videos:
-        return found
+        return
     workers = min(os.cpu_count() or 1, _MOST_WORKERS, len(videos))
     with (
-        Progress("videos", len(videos)) as progress,
+        Progress(things, len(videos)) as progress,
         TemporaryDirectory() as run,
         caching(Path(run)) as cache,
         DecodePool(
-            RULE, workers=workers, timeout=_PROBE_SECONDS, read=Anywhere(probe_only, cache)
+            rule, workers=workers, timeout=_PROBE_SECONDS, read=Anywhere(read, cache)
         ) as pool,
     ):
         waiting = iter(enumerate(videos))
@@ -101,12 +116,8 @@ def survey(videos: Sequence[Video]) -> Survey:
                 pool.submit(place, file, span)
             decoded = pool.next()
             if decoded is None:
-                return found
-            if isinstance(decoded.clip, Probed):
-                found.add(decoded.row_id, decoded.clip.info)
-            else:
-                error = decoded.error or ""
-                found.bad[decoded.row_id] = Bad(decoded.path, decoded.status, error)
+                return
+            yield decoded
             progress.advance()
 
 

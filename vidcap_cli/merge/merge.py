@@ -85,6 +85,7 @@ def merge(
     missing: Path | None = None,
     form: str | None = None,
     limit: int | None = None,
+    only_paths: bool = False,
 ) -> Reconciliation:
     """Write the captions in ``inputs`` beside META's columns to ``out``.
 
@@ -99,7 +100,8 @@ def merge(
     relative to ``relative_to``, and what ``missing`` gets is as it was. ``sidecar`` and
     ``overwrite_sidecars`` are about files beside the videos (``Sidecars``); RunError tells, once
     the table is there, which of these cannot be written. For the rest see ``Edits``: captions are
-    compared and chosen as they were written.
+    compared and chosen as they were written. With ``only_paths`` the rows are those that the first
+    of the inputs, a run, has planned, whatever became of META; of its columns there is `path`.
     """
     if prefer not in get_args(Prefer):
         raise UsageError(f"--prefer {prefer}: choose one of {', '.join(get_args(Prefer))}")
@@ -108,7 +110,11 @@ def merge(
     columns = CaptionColumns(caption_column, overwrite=overwrite_column, everything=all_columns)
     edits = Edits(prefix, suffix, strip_prefix, trim_to_sentence)
     sources = find_sources([named(path) for path in inputs], caption_column, path_column, ranges)
-    target = _find_target(sources, meta and named(meta), path_column, ranges)
+    target = (
+        _only_paths(sources[0])
+        if only_paths
+        else _find_target(sources, meta and named(meta), path_column, ranges)
+    )
     _check_outputs([out, *([missing] if missing else [])], sources, target)
     columns.check(target.table)
     sidecars = _sidecars(target, sidecar, overwrite=overwrite_sidecars)
@@ -308,20 +314,25 @@ def _planned_rows(planned: Sequence[Source]) -> _Target:
             f"Restore it; or name the table whose rows you want with --meta (--meta {meta} takes "
             "it as it is now: the captions then go by path)"
         )
-    source = planned[0]
-    assert source.plan is not None
-    assert source.run is not None
-    if source.plan.clips_digest:
-        return _rows_of_run(source, Path(source.plan.meta))
-    table = open_table(source.run.rows)
-    only_path = Table(table.path, table.form, pa.schema([table.schema.field(PATH)]))
+    first = planned[0]
+    assert first.plan is not None
+    if first.plan.clips_digest:
+        return _rows_of_run(first, Path(first.plan.meta))
     gone = (
-        f"{source.plan.meta} is gone: the result has its column `path` only. If the table lies "
+        f"{first.plan.meta} is gone: the result has its column `path` only. If the table lies "
         "elsewhere now, name it with --meta"
     )
-    notes = (gone,) if source.plan.kind == TABLE else ()
-    plan = source.plan
-    return _Target(only_path, plan.identity, plan.rows, plan.bases, notes)
+    return replace(_only_paths(first), notes=(gone,) if first.plan.kind == TABLE else ())
+
+
+def _only_paths(source: Source) -> _Target:
+    """The rows of a run by the names that its plan has."""
+    plan, run = source.plan, source.run
+    assert plan
+    assert run
+    table = open_table(run.rows)
+    only_path = Table(table.path, table.form, pa.schema([table.schema.field(PATH)]))
+    return _Target(only_path, plan.identity, plan.rows, plan.bases)
 
 
 def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:

@@ -1,0 +1,29 @@
+"""The gallery of a run directory: its rows as they stand now, captioned, failed or left.
+
+They are merged into a table in the temporary folder, which then is shown like any other.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from vidcap_cli.inspect.gallery.make import Gallery, make_gallery
+from vidcap_cli.inspect.judging import Captions, judge
+from vidcap_cli.merge.merge import merge
+from vidcap_cli.options import TEXT
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import Plan
+from vidcap_cli.tables import open_table
+
+
+def make_gallery_of_run(wanted: Gallery, run: RunDir, plan: Plan) -> str:
+    """Write the gallery of a run; says what is written.
+
+    Raises TableError where a part is damaged, and RunError when parts are joined while they are
+    read.
+    """
+    with TemporaryDirectory(prefix="vidcap-") as folder:
+        table = Path(folder) / "captions.parquet"
+        merge([run.path], table, all_columns=True, only_paths=True)
+        captions = Captions.of(open_table(table), TEXT)
+        judged = judge(captions)
+        return make_gallery(wanted, captions, judged, title=run.path.name, bases=plan.bases)
