@@ -12,12 +12,10 @@ COLUMNS = (
     "caption_new_tokens", "caption_frames", "caption_infer_s", "caption_logprob",
 )  # fmt: skip
 _OPENINGS = (
-    "",
-    "In this short clip, ",
-    "Seen from the front, ",
-    "Against a plain ground, ",
-    "Here ",
-)
+    "", "Seen from the front, ", "Against plain ground, ", "Throughout the clip, ", "Quite alone, ",
+    "In one piece, ", "With sharp edges, ", "As in a cartoon, ", "From beginning to end, ",
+)  # fmt: skip
+_LIKELY = [0.45, 0.13, *[0.06] * 7]  # one is a stock opening
 _MORE = (
     "Its edge stays sharp while the background does not change.",
     "The camera does not move at all.",
@@ -53,7 +51,7 @@ def write_captioned(folder: Path, rows: int, clips: int = 48, seed: int = 5) -> 
         table.writeheader()
         for row in range(rows):
             more = rng.permutation(_MORE)[: rng.integers(1, 7)]
-            opening, said = rng.choice(_OPENINGS), sentences[row % clips]
+            opening, said = rng.choice(_OPENINGS, p=_LIKELY), sentences[row % clips]
             first = opening + said[0].lower() + said[1:] if opening else said
             text = " ".join([first, *more])
             table.writerow(_row(row, f"clips/{row % clips:04}.mp4", text))
@@ -72,6 +70,7 @@ def _row(row: int, path: str, text: str) -> dict[str, object]:
         found |= {
             "text": "", "caption_status": failed, "caption_error": _FAILED[failed],
             "caption_finish_reason": "", "caption_new_tokens": "", "caption_logprob": "",
+            "caption_frames": "", "caption_infer_s": "",
         }  # fmt: skip
         if failed == "missing_file":
             found["path"] = f"clips/gone/{row:04}.mp4"

@@ -8,9 +8,12 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidcap_cli.view.words import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,9 @@ def render(report: Report, *, as_json: bool = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps(report.as_dict(), ensure_ascii=False, indent=1) + "\n")
     elif sys.stdout.isatty():
-        _draw(report)
+        from rich.console import Console  # noqa: PLC0415 - only for a terminal
+
+        draw(report, Console(highlight=False))
     else:
         for line in _lines(report):
             sys.stdout.write(printable(line) + "\n")
@@ -117,13 +122,12 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"{'✓' if report.ok else '✗'} {report.verdict}"
 
 
-def _draw(report: Report) -> None:
-    from rich.console import Console  # noqa: PLC0415 - only for a terminal
-    from rich.padding import Padding  # noqa: PLC0415
+def draw(report: Report, console: "Console") -> None:
+    """Draw the report on a terminal."""
+    from rich.padding import Padding  # noqa: PLC0415 - as above
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    console = Console(highlight=False)
     console.print(Text(printable(report.title), "bold"))
     width = _label_width(report)
     for section in report.shown:

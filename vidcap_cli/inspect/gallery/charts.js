@@ -5,7 +5,7 @@ function listChart(name, title, numbers, changed) {
   const counts = new Uint32Array(numbers.length);
   const place = new Map(numbers.map((number, at) => [number, at]));
   const bars = numbers.map((number) => {
-    const label = nameOf(name, number);
+    const label = labelOf(name, number);
     const means = name === "flags" ? (about.flags[number]?.means ?? "without a flag") : "";
     const box = element("input", {
       type: "checkbox",

@@ -44,8 +44,7 @@ function drawChips() {
   };
   for (const name of ["status", "flags"]) {
     for (const number of view[name]) {
-      const label = nameOf(name, number) === "none" ? `no ${name === "flags" ? "flag" : name}` : nameOf(name, number);
-      chip(label, () => view[name].delete(number));
+      chip(labelOf(name, number), () => view[name].delete(number));
     }
   }
   for (const [name, [from, below]] of Object.entries(view.ranges)) {

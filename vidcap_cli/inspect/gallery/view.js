@@ -150,6 +150,10 @@ const nameOf = (kind, number) => {
   if (kind === "flags" && number === NONE) return "none";
   return (kind === "status" ? about.statuses : about.flags)[number].name;
 };
+const labelOf = (kind, number) => {
+  const name = nameOf(kind, number);
+  return name === "none" ? `no ${kind === "flags" ? "flag" : kind}` : name;
+};
 const numberOf = (kind, name) => {
   if (kind === "flags" && name === "none") return NONE;
   const found = (kind === "status" ? about.statuses : about.flags).findIndex((one) => one.name === name);
