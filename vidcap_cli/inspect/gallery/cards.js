@@ -9,7 +9,9 @@ function card(row) {
     "header",
     {},
     pathOf(row),
-    status === "ok" ? null : element("span", { class: `status ${status === "missing" ? "left" : ""}` }, status),
+    status === "ok"
+      ? null
+      : element("span", { class: `status ${status === "missing" ? "left" : ""}` }, status),
     element("span", { class: "number" }, `row ${figure(row)}`),
   );
   const flags = rows.flags[row].map((flag) =>
@@ -17,12 +19,20 @@ function card(row) {
   );
   const facts = Object.entries(about.numbers)
     .filter(([name]) => rows.numbers[name][row] !== null && (name !== "words" || rows.text[row]))
-    .map(([name, [, label]]) => element("li", {}, element("b", {}, figure(rows.numbers[name][row])), ` ${label}`));
+    .map(([name, [, label]]) =>
+      element("li", {}, element("b", {}, figure(rows.numbers[name][row])), ` ${label}`),
+    );
   return element(
     "li",
     { class: "card", tabindex: "-1", "data-row": row },
     frames(row),
-    element("div", { class: "words" }, head, caption(row), element("ul", { class: "facts" }, ...flags, ...facts)),
+    element(
+      "div",
+      { class: "words" },
+      head,
+      caption(row),
+      element("ul", { class: "facts" }, ...flags, ...facts),
+    ),
   );
 }
 
@@ -30,7 +40,10 @@ function card(row) {
 function pathOf(row) {
   const path = rows.path[row];
   const cut = path.lastIndexOf("/") + 1;
-  const parts = [element("span", { class: "folder" }, path.slice(0, cut)), element("b", {}, path.slice(cut))];
+  const parts = [
+    element("span", { class: "folder" }, path.slice(0, cut)),
+    element("b", {}, path.slice(cut)),
+  ];
   const link = rows.link[row];
   const given = { class: "path", dir: "auto", title: path };
   return link ? element("a", { ...given, href: link }, ...parts) : element("span", given, ...parts);
@@ -48,7 +61,11 @@ function caption(row) {
     said.append(...marked(text));
     return said;
   }
-  const more = element("button", { class: "more", type: "button", "aria-expanded": "false" }, "all of it");
+  const more = element(
+    "button",
+    { class: "more", type: "button", "aria-expanded": "false" },
+    "all of it",
+  );
   more.addEventListener("click", () => {
     const whole = more.getAttribute("aria-expanded") === "false";
     more.setAttribute("aria-expanded", whole);
@@ -74,7 +91,11 @@ function frames(row) {
   const link = rows.link[row];
   if (!strip) {
     if (!link) return element("div", { class: "frames blank" }, "no video here");
-    return element("button", { class: "frames blank", type: "button", onclick: () => play(row) }, `▶ ${name}`);
+    return element(
+      "button",
+      { class: "frames blank", type: "button", onclick: () => play(row) },
+      `▶ ${name}`,
+    );
   }
   const [number, width, height] = strip;
   const source = `url("${stripOf(row)}")`;

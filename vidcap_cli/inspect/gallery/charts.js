@@ -47,7 +47,9 @@ function histogram(name, title, edges, changed) {
   const counts = new Uint32Array(bins);
   const below = (bin) => (bin === bins - 1 ? Infinity : edges[bin + 1]);
   const words = (bin) =>
-    bin === bins - 1 ? `${figure(edges[bin])} or more` : `${figure(edges[bin])} to ${figure(edges[bin + 1])}`;
+    bin === bins - 1
+      ? `${figure(edges[bin])} or more`
+      : `${figure(edges[bin])} to ${figure(edges[bin + 1])}`;
   const take = (bin, widen) => {
     const [from, to] = view.ranges[name] ?? [];
     if (widen && from !== undefined) {

@@ -16,5 +16,6 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-const figure = (value) => value.toLocaleString("en", { maximumFractionDigits: 2 }).replace("-", "−");
+const figure = (value) =>
+  value.toLocaleString("en", { maximumFractionDigits: 2 }).replace("-", "−");
 const counted = (number, thing) => `${figure(number)} ${thing}${number === 1 ? "" : "s"}`;

@@ -29,8 +29,10 @@ function drawCards() {
 
 function drawFound() {
   const [found, first] = [view.found.length, view.page * PAGE];
-  const loading = rows.count < about.rows ? ` · ${figure(rows.count)} of ${figure(about.rows)} loaded` : "";
-  const range = found > PAGE ? `${figure(first + 1)}–${figure(Math.min(first + PAGE, found))} of ` : "";
+  const loading =
+    rows.count < about.rows ? ` · ${figure(rows.count)} of ${figure(about.rows)} loaded` : "";
+  const range =
+    found > PAGE ? `${figure(first + 1)}–${figure(Math.min(first + PAGE, found))} of ` : "";
   byId("found").textContent = `${range}${counted(found, "row")}${loading}`;
   byId("cards").classList.toggle("empty", !found);
 }
@@ -40,7 +42,13 @@ function drawChips() {
   const chips = [];
   const chip = (label, undo) => {
     const take = () => (undo(), syncControls(), show({ again: true }));
-    chips.push(element("button", { class: "chip", type: "button", title: "Take back", onclick: take }, `${label} ×`));
+    chips.push(
+      element(
+        "button",
+        { class: "chip", type: "button", title: "Take back", onclick: take },
+        `${label} ×`,
+      ),
+    );
   };
   for (const name of ["status", "flags"]) {
     for (const number of view[name]) {
@@ -48,7 +56,8 @@ function drawChips() {
     }
   }
   for (const [name, [from, below]] of Object.entries(view.ranges)) {
-    const label = below === Infinity ? `${figure(from)} or more` : `${figure(from)} to ${figure(below)}`;
+    const label =
+      below === Infinity ? `${figure(from)} or more` : `${figure(from)} to ${figure(below)}`;
     chip(`${label} ${about.numbers[name][1]}`, () => delete view.ranges[name]);
   }
   byId("chips").replaceChildren(...chips);
@@ -57,9 +66,23 @@ function drawChips() {
 function drawPages() {
   const last = Math.max(0, pageCount() - 1);
   const step = (label, mark, page, off) =>
-    element("button", { type: "button", "aria-label": label, title: label, disabled: off, onclick: () => turn(page) }, mark);
+    element(
+      "button",
+      {
+        type: "button",
+        "aria-label": label,
+        title: label,
+        disabled: off,
+        onclick: () => turn(page),
+      },
+      mark,
+    );
   const field = element("input", {
-    type: "number", min: 1, max: last + 1, value: view.page + 1, "aria-label": "Page",
+    type: "number",
+    min: 1,
+    max: last + 1,
+    value: view.page + 1,
+    "aria-label": "Page",
     onchange: (event) => turn((parseInt(event.target.value, 10) || 1) - 1),
   });
   byId("pages").replaceChildren(
@@ -151,8 +174,14 @@ byId("search").addEventListener("input", ({ target }) => {
 byId("search").addEventListener("keydown", ({ key, target }) => {
   if (key === "Escape" && !target.value) target.blur();
 });
-byId("sort").addEventListener("change", ({ target }) => ((view.sort = target.value), show({ again: true })));
-byId("order").addEventListener("click", () => ((view.down = !view.down), syncControls(), show({ again: true })));
+byId("sort").addEventListener(
+  "change",
+  ({ target }) => ((view.sort = target.value), show({ again: true })),
+);
+byId("order").addEventListener(
+  "click",
+  () => ((view.down = !view.down), syncControls(), show({ again: true })),
+);
 byId("theme").addEventListener("click", () => {
   const names = Object.keys(THEMES);
   const now = names.indexOf(document.documentElement.dataset.theme);
@@ -170,7 +199,11 @@ function start() {
   byId("title").textContent = about.title;
   byId("summary").textContent = about.summary;
   byId("made").textContent = `${about.by} · ${about.made}`;
-  const sorts = [["row", "Row"], ["path", "Path"], ["status", "Status"]];
+  const sorts = [
+    ["row", "Row"],
+    ["path", "Path"],
+    ["status", "Status"],
+  ];
   for (const [name, [label]] of Object.entries(about.numbers)) sorts.push([name, label]);
   byId("sort").append(...sorts.map(([value, label]) => element("option", { value }, label)));
   byId("charts").append(...charts.map((chart) => chart.box));

@@ -66,7 +66,7 @@ def make_gallery(
             pictures.make(shown, wanted.thumbnails)
         numbers = {"words": judged.words.astype(np.float32), "duration": pictures.seconds}
         rows = Rows(captions, judged, bases, wanted.output.absolute().parent, numbers)
-        pieces = [_write(folder, piece, pictures) for piece in rows.pieces()]
+        pieces = [_write(folder, n, piece, pictures) for n, piece in enumerate(rows.pieces())]
         about = _about(title, rows, len(pieces)) | {"strips": len(pictures)}
         beside = _size(folder) > ONE_FILE
         if beside:
@@ -82,10 +82,9 @@ def make_gallery(
 _BEFORE, _AFTER = "takeRows(", ")\n"
 
 
-def _write(folder: Path, piece: Piece, pictures: Pictures) -> Path:
+def _write(folder: Path, number: int, piece: Piece, pictures: Pictures) -> Path:
     """Write a piece as a script: a page that was opened from a folder can load nothing else."""
     data = piece.columns | {"strips": pictures.of(piece.start, len(piece.columns["path"]))}
-    number = sum(1 for _ in folder.glob("rows-*.js"))
     file = folder / f"rows-{number}.js"
     file.write_text(f"{_BEFORE}{as_json(data)}{_AFTER}", encoding="utf-8", errors="replace")
     return file

@@ -6,6 +6,7 @@ They are merged into a table in the temporary folder, which then is shown like a
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from vidcap_cli.errors import RunError
 from vidcap_cli.inspect.gallery.make import Gallery, make_gallery
 from vidcap_cli.inspect.judging import Captions, judge
 from vidcap_cli.merge.merge import merge
@@ -14,16 +15,29 @@ from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import Plan
 from vidcap_cli.tables import open_table
 
+_TRIES = 4
+
 
 def make_gallery_of_run(wanted: Gallery, run: RunDir, plan: Plan) -> str:
     """Write the gallery of a run; says what is written.
 
-    Raises TableError where a part is damaged, and RunError when parts are joined while they are
-    read.
+    Raises TableError where a part is damaged, and RunError where the disk does not give one.
     """
     with TemporaryDirectory(prefix="vidcap-") as folder:
         table = Path(folder) / "captions.parquet"
-        merge([run.path], table, all_columns=True, only_paths=True)
+        _merge(run, table)
         captions = Captions.of(open_table(table), TEXT)
         judged = judge(captions)
         return make_gallery(wanted, captions, judged, title=run.path.name, bases=plan.bases)
+
+
+def _merge(run: RunDir, table: Path) -> None:
+    """While its ranks join parts, one that was listed may be gone when it is read."""
+    for left in reversed(range(_TRIES)):
+        try:
+            merge([run.path], table, all_columns=True, only_paths=True)
+        except RunError:
+            if not left:
+                raise
+        else:
+            return

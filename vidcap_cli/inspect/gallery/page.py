@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any
 
+_STYLES = ("page.css", "charts.css", "cards.css")
 # In this order: what a script uses stands before it.
 _SCRIPTS = ("element.js", "rows.js", "view.js", "charts.js", "cards.js", "player.js", "gallery.js")
 _PIECE = '<script type="application/json" class="piece">'
@@ -36,7 +37,7 @@ def page(
     ``pictures`` by row, in Base64, are those that it carries itself.
     """
     script = "\n".join(_read(name) for name in _SCRIPTS)
-    style = _read("gallery.css")
+    style = "\n".join(_read(name) for name in _STYLES)
     policy = "; ".join(
         [
             "default-src 'none'",

@@ -28,9 +28,13 @@ function loadRows(then) {
   if (carried.length || !about.pieces) return then();
   const next = (number) => {
     if (number === about.pieces) return;
-    const script = element("script", { src: `${encodeURIComponent(about.folder)}/rows-${number}.js` });
+    const script = element("script", {
+      src: `${encodeURIComponent(about.folder)}/rows-${number}.js`,
+    });
     script.addEventListener("load", () => (then(), script.remove(), next(number + 1)));
-    script.addEventListener("error", () => then(`${about.folder}/rows-${number}.js cannot be loaded`));
+    script.addEventListener("error", () =>
+      then(`${about.folder}/rows-${number}.js cannot be loaded`),
+    );
     document.head.append(script);
   };
   next(0);

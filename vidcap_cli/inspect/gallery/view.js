@@ -156,6 +156,8 @@ const labelOf = (kind, number) => {
 };
 const numberOf = (kind, name) => {
   if (kind === "flags" && name === "none") return NONE;
-  const found = (kind === "status" ? about.statuses : about.flags).findIndex((one) => one.name === name);
+  const found = (kind === "status" ? about.statuses : about.flags).findIndex(
+    (one) => one.name === name,
+  );
   return found < 0 ? null : found;
 };
