@@ -146,7 +146,7 @@ class Rows:
         """The address of a video or a range of it, seen from the page; nothing without a file."""
         file, span = locate(path, self.bases)
         try:
-            found = file.is_file()
+            found = Path(file).is_file()
         except (OSError, ValueError):
             found = False
         fragment = named("", span) if span else ""
