@@ -168,6 +168,34 @@ def test_two_questions_are_refused():
         assert "--prompt and --question say the same; leave one out." in done.output
 
 
+def test_several_questions(parsed, tmp_path):
+    (tmp_path / "brief.txt").write_text("In brief = what?\n")
+    words = ["--question", "long=Say a=b, and why.", "--question", f"brief=@{tmp_path}/brief.txt"]
+    config = parsed("qwen2vl", "m.csv", *words).config
+    asked = {"long": "Say a=b, and why.", "brief": "In brief = what?"}
+    assert config.question == config.questions == asked
+    assert CaptionConfig.from_json(config.to_json()) == config
+    again = spelled(given(options_of(FAMILIES["qwen2vl"]).values(), asdict(config)))
+    assert parsed("qwen2vl", "m.csv", *again).config == config
+    assert parsed("llava", "m.csv", "--question", "Is 1=1?").config.questions == {"": "Is 1=1?"}
+    assert parsed("llava", "m.csv", "--question", "one=Who?").config.question == {"one": "Who?"}
+
+
+@pytest.mark.parametrize(
+    ("questions", "remedy"),
+    [
+        (["Who?", "b=What?"], "several questions need names: write NAME=TEXT, not 'Who?'."),
+        (["a=Who?", "a=What?"], "two questions are called a; rename one."),
+        (["a=@none.txt"], "none.txt cannot be read"),
+    ],
+)
+def test_several_questions_that_are_none(questions, remedy):
+    words = [word for question in questions for word in ("--question", question)]
+    done = CliRunner().invoke(app, ["llava", "m.csv", *words], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert remedy in done.output
+
+
 def test_a_question_in_a_file(parsed, tmp_path):
     file = tmp_path / "question.txt"
     file.write_text("\ufeff\nWhat moves,\nand where?\n\n", encoding="utf-8")

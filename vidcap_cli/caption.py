@@ -38,7 +38,16 @@ from vidcap_cli.merge.merge import merge
 from vidcap_cli.merge.sidecars import RANGES
 from vidcap_cli.meta import open_meta
 from vidcap_cli.models.decoder_config import DecoderConfig
-from vidcap_cli.options import NANO, PATH, LaunchOptions, RunOptions, TableOptions, declared, given
+from vidcap_cli.options import (
+    NANO,
+    PATH,
+    TEXT,
+    LaunchOptions,
+    RunOptions,
+    TableOptions,
+    declared,
+    given,
+)
 from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.remote.cache import caching
@@ -112,9 +121,9 @@ def caption(request: Request) -> int:
         with leading(job) as leader:
             complete, run = _lead(leader, request, target, shown=shown)
         if request.run.as_json:
-            print_json(run, target, request.table.caption_column, shown=shown)
+            print_json(run, target, _caption_columns(request), shown=shown)
         elif shown:
-            print_captions(target, request.table.caption_column)
+            print_captions(target, _caption_columns(request))
     return OK if complete else INCOMPLETE
 
 
@@ -190,8 +199,14 @@ def _say_sampling(request: Request, model: Path) -> None:
 
 def _check_columns(table: TableOptions, meta: Path, config: CaptionConfig) -> None:
     """Refuse at once what the merge would refuse when all videos have been captioned."""
+    questions = tuple(name for name in config.questions if name)
+    if questions and table.caption_column != TEXT:
+        raise UsageError("--caption-column says what --question NAME=TEXT says; leave one out.")
     columns = CaptionColumns(
-        table.caption_column, overwrite=table.overwrite_column, everything=table.all_columns
+        table.caption_column,
+        overwrite=table.overwrite_column,
+        everything=table.all_columns,
+        questions=questions,
     )
     if kind_of(meta) == TABLE:
         opened = open_meta(meta, config.path_column, config.ranges)
@@ -384,6 +399,11 @@ def _working_place(
     finally:
         if not keep:
             shutil.rmtree(place)
+
+
+def _caption_columns(request: Request) -> list[str]:
+    """What the columns with captions are called."""
+    return [name or request.table.caption_column for name in request.config.questions]
 
 
 def _say(request: Request, text: str) -> None:

@@ -115,7 +115,7 @@ def _parameter(option: Declared) -> signatures.Parameter:
         show_default=its.usual or True,
         rich_help_panel=its.panel,
         autocompletion=its.complete,
-        callback=_reading(its.read) if its.read else None,
+        callback=_reading(its.read, several=its.given == list[str]) if its.read else None,
     )
     default = option.default if its.preset is None else its.preset
     return signatures.Parameter(
@@ -126,12 +126,15 @@ def _parameter(option: Declared) -> signatures.Parameter:
     )
 
 
-def _reading(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _reading(read: Callable[[Any], Any], *, several: bool = False) -> Callable[[Any], Any]:
+    """What typer calls with a value; of an option given ``several`` times it wants a list back."""
+
     def callback(value: Any) -> Any:
         try:
-            return None if value is None else read(value)
+            found = None if value is None else read(value)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
+        return [found] if several else found
 
     return callback
 
@@ -154,7 +157,8 @@ def _command(function: Callable[..., None], groups: Mapping[str, Mapping[str, De
 
     def command(**given: Any) -> None:
         grouped = {
-            group: {name: given.pop(name) for name in options} for group, options in groups.items()
+            group: {name: _value(it, given.pop(name)) for name, it in options.items()}
+            for group, options in groups.items()
         }
         function(**given, **grouped)
 
@@ -163,6 +167,11 @@ def _command(function: Callable[..., None], groups: Mapping[str, Mapping[str, De
     command.__dict__["__signature__"] = signatures.Signature(parameters)
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     app.command()(command)
+
+
+def _value(option: Declared, value: Any) -> Any:
+    """What ``_reading`` has read."""
+    return value[0] if option.option.given == list[str] else value
 
 
 def _add_family(family: Family) -> None:

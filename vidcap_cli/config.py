@@ -21,6 +21,7 @@ from vidcap_cli.options import (
     as_bytes,
     as_decoder_bytes,
     as_question,
+    as_questions,
     as_ranges,
     as_reader,
     as_shape,
@@ -98,11 +99,14 @@ class CaptionConfig:
         ),
     ] = None
     question: Annotated[
-        str,
+        str | dict[str, str],
         Option(
-            "What the model is asked about each video; @FILE reads it from a file.",
+            "What the model is asked about each video; @FILE reads it from a file. Several, each "
+            "NAME=TEXT, give columns of these names.",
             metavar="TEXT",
-            read=as_question,
+            given=list[str],
+            preset=[PROMPTS["detailed"]],
+            read=as_questions,
             alters=True,
         ),
     ] = PROMPTS["detailed"]
@@ -287,6 +291,11 @@ class CaptionConfig:
 
         known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in json.loads(text).items() if key in known})
+
+    @property
+    def questions(self) -> dict[str, str]:
+        """What is asked, by name; a single question without one is called ""."""
+        return {"": self.question} if isinstance(self.question, str) else self.question
 
     def called(self, name: str) -> str | None:
         """How the user calls what alters captions; None for an option of other families alone."""

@@ -168,7 +168,10 @@ def report(
         Fact("rows", f"{rows:,}{of_all}", rows),
         Fact("to caption", f"{planned.left:,}", planned.left),
         Fact("model", f"{printable(config.model)} ({config.family}, engine {config.engine})"),
-        Fact("question", one_line(config.question)),
+        *(
+            Fact(f"question {name}".strip(), one_line(text))
+            for name, text in config.questions.items()
+        ),
         Fact("ranks", ranks, cluster.worker_num),
         *(Fact(name, place) for name, place in places.items()),
     )

@@ -44,6 +44,8 @@ PROMPTS = {
     ),
 }
 
+_NAMED = re.compile(r"([^\W\d]\w*)=(.+)", re.DOTALL)  # a question with a name
+
 Prompt = Literal["detailed", "brief", "structured", "motion"]
 Sidecar = Literal["txt", "json", "both"]
 Form = Literal["csv", "parquet", "jsonl"]
@@ -121,9 +123,13 @@ def spelled(given: Mapping[str, Any]) -> list[str]:
     """The words of a command line that give these options."""
     words = []
     for name, value in given.items():
-        words.append("--" + name.replace("_", "-"))
-        if value is not True:
-            words.append(str(value))
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, dict):
+            words += [word for key, one in value.items() for word in (flag, f"{key}={one}")]
+        elif value is True:
+            words.append(flag)
+        else:
+            words += [flag, str(value)]
     return words
 
 
@@ -170,6 +176,21 @@ def as_question(text: str) -> str:
     if not found:
         raise ValueError(f"{file} says nothing; write the text into it.")
     return found
+
+
+def as_questions(texts: list[str]) -> str | dict[str, str]:
+    """One question, or several by their names, each written NAME=TEXT or NAME=@FILE."""
+    found = [_NAMED.fullmatch(text) for text in texts]
+    if len(texts) == 1 and not found[0]:
+        return as_question(texts[0])
+    questions = {}
+    for text, named in zip(texts, found, strict=True):
+        if not named:
+            raise ValueError(f"several questions need names: write NAME=TEXT, not {text[:40]!r}.")
+        if named[1] in questions:
+            raise ValueError(f"two questions are called {named[1]}; rename one.")
+        questions[named[1]] = as_question(named[2])
+    return questions
 
 
 def as_shape(text: str) -> str:

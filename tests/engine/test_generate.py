@@ -69,6 +69,21 @@ def test_refilled_slots_write_what_each_row_writes_alone(engine, prompts, alone)
     assert all(answer.seconds > 0 for answer in found)
 
 
+def test_the_tower_looks_once_at_frames_that_prompts_share(config, engine, prompts, monkeypatch):
+    captioner = load_captioner(config)
+    looks, tower = [], type(engine.model.vision)
+    look = tower.__call__
+    monkeypatch.setattr(tower, "__call__", lambda *given: looks.append(given) or look(*given))
+    asked = [captioner.asked(prompt, "Why?") for prompt in prompts]
+    apart = [generate_all(engine, [prompt])[0].ids for prompt in (*prompts, *asked)]
+    pairs = [replace(p, shared=True) for pair in zip(prompts, asked, strict=True) for p in pair]
+    looks.clear()
+    found = [row.ids for row in generate_all(engine, pairs)]
+    assert found == [ids for pair in zip(apart[:7], apart[7:], strict=True) for ids in pair]
+    assert len(looks) == len(prompts)
+    assert found[0] != found[1]
+
+
 def test_a_second_try_is_penalised_and_its_neighbours_are_not(config, engine, prompts, alone):
     stronger = engine._penalties.stronger()
     strict = GraphEngine(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,9 @@ class FakeCaptioner:
             raise ValueError("three pixels are no picture")
         return Prompt(np.arange(len(frames)), {})
 
+    def asked(self, prompt: Prompt, question: str) -> Prompt:
+        return Prompt(np.append(prompt.ids, len(question)), prompt.vision)
+
     def size(self, frames: np.ndarray) -> Size:
         return Size(len(frames), frames.shape[1], 1)
 
@@ -108,6 +112,7 @@ class FakeEngine:
         self._after = after
         self.together: list[set[int]] = []
         self.again: list[int] = []
+        self.asked: list[Request] = []
 
     def fits(self, size: Size) -> bool:
         return size.patches <= self._room
@@ -124,9 +129,10 @@ class FakeEngine:
                 raise SpentError(OutOfMemoryError("no room"), short)
             request = running.pop(0)
             row = request.row_id
+            self.asked.append(request)
             if request.again:
                 self.again.append(row)
-            yield self._answer(row)
+            yield replace(self._answer(row), question=request.question)
             self._after(row)
 
     def _answer(self, row: int) -> Answer:
@@ -152,13 +158,16 @@ class Scene:
         on_oom: str = "shrink",
         ahead: int = 4,
         retry: bool = False,
+        question: str | dict[str, str] = "Who?",
     ) -> None:
         self.run_dir = RunDir(place)
         self.folder = self.run_dir.attempt(1)
         self.folder.path.mkdir(parents=True)
         self.run_dir.parts.mkdir()
         self.lease = self.folder.lease(0, grant(self.folder, [0]) or "")
-        self.config = CaptionConfig("qwen2vl", "/models/some", on_oom=on_oom, flush_seconds=1000)
+        self.config = CaptionConfig(
+            "qwen2vl", "/models/some", on_oom=on_oom, flush_seconds=1000, question=question
+        )
         self.engine, self.decoders, self.rows, self.ahead = engine, decoders, rows, ahead
         self.stop, self.retry = Stop(), retry
 
@@ -170,6 +179,7 @@ class Scene:
             Rank(
                 captioner, self.engine, intake, recorder,
                 shrink=shrink, stop=self.stop, retry=self.retry,
+                questions=[*self.config.questions.values()],
             ).work()  # fmt: skip
 
     @contextmanager

@@ -1,5 +1,7 @@
 """The rank's loop: who is in the model with whom, what is shrunk or tried again, when it ends."""
 
+import json
+
 import pytest
 
 from tests.rank.fakes import FakeDecoders, FakeEngine, Scene, clip, rows
@@ -148,6 +150,79 @@ def test_a_caption_is_kept_when_the_second_try_says_nothing(tmp_path):
     assert said.retried(Said.of("", Generated([], "stop"))).text == said.text
     better = said.retried(Said.of("A dog.", Generated([1], "length")))
     assert (better.text, better.flags) == ("A dog.", (Flag.CUT, Flag.RETRIED))
+
+
+# --- several questions
+
+
+TWO = {"long": "Describe it in detail", "brief": "Describe it briefly"}
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_row_is_done_when_all_its_questions_are_answered(tmp_path, slots):
+    engine = FakeEngine(slots=slots)
+    scene = Scene(tmp_path, engine, FakeDecoders({}), rows(4), question=TWO)
+    scene.run()
+    assert sorted(began(scene)) == [*range(4)]
+    for row in range(4):
+        result, answers = scene.results[row], json.loads(scene.results[row]["answers"])
+        assert (result["status"], result["text"], result["new_tokens"]) == ("ok", f"{row} 7", 4)
+        assert [(name, it["text"], it["prompt"]) for name, it in answers.items()] == [
+            (name, f"{row} 7", question) for name, question in TWO.items()
+        ]
+        assert result["infer_s"] == 2.0
+        own = [request.prompt for request in engine.asked if request.row_id == row]
+        assert [len(prompt.ids) for prompt in own] == [4, 5]
+        assert own[0].vision is own[1].vision
+        assert all(prompt.shared for prompt in own)
+
+
+def test_one_question_alone_shares_nothing(tmp_path):
+    engine = FakeEngine()
+    scene = Scene(tmp_path, engine, FakeDecoders({}), rows(1))
+    scene.run()
+    assert not engine.asked[0].prompt.shared
+    assert scene.results[0]["answers"] is None
+
+
+def test_an_answer_is_kept_when_another_question_fails(tmp_path):
+    engine = FakeEngine(slots=1, faults={0: [ValueError("no")]})
+    scene = Scene(tmp_path, engine, FakeDecoders({}), rows(2), question=TWO)
+    scene.run()
+    result, answers = scene.results[0], json.loads(scene.results[0]["answers"])
+    assert (result["status"], result["text"]) == ("model_error", None)
+    assert result["error"] == "ValueError: no"
+    assert [it["text"] for it in answers.values()] == [None, "0 7"]
+    assert scene.results[1]["status"] == "ok"
+
+
+def test_a_question_without_a_word_is_named(tmp_path):
+    scene = Scene(tmp_path, FakeEngine(silent=(0,)), FakeDecoders({}), rows(1), question=TWO)
+    scene.run()
+    result = scene.results[0]
+    assert result["status"] == "empty"
+    assert result["error"] == ("the model ended its answer to long, brief before the first word")
+
+
+def test_all_questions_are_asked_again_about_a_smaller_clip(tmp_path):
+    engine = FakeEngine(slots=2, faults={0: [NO_ROOM]})
+    scene = Scene(tmp_path, engine, FakeDecoders({}), rows(2), question=TWO)
+    scene.run()
+    assert (scene.results[0]["status"], scene.results[0]["height"]) == ("ok", 4)
+    assert scene.results[0]["flags"] == "shrunk"
+    assert [request.row_id for request in engine.asked].count(0) == 4
+
+
+def test_each_answer_that_repeats_itself_is_tried_again(tmp_path):
+    engine = FakeEngine(slots=1, loops={0: 1})
+    scene = Scene(tmp_path, engine, FakeDecoders({}), rows(1), question=TWO, retry=True)
+    scene.run()
+    assert [(request.question, request.again) for request in engine.asked] == [
+        (0, False), (1, False), (0, True),
+    ]  # fmt: skip
+    answers = json.loads(scene.results[0]["answers"])
+    assert [it["flags"] for it in answers.values()] == ["retried", None]
+    assert scene.results[0]["flags"] == "retried"
 
 
 # --- errors of the model

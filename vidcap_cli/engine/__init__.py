@@ -42,24 +42,30 @@ class SpentError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A row to be captioned; ``again``, with stronger penalties, as its caption repeated itself."""
+    """A row to be captioned: the answer to one of its questions.
+
+    ``again``: with stronger penalties, as the first one repeated itself.
+    """
 
     row_id: int
     prompt: Prompt
     again: bool = False
+    question: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What became of a request: ``generated``, or the ``error`` that ended it.
 
-    ``seconds`` is the time the engine spent on it, its share where rows were run together.
+    ``seconds`` is the time the engine spent on it, its share where rows were run together;
+    ``question`` is that of the request.
     """
 
     row_id: int
     generated: Generated | None
     error: Exception | None
     seconds: float
+    question: int = 0
 
 
 class Feed(Protocol):

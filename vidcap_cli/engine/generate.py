@@ -46,10 +46,14 @@ class _Caption:
     def finished(self, reason: str) -> Answer:
         logprob = self.log_prob / len(self.ids) if self.ids else None
         generated = Generated(self.ids, reason, logprob)
-        return Answer(self.request.row_id, generated, None, self.seconds)
+        return self._answer(generated, None)
 
     def failed(self, error: Exception) -> Answer:
-        return Answer(self.request.row_id, None, error, self.seconds)
+        return self._answer(None, error)
+
+    def _answer(self, generated: Generated | None, error: Exception | None) -> Answer:
+        request = self.request
+        return Answer(request.row_id, generated, error, self.seconds, request.question)
 
 
 class GraphEngine:

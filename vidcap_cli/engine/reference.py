@@ -89,11 +89,12 @@ class ReferenceEngine:
                         yield from self._batch([request], stop)
                 return
             seconds = time.monotonic() - began
-            yield Answer(batch[0].row_id, None, as_out_of_memory(error) or error, seconds)
+            request, told = batch[0], as_out_of_memory(error) or error
+            yield Answer(request.row_id, None, told, seconds, request.question)
             return
         seconds = (time.monotonic() - began) / len(batch)
         for request, row in zip(batch, generated or (), strict=generated is not None):
-            yield Answer(request.row_id, row, None, seconds)
+            yield Answer(request.row_id, row, None, seconds, request.question)
 
     def _generate(
         self, batch: Sequence[Request], stop: Callable[[], bool]

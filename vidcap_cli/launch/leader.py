@@ -368,7 +368,7 @@ class Leader:
                 error=left_out(deaths[row]),
                 attempts=int(self._attempts[row]) + deaths[row],
                 model=self._job.config.model,
-                prompt=self._job.config.question,
+                prompt=next(iter(self._job.config.questions.values())),
             )
             for row in lost
         ]

@@ -20,12 +20,16 @@ from vidcap_cli.tables import Table, quoted
 
 STATUS = "caption_status"
 _BESIDE = ("status", "error", "flags")
-_REST = tuple(name for name in SCHEMA.names if name not in ("row_id", PATH, TEXT, *_BESIDE))
+_ANSWERS = "answers"
+_REST = tuple(
+    name for name in SCHEMA.names if name not in ("row_id", PATH, TEXT, *_BESIDE, _ANSWERS)
+)
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionColumns:
-    """Which columns are written: ``caption`` is the name of the one with the captions.
+    """Which columns are written: ``caption`` is the name of the one with the captions, unless
+    ``questions`` name one each.
 
     ``overwrite``: they take the place of columns of META that have their names. ``everything``
     adds all that is known of a result.
@@ -34,26 +38,43 @@ class CaptionColumns:
     caption: str = TEXT
     overwrite: bool = False
     everything: bool = False
+    questions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        reserved = [PATH, *(f"caption_{name}" for name in (*_BESIDE, *_REST))]
-        if self.caption in reserved:
-            raise UsageError(
-                f"--caption-column {self.caption}: vidcap's own name for something else; choose "
-                "another"
-            )
+        reserved = [PATH, *(f"caption_{name}" for name in (*_BESIDE, *_REST, _ANSWERS))]
+        for flag, name in (
+            ("--caption-column ", self.caption),
+            *((f"--question {name}=…: ", name) for name in self.questions),
+        ):
+            if name in reserved:
+                raise UsageError(
+                    f"{flag}{name}: vidcap's own name for something else; choose another"
+                )
         if not self.caption.strip() or not self.caption.isprintable():
             raise UsageError(f"--caption-column {self.caption!r}: not a name; choose another")
 
     @property
     def results(self) -> tuple[str, ...]:
-        """The columns of ``parts.SCHEMA`` that are written, in order; the text comes first."""
-        return (TEXT, *_BESIDE, *(_REST if self.everything else ()))
+        """The columns of ``parts.SCHEMA`` that are read, in order: the text comes first, and the
+        answers to questions with names last.
+        """
+        rest = _REST if self.everything else ()
+        return (TEXT, *_BESIDE, *rest, *([_ANSWERS] if self.questions else ()))
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """What the columns with captions are called in the table."""
+        return self.questions or (self.caption,)
 
     @property
     def names(self) -> tuple[str, ...]:
         """What they are called in the table."""
-        return (self.caption, *(f"caption_{name}" for name in self.results[1:]))
+        return (*self.captions, *(f"caption_{name}" for name in self._beside))
+
+    @property
+    def _beside(self) -> tuple[str, ...]:
+        """The columns of ``parts.SCHEMA`` that are written as they are."""
+        return tuple(name for name in self.results[1:] if self.everything or name != _ANSWERS)
 
     def check(self, table: Table) -> None:
         """Raise TableError when ``table`` has a column that would have to be overwritten.
@@ -72,10 +93,10 @@ class CaptionColumns:
             return
         remedy = (
             "Name another with --caption-column NAME, or replace it with --overwrite-column"
-            if self.caption in taken
+            if self.caption in taken and not self.questions
             else "Rename it, or replace it with --overwrite-column"
         )
-        if not set(taken) <= {self.caption, STATUS, *(f"caption_{name}" for name in _BESIDE)}:
+        if not set(taken) <= {*self.captions, STATUS, *(f"caption_{name}" for name in _BESIDE)}:
             remedy += ", or leave out --all-columns"
         raise TableError(
             f"{table.path}: the column {quoted(taken)} is already there, where the captions would "
@@ -94,7 +115,9 @@ class CaptionColumns:
     def added(self, schema: pa.Schema) -> pa.Schema:
         """The columns of the final table for a META with ``schema``."""
         final = self.kept(schema)
-        for name, result in zip(self.names, self.results, strict=True):
+        for name, result in zip(
+            self.names, (*[TEXT] * len(self.captions), *self._beside), strict=True
+        ):
             final = final.append(pa.field(name, SCHEMA.field(result).type))
         return final
 

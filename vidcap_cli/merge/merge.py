@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 from vidcap_cli.addresses import is_remote, named, resolve
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import RunChangedError, TableError, UsageError
+from vidcap_cli.merge import answers
 from vidcap_cli.merge.account import Account, Reconciliation
 from vidcap_cli.merge.choosing import choose
 from vidcap_cli.merge.columns import CaptionColumns
@@ -89,12 +90,12 @@ def merge(
 ) -> Reconciliation:
     """Write the captions in ``inputs`` beside META's columns to ``out``.
 
-    The rows are those of ``meta``, or else of the table that the run directories among the
-    inputs were planned from; with ``limit`` only the first of them. ``path_column`` names the
-    paths in ``meta`` and in captioned tables, by default as in the runs, or ``path``; ``ranges`` is
-    the same for the columns of ranges (``meta.open_meta``). ``form`` is
-    csv, tsv, parquet or jsonl, by default what the suffix of ``out`` says. ``all_columns`` adds
-    what else is known about a result. The captions are called ``caption_column``;
+    The rows are those of ``meta``, or else of the table that the run directories among the inputs
+    were planned from; with ``limit`` only the first of them. ``path_column`` names the paths in
+    ``meta`` and in captioned tables, by default as in the runs, or ``path``; ``ranges`` is the same
+    for the columns of ranges (``meta.open_meta``). ``form`` is csv, tsv, parquet or jsonl, by
+    default what the suffix of ``out`` says. ``all_columns`` adds what else is known about a result.
+    The captions are called ``caption_column``, or as the questions of the runs that have names;
     ``overwrite_column`` leaves out columns of META that have a name of those added. ``missing``
     gets META's other columns of the rows without a caption. The paths of videos are written
     relative to ``relative_to``, and what ``missing`` gets is as it was. ``sidecar`` and
@@ -107,9 +108,16 @@ def merge(
         raise UsageError(f"--prefer {prefer}: choose one of {', '.join(get_args(Prefer))}")
     out_form = output_form(out, form)
     missing_form = output_form(missing) if missing else ""
-    columns = CaptionColumns(caption_column, overwrite=overwrite_column, everything=all_columns)
     edits = Edits(prefix, suffix, strip_prefix, trim_to_sentence)
     sources = find_sources([named(path) for path in inputs], caption_column, path_column, ranges)
+    questions = answers.questions_of(sources, caption_column)
+    sources = [replace(source, questions=questions) for source in sources]
+    columns = CaptionColumns(
+        caption_column,
+        overwrite=overwrite_column,
+        everything=all_columns,
+        questions=questions,
+    )
     target = (
         _only_paths(sources[0])
         if only_paths
@@ -149,10 +157,10 @@ def merge(
                     continue
                 choice = choose(found, first, rows.num_rows, matches.given(found), prefer)
                 added = _columns(found, choice.best, columns.results)
-                added[0] = edits.apply(added[0], flags=added[3])
+                written = _written(added, columns, edits)
                 moved = _relative(rows, target, relative_to) if relative_to else rows
-                write(pa.Table.from_arrays([*moved.columns, *added], schema=schema))
-                sidecars.write(_paths(rows, target), pa.table(added, names=columns.names))
+                write(pa.Table.from_arrays([*moved.columns, *written], schema=schema))
+                sidecars.write(_paths(rows, target), pa.table(written, names=columns.names))
                 if write_missing:
                     write_missing(rows.filter(pc.not_equal(added[1], Status.OK)))
                 account.add(first, names.slice(0, rows.num_rows), choice, added[1], added[2])
@@ -232,6 +240,16 @@ def _columns(results: pa.Table, best: Ints, names: Sequence[str]) -> list[pa.Chu
     columns = [results[name].take(index).cast(SCHEMA.field(name).type) for name in names]
     columns[1] = pc.fill_null(columns[1], Status.MISSING)
     return columns
+
+
+def _written(
+    added: list[pa.ChunkedArray], columns: CaptionColumns, edits: Edits
+) -> list[pa.ChunkedArray]:
+    """The columns of the table: captions edited, and those of each question apart."""
+    if not columns.questions:
+        return [edits.apply(added[0], flags=added[3]), *added[1:]]
+    last = added if columns.everything else added[:-1]
+    return [*answers.columns(added[-1], columns.questions, edits), *last[1:]]
 
 
 def _find_target(

@@ -6,6 +6,7 @@ failed row). Every source comes out in the types of ``parts.SCHEMA``, oldest res
 here writes, and a file that is damaged is a ``TableError`` with its name.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ class Source:
     run: RunDir | None = None
     plan: Plan | None = None
     captions: str | None = None
+    questions: tuple[str, ...] = ()
     paths: str = PATH
     ranges: tuple[str, ...] = ()
 
@@ -181,19 +183,35 @@ def _table_results(source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
     if table.form in DELIMITERS and not is_gzip(source.name):
         _check_whole(source.name)
     columns = {PATH: source.paths, TEXT: source.captions}
+    asked = [name for name in source.questions if name in table.schema.names]
+    if asked:
+        columns[TEXT] = asked[0]
     if STATUS in table.schema.names:
         rest = {name: f"caption_{name}" for name in schema.names if name not in columns}
         columns |= {n: column for n, column in rest.items() if column in table.schema.names}
     table = replace(table, path_column=source.paths, ranges=source.ranges)
     row = 0
-    for batch in table.batches(list(dict.fromkeys([*columns.values(), *source.ranges]))):
+    for batch in table.batches(list(dict.fromkeys([*columns.values(), *asked, *source.ranges]))):
         results = _batch_results(table, pa.Table.from_batches([batch]), columns, schema)
         if source.ranges:
             names = names_of(table, batch, batch.column(source.paths), row)
             place = schema.get_field_index(PATH)
             results = results.set_column(place, schema.field(PATH), names.cast(pa.large_string()))
+        if asked and "answers" not in columns:
+            place = schema.get_field_index("answers")
+            answers = _answers(batch.select(asked))
+            results = results.set_column(place, schema.field("answers"), answers)
         row += batch.num_rows
         yield results.filter(pc.not_equal(results["status"], Status.MISSING))
+
+
+def _answers(captions: pa.RecordBatch) -> pa.Array:
+    """Columns with captions, named as the questions are, as parts have the answers."""
+    rows = (
+        json.dumps({name: {"text": text or None} for name, text in row.items()}, ensure_ascii=False)
+        for row in captions.to_pylist()
+    )
+    return pa.array(rows, pa.large_string())
 
 
 def _batch_results(

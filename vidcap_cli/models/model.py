@@ -3,7 +3,7 @@
 Here the families differ: in the tower, and in the positions that the tokens of a video take.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,24 @@ from vidcap_cli.processors.pllava import pooled_shape
 Vision = Qwen2VLVision | ClipVision
 
 
+class _Looked:
+    """What the tower made of the frames that it was shown last, while other prompts share them."""
+
+    def __init__(self) -> None:
+        self._vision: object = None
+        self._found: Any = None
+
+    def at(self, prompt: Prompt, tower: Vision) -> Any:
+        """What ``tower`` gives, computed once for prompts that share frames."""
+        if prompt.vision is not self._vision:
+            self._vision = self._found = None  # before there is another
+            found = tower(prompt.vision)
+            if not prompt.shared:
+                return found
+            self._vision, self._found = prompt.vision, found
+        return self._found
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A vision tower, a decoder, and the token that stands where the tower's embeddings go.
@@ -44,11 +62,12 @@ class Model:
     decoder: Decoder
     placeholder: int
     merge: int = 0
+    looked: _Looked = field(default_factory=_Looked)
 
     def prefill(self, prompt: Prompt) -> Prefilled:
         """Run the tower and the prompt. Raises ModelError when the two do not fit together."""
         here = prompt.ids == self.placeholder
-        features, used = self.vision(prompt.vision)
+        features, used = self.looked.at(prompt, self.vision)
         if len(used) != here.sum():
             raise ModelError(f"{here.sum()} places in the prompt for {len(used)} features")
         last = prompt.ids[~here].max()

@@ -21,10 +21,12 @@ class Prompt:
 
     ``ids`` are the token ids ``[n]`` (int64), placeholders of the video included; ``vision`` holds
     the arrays the vision tower takes, under the names that transformers' ``forward`` gives them.
+    ``shared``: other prompts have the same ``vision``, the very object.
     """
 
     ids: NDArray[np.int64]
     vision: dict[str, NDArray[Any]]
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,13 @@ class Captioner(Protocol):
         """Which frames of a video the model sees."""
 
     def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
-        """Model inputs for resized frames ``[T, h, w, 3]``."""
+        """Model inputs for resized frames ``[T, h, w, 3]`` and the first question."""
+
+    def asked(self, prompt: Prompt, question: str) -> Prompt:
+        """The same frames, asked another question: ``vision`` is that of ``prompt`` itself."""
 
     def size(self, frames: NDArray[np.uint8]) -> Size:
-        """How large ``prompt(frames)`` would be."""
+        """How large prompts of ``frames`` would be, at most."""
 
     def smaller(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """The next smaller form of resized frames, for want of memory: smaller pictures, then

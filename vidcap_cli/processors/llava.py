@@ -105,23 +105,29 @@ class Llava:
         folder = Path(config.model)
         self._settings = LlavaSettings.read(folder)
         self._words = Words(folder, self._settings.image_token)
-        self._question = plain(config.question, IMAGE)
+        self._questions = [plain(text, IMAGE) for text in config.questions.values()]
         self._system = plain(config.system_prompt or "", IMAGE)
         self.rule = FrameRule(self._settings.images, config.num_frames, self._settings.features)
 
     def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
         """Model inputs for prepared frames ``[T, side, side, 3]``, an image each."""
         pixels = self._settings.images.normalise(frames)
-        return Prompt(self._ids(len(frames)), {"pixel_values": pixels})
+        return Prompt(self._ids(self._questions[0], len(frames)), {"pixel_values": pixels})
+
+    def asked(self, prompt: Prompt, question: str) -> Prompt:
+        """The same frames, asked another question."""
+        frames = len(prompt.vision["pixel_values"])
+        return Prompt(self._ids(plain(question, IMAGE), frames), prompt.vision)
 
     def size(self, frames: NDArray[np.uint8]) -> Size:
         """How large the prompt of prepared frames would be."""
         sequence = self._settings.grid**2 + 1
-        return Size(len(self._ids(len(frames))), len(frames) * sequence, sequence)
+        tokens = max(len(self._ids(question, len(frames))) for question in self._questions)
+        return Size(tokens, len(frames) * sequence, sequence)
 
-    def _ids(self, frames: int) -> NDArray[np.int64]:
+    def _ids(self, question: str, frames: int) -> NDArray[np.int64]:
         write = llama3_prompt if self._words.knows("<|start_header_id|>") else vicuna_prompt
-        text = write(self._question, frames, self._system)
+        text = write(question, frames, self._system)
         return self._words.ids(text, self._settings.features)
 
     def smaller(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:

@@ -98,22 +98,29 @@ class Pllava:
         self._settings = LlavaSettings.read(folder)
         self._words = Words(folder, self._settings.image_token)
         self._pooled = pooled_shape(config)
-        write = yi_prompt if self._words.knows("<|im_start|>") else vicuna_prompt
+        self._write = yi_prompt if self._words.knows("<|im_start|>") else vicuna_prompt
         system = SYSTEM_PROMPT if config.system_prompt is None else config.system_prompt
-        self._text = write(plain(system, IMAGE), plain(config.question, IMAGE))
+        self._system = plain(system, IMAGE)
+        self._questions = [plain(text, IMAGE) for text in config.questions.values()]
         self.rule = FrameRule(self._settings.images, config.num_frames, self._pooled)
 
     def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
         """Model inputs for prepared frames ``[T, side, side, 3]``: all of them at one place."""
-        return Prompt(self._ids(), {"pixel_values": self._settings.images.normalise(frames)})
+        vision = {"pixel_values": self._settings.images.normalise(frames)}
+        return Prompt(self._ids(self._questions[0]), vision)
+
+    def asked(self, prompt: Prompt, question: str) -> Prompt:
+        """The same frames, asked another question."""
+        return Prompt(self._ids(plain(question, IMAGE)), prompt.vision)
 
     def size(self, frames: NDArray[np.uint8]) -> Size:
         """How large the prompt of prepared frames would be."""
         sequence = self._settings.grid**2 + 1
-        return Size(len(self._ids()), len(frames) * sequence, sequence)
+        tokens = max(len(self._ids(question)) for question in self._questions)
+        return Size(tokens, len(frames) * sequence, sequence)
 
-    def _ids(self) -> NDArray[np.int64]:
-        return self._words.ids(self._text, int(np.prod(self._pooled)))
+    def _ids(self, question: str) -> NDArray[np.int64]:
+        return self._words.ids(self._write(self._system, question), int(np.prod(self._pooled)))
 
     def smaller(self, frames: NDArray[np.uint8]) -> None:
         """Never: the tower fixes the size of frames and the pooling their number."""

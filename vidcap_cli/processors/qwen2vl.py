@@ -138,7 +138,7 @@ class Qwen2VL:
                 f"{model}: {VIDEO_TOKEN} of the tokenizer is not the video_token_id {wanted} of "
                 "config.json; download both again, from one place."
             )
-        self._question = plain(config.question, VIDEO_TOKEN)
+        self._questions = [plain(text, VIDEO_TOKEN) for text in config.questions.values()]
         system = SYSTEM if config.system_prompt is None else config.system_prompt
         self._system = plain(system, VIDEO_TOKEN)
         self.rule = frame_rule(config)
@@ -146,21 +146,23 @@ class Qwen2VL:
     def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
         """Model inputs for resized frames ``[T, h, w, 3]``."""
         patches, grid = self.rule.patches(frames)
-        text = prompt(self._question, math.prod(grid) // MERGE**2, self._system)
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         vision: dict[str, NDArray[Any]] = {
             "pixel_values_videos": patches,
             "video_grid_thw": np.array([grid], np.int64),
         }
-        return Prompt(np.array(ids, np.int64), vision)
+        return Prompt(self._ids(self._questions[0], math.prod(grid) // MERGE**2), vision)
+
+    def asked(self, prompt: Prompt, question: str) -> Prompt:
+        """The same frames, asked another question."""
+        tokens = int(prompt.vision["video_grid_thw"].prod()) // MERGE**2
+        return Prompt(self._ids(plain(question, VIDEO_TOKEN), tokens), prompt.vision)
 
     def size(self, frames: NDArray[np.uint8]) -> Size:
         """How large the prompt of resized frames ``[T, h, w, 3]`` would be."""
         count = len(frames)
         height, width = self.rule.processed(*frames.shape[1:3])
         pairs, sequence = math.ceil(count / TEMPORAL), height // PATCH * (width // PATCH)
-        text = prompt(self._question, 0, self._system)
-        words = len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        words = max(len(self._ids(question, 0)) for question in self._questions)
         return Size(words + pairs * sequence // MERGE**2, pairs * sequence, sequence)
 
     def smaller(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
@@ -179,6 +181,10 @@ class Qwen2VL:
         if count < TEMPORAL:
             return None
         return frames[np.rint(_linspace(len(frames) - 1, count)).astype(np.int64)]
+
+    def _ids(self, question: str, tokens: int) -> NDArray[np.int64]:
+        text = prompt(question, tokens, self._system)
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
 
     def text(self, ids: list[int]) -> str:
         """The caption that generated token ids spell, special tokens left out."""

@@ -5,16 +5,17 @@ before the model sees them: who reads the events knows which rows a rank died wi
 """
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RevokedError, RunError
 from vidcap_cli.rank.compaction import TOGETHER, compact
 from vidcap_cli.rank.row import Row
-from vidcap_cli.rank.said import Said
+from vidcap_cli.rank.said import Said, as_json
 from vidcap_cli.rank.writer import PartWriter
 from vidcap_cli.rundir.events import (
     Alive,
@@ -62,6 +63,7 @@ class Recorder:
         self._lease = lease
         self._number = number
         self._config = config
+        self._questions = config.questions
         self._events = events
         first = run.next_sequence(folder.number, number)
         self._writer = PartWriter(self._write, config.flush_seconds, self._committed, first=first)
@@ -97,51 +99,54 @@ class Recorder:
         """The model is about to be given a row."""
         self._report(Began([row.row_id]))
 
-    def captioned(self, row: Row, said: Said) -> None:
-        """A row has its caption; an empty one is none."""
+    def captioned(self, row: Row) -> None:
+        """A row has all its answers; one that is empty is none."""
+        said = [answer for _, answer in sorted(row.said.items()) if isinstance(answer, Said)]
         assert row.clip
-        assert row.prompt
+        assert len(said) == len(row.prompts)
+        first, new = said[0], said[0].generated
         frames, height, width, _ = row.clip.frames.shape
-        text, new = said.text, said.generated
-        result = Result(
-            row.row_id,
-            row.path,
-            status=Status.OK if text else Status.EMPTY,
-            text=text or None,
-            error=None if text else "the model ended its answer before the first word",
+        silent = [name for name, it in zip(self._questions, said, strict=True) if not it.text]
+        flags = dict.fromkeys((*row.clip.flags, *(flag for it in said for flag in it.flags)))
+        result = self._result(
+            row,
+            Status.EMPTY if silent else Status.OK,
+            text=None if silent else first.text,
+            error=f"the model ended its answer{_to(silent)} before the first word"
+            if silent
+            else None,
             finish_reason=new.finish_reason,
-            flags=",".join((*row.clip.flags, *said.flags)) or None,
-            prompt_tokens=len(row.prompt.ids),
-            new_tokens=len(new.ids),
+            flags=",".join(flags) or None,
+            prompt_tokens=len(row.prompts[0].ids),
+            new_tokens=sum(len(answer.generated.ids) for answer in said),
             frames=frames,
             height=height,
             width=width,
-            decode_s=row.decode_s,
             infer_s=row.infer_s,
-            attempts=row.attempts,
-            rank=self._number,
-            reader=row.clip.reader,
-            model=self._config.model,
-            prompt=self._config.question,
             logprob=new.logprob,
         )
         self._finish(result)
 
     def failed(self, row: Row, status: Status, error: str) -> None:
-        """A row gets no caption."""
-        result = Result(
+        """A row gets no caption, or not all."""
+        self._finish(self._result(row, status, error=error[:_LONGEST_ERROR]))
+
+    def _result(self, row: Row, status: Status, **more: Any) -> Result:
+        """What is known of a row however it ends, and ``more``."""
+        named = bool(row.said) and "" not in self._questions
+        return Result(
             row.row_id,
             row.path,
             status=status,
-            error=error[:_LONGEST_ERROR],
             decode_s=row.decode_s,
             attempts=row.attempts,
             rank=self._number,
             reader=row.clip.reader if row.clip else None,
             model=self._config.model,
-            prompt=self._config.question,
+            prompt=next(iter(self._questions.values())),
+            answers=as_json(self._questions, row.said) if named else None,
+            **more,
         )
-        self._finish(result)
 
     def commit(self) -> None:
         """Put what is finished on the disk, from whatever thread; nothing can be recorded then."""
@@ -196,3 +201,8 @@ class Recorder:
     def _report(self, event: Event) -> None:
         self._reported = time.monotonic()
         self._events.write(event)
+
+
+def _to(names: Sequence[str]) -> str:
+    """To which questions; nothing where there is one without a name."""
+    return f" to {', '.join(names)}" if any(names) else ""

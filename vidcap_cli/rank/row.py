@@ -1,6 +1,6 @@
 """A row on its way through a rank: from its claim to its result one object carries it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ class Row:
     ``attempts`` counts the launches that took it up, this one too. ``alone``: it is to be in the
     model with no other; ``smaller``: with a clip smaller than the one that memory ran out with.
     The decoders give it its ``clip``, or ``status`` and ``error``, and the seconds ``decode_s``;
-    the model takes ``infer_s`` for its ``prompt``. ``first`` is a caption that repeats itself,
+    the model takes ``infer_s`` for its ``prompts``, one for each question. By their numbers
+    ``said`` has the answers, or why there is none, and ``first`` those that repeat themselves,
     while the model tries once more.
     """
 
@@ -33,8 +34,9 @@ class Row:
     error: str | None = None
     decode_s: float | None = None
     infer_s: float = 0.0
-    prompt: Prompt | None = None
-    first: Said | None = None
+    prompts: list[Prompt] = field(default_factory=list)
+    said: dict[int, Said | Exception] = field(default_factory=dict)
+    first: dict[int, Said] = field(default_factory=dict)
 
     def shrink(self, frames: NDArray[np.uint8]) -> None:
         """Go on with ``frames``, which are smaller or fewer than those of the clip."""

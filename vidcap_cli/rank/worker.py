@@ -16,8 +16,9 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -32,7 +33,7 @@ from vidcap_cli.engine.group import Group, follow, join, leader_of
 from vidcap_cli.errors import OutOfMemoryError, RevokedError, VidcapError
 from vidcap_cli.imports import leave_out_pandas
 from vidcap_cli.processes import die_with, leave_now, start_anew
-from vidcap_cli.processors import Captioner, load_captioner
+from vidcap_cli.processors import Captioner, Prompt, load_captioner
 from vidcap_cli.rank.intake import Claims, Intake
 from vidcap_cli.rank.recorder import ALIVE_SECONDS, Recorder
 from vidcap_cli.rank.row import Row
@@ -67,8 +68,9 @@ class Stop:
 class Rank:
     """The loop: rows from the intake into the model, and what became of them to the recorder.
 
-    ``shrink``: a clip that there is no memory for is made smaller. ``retry``: a caption that
-    repeats itself is decoded once more.
+    Each row is asked all ``questions``, and is done when all are answered. ``shrink``: a clip that
+    there is no memory for is made smaller. ``retry``: a caption that repeats itself is decoded once
+    more.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Rank:
         *,
         shrink: bool,
         stop: Callable[[], bool],
+        questions: Sequence[str] = ("",),
         retry: bool = False,
     ) -> None:
         self._captioner = captioner
@@ -87,10 +90,10 @@ class Rank:
         self._intake = intake
         self._recorder = recorder
         self._shrink = shrink
-        self._retry = retry
+        self._questions, self._retry = questions, retry
         self._stop = stop
         self._in_model: dict[int, Row] = {}
-        self._again: deque[Request] = deque()
+        self._waiting: deque[Request] = deque()  # of rows in the model, what is asked next
 
     def work(self) -> ShortRows | None:
         """Caption rows until none is left to claim or the rank is to stop.
@@ -113,8 +116,8 @@ class Rank:
     def _feed(self, *, wait: bool) -> Request | None:
         """The next row that has its frames; None when none is left, or ready, or is to be done."""
         while not self._stop():
-            if self._again:
-                return self._again.popleft()
+            if self._waiting:
+                return self._waiting.popleft()
             row = self._intake.next(self._in_model.values(), wait=wait)
             if row is None:
                 return None
@@ -130,20 +133,31 @@ class Rank:
         whole = row.clip.frames
         try:
             frames = self._fitting(whole, less=row.smaller)
-            prompt = None if frames is None else self._captioner.prompt(frames)
+            prompts = None if frames is None else self._prompts(frames)
         except Exception as error:  # noqa: BLE001 - it becomes the status of the row
             traceback.print_exc()  # into the rank's log
             self._recorder.failed(row, Status.MODEL_ERROR, f"{type(error).__name__}: {error}")
             return None
-        if frames is None or prompt is None:
+        if frames is None or prompts is None:
             self._out_of_memory(row, "the video needs more than there is")
             return None
         if frames is not whole:
             row.shrink(frames)
-        row.prompt, row.infer_s = prompt, 0.0
+        row.prompts, row.infer_s = prompts, 0.0
+        row.said.clear()
         self._in_model[row.row_id] = row
         self._recorder.began(row)
-        return Request(row.row_id, prompt)
+        first, *more = (Request(row.row_id, it, question=n) for n, it in enumerate(prompts))
+        self._waiting.extendleft(reversed(more))
+        return first
+
+    def _prompts(self, frames: NDArray[np.uint8]) -> list[Prompt]:
+        """One for each question, all about the same frames."""
+        first, (_, *more) = self._captioner.prompt(frames), self._questions
+        if not more:
+            return [first]
+        prompts = (first, *(self._captioner.asked(first, question) for question in more))
+        return [replace(prompt, shared=True) for prompt in prompts]
 
     def _fitting(self, frames: NDArray[np.uint8], *, less: bool) -> NDArray[np.uint8] | None:
         """``frames``, made smaller until there is memory for them; None when that never is.
@@ -156,38 +170,46 @@ class Rank:
         return self._captioner.smaller(found) if less and found is not None else found
 
     def _take(self, answer: Answer) -> None:
-        """Finish the row of an answer, or have it tried once more: with a smaller clip, or with
-        stronger penalties when its caption repeats itself.
+        """Note an answer, and finish its row if that is the last one; an answer that repeats itself
+        is asked for once more.
         """
         self._recorder.busy_s += answer.seconds
-        row = self._in_model[answer.row_id]
+        row, question = self._in_model[answer.row_id], answer.question
         row.infer_s += answer.seconds
-        said = None
-        if answer.generated:
-            said = Said.of(self._captioner.text(answer.generated.ids), answer.generated)
-        else:
-            traceback.print_exception(answer.error)  # into the rank's log
-        if row.first:
-            self._recorder.captioned(self._in_model.pop(row.row_id), row.first.retried(said))
-        elif said and said.is_repetitive and self._retry:
-            assert row.prompt
-            row.first = said
-            self._again.append(Request(row.row_id, row.prompt, again=True))
-        elif said:
-            self._recorder.captioned(self._in_model.pop(row.row_id), said)
-        else:
-            self._failed(self._in_model.pop(row.row_id), answer.error)
+        said = self._said(answer)
+        if first := row.first.pop(question, None):
+            said = first.retried(said)
+        elif isinstance(said, Said) and said.is_repetitive and self._retry:
+            row.first[question] = said
+            self._waiting.append(Request(row.row_id, row.prompts[question], True, question))
+            return
+        row.said[question] = said
+        if len(row.said) == len(row.prompts):
+            self._finish(self._in_model.pop(row.row_id))
 
-    def _failed(self, row: Row, error: Exception | None) -> None:
-        """Finish a row that has no caption, or have it tried once more with a smaller clip."""
-        if not isinstance(error, OutOfMemoryError):
+    def _said(self, answer: Answer) -> Said | Exception:
+        """What an answer says, or why there is none."""
+        if answer.generated:
+            return Said.of(self._captioner.text(answer.generated.ids), answer.generated)
+        assert answer.error
+        traceback.print_exception(answer.error)  # into the rank's log
+        return answer.error
+
+    def _finish(self, row: Row) -> None:
+        """Record a row that has all answers, or have it tried once more with a smaller clip."""
+        errors = [said for said in row.said.values() if isinstance(said, Exception)]
+        short = next((error for error in errors if isinstance(error, OutOfMemoryError)), None)
+        if not errors:
+            self._recorder.captioned(row)
+        elif not short:
+            error = errors[0]
             self._recorder.failed(row, Status.MODEL_ERROR, f"{type(error).__name__}: {error}")
         elif self._shrink and not row.smaller:
             row.smaller = True
             if request := self._request(row):
-                self._again.append(request)
+                self._waiting.appendleft(request)
         else:
-            self._out_of_memory(row, str(error))
+            self._out_of_memory(row, str(short))
 
     def _ran_out(self, spent: SpentError) -> ShortRows:
         """How the rows that were run when memory ran out are tried again, if they are.
@@ -196,7 +218,7 @@ class Rank:
         smaller; one that was smaller has failed.
         """
         traceback.print_exception(spent)  # into the rank's log
-        rows = [self._in_model[row_id] for row_id in spent.rows]
+        rows = [self._in_model[row_id] for row_id in dict.fromkeys(spent.rows)]
         if not all(row.alone for row in rows):
             return ShortRows(alone=frozenset(row.row_id for row in rows))
         smaller = frozenset(row.row_id for row in rows if self._shrink and not row.smaller)
@@ -250,7 +272,10 @@ def work(
         group = Group(number, size, partial(_lose, recorder)) if size > 1 else None
         engine = load_engine(config, recorder.doing, group)
         shrink, retry = config.on_oom == "shrink", config.retry_repetitive
-        rank = Rank(captioner, engine, intake, recorder, shrink=shrink, stop=stop, retry=retry)
+        rank = Rank(
+            captioner, engine, intake, recorder,
+            shrink=shrink, stop=stop, questions=[*config.questions.values()], retry=retry,
+        )  # fmt: skip
         short = rank.work()
     again = short is not None and claims.left and not stop()
     if group:

@@ -48,6 +48,7 @@ SCHEMA = pa.schema(
         ("model", pa.string()),
         ("prompt", pa.string()),
         ("logprob", pa.float32()),
+        ("answers", pa.string()),
     ]
 )
 
@@ -68,6 +69,9 @@ class Result:
     ``height`` and ``width`` (pixels) are what the model saw; ``decode_s`` and ``infer_s`` are
     seconds; ``attempts`` counts the launches that took the row up; ``reader`` read the frames;
     ``logprob`` is the mean log-probability of the text's tokens, see ``engine.Generated``.
+    ``answers`` is a JSON object: where questions have names, what was said to each of them, also
+    where another has no answer (``rank.said.as_json``). The text, its end and its confidence are
+    then those of the first, ``new_tokens`` and ``flags`` those of all.
     """
 
     row_id: int
@@ -90,6 +94,7 @@ class Result:
     model: str | None = None
     prompt: str | None = None
     logprob: float | None = None
+    answers: str | None = None
 
     def __post_init__(self) -> None:
         if (self.status == Status.OK) != (self.text is not None):

@@ -108,6 +108,12 @@ class Plan:
         length, stride = (self.options.get(name) for name in ("clip_length", "stride"))
         return Reading(self.path_column, self.ranges, Cutting(length, stride))
 
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The names of what is asked; none where it is one question without a name."""
+        asked = self.options.get("question")
+        return tuple(asked) if isinstance(asked, dict) else ()
+
     def to_json(self) -> str:
         """The plan as JSON."""
         return json.dumps(asdict(self), ensure_ascii=False, indent=1)

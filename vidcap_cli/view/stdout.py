@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,25 @@ from vidcap_cli.spans import named, span
 from vidcap_cli.view.summary import captions_table
 
 
-def print_captions(table: Path, column: str) -> None:
-    """Print the captions in a table that is not kept, each with what its row is called."""
-    rows = _rows(table, [PATH, *BOUNDS, column])
-    names = (named(row[PATH], span(*(row.get(name) for name in BOUNDS))) for row in rows)
-    captions_table(zip(names, (row[column] for row in rows), strict=True))
+def print_captions(table: Path, columns: Sequence[str]) -> None:
+    """Print the captions in a table that is not kept, each with what its row is called, and its
+    column where there are several.
+    """
+    rows = _rows(table, [PATH, *BOUNDS, *columns])
+    names = [named(row[PATH], span(*(row.get(name) for name in BOUNDS))) for row in rows]
+    captions_table(
+        (f"{name} [{column}]" if len(columns) > 1 else name, row[column])
+        for name, row in zip(names, rows, strict=True)
+        for column in columns
+    )
 
 
-def print_json(run: RunDir, table: Path, column: str, *, shown: bool) -> None:
+def print_json(run: RunDir, table: Path, columns: Sequence[str], *, shown: bool) -> None:
     """Print how the command ended; where ``table`` is not kept (``shown``), with its captions."""
     told: dict[str, Any] = {"output": str(table), "run": str(run.path)}
     if shown:
         told = dict.fromkeys(told)
-        told["videos"] = _rows(table, [PATH, *BOUNDS, column, STATUS])
+        told["videos"] = _rows(table, [PATH, *BOUNDS, *columns, STATUS])
     told = read_json(run.summary) | told
     sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=1) + "\n")
 

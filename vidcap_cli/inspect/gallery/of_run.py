@@ -1,6 +1,7 @@
 """The gallery of a run directory: its rows as they stand now, captioned, failed or left.
 
-They are merged into a table in the temporary folder, which then is shown like any other.
+They are merged into a table in the temporary folder, which then is shown like any other. Of several
+questions the answers to the first are shown.
 """
 
 from pathlib import Path
@@ -26,7 +27,7 @@ def make_gallery_of_run(wanted: Gallery, run: RunDir, plan: Plan) -> str:
     with TemporaryDirectory(prefix="vidcap-") as folder:
         table = Path(folder) / "captions.parquet"
         _merge(run, table)
-        captions = Captions.of(open_table(table), TEXT)
+        captions = Captions.of(open_table(table), next(iter(plan.questions), TEXT))
         judged = judge(captions)
         return make_gallery(wanted, captions, judged, title=run.path.name, bases=plan.bases)
 

@@ -1,0 +1,128 @@
+"""Several questions about a video: a column for each, from parts and from tables with captions."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vidcap_cli.caption import Request, caption
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import TableError, UsageError
+from vidcap_cli.merge.merge import merge
+from vidcap_cli.options import TableOptions
+from vidcap_cli.rundir.parts import SCHEMA, Result, write_part
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import make_plan
+
+ONE = CaptionConfig("qwen2vl", "/models/qwen")
+TWO = replace(ONE, question={"long": "Describe it in detail", "brief": "Describe it briefly"})
+HEAD = "path,long,brief,caption_status,caption_error,caption_flags"
+
+
+@pytest.fixture
+def meta(tmp_path):
+    path = tmp_path / "meta.csv"
+    path.write_text("path\na.mp4\nb.mp4\nc.mp4\n")
+    return path
+
+
+def result(row: int, long: str | None, brief: str | None, **more: str) -> Result:
+    said = {"long": {"text": long, "flags": "cut" if long and long[-1] != "." else None}}
+    said["brief"] = {"text": brief, "flags": None}
+    ok = long is not None and brief is not None
+    return Result(
+        row, f"{'abc'[row]}.mp4", "ok" if ok else "empty", long if ok else None,
+        answers=json.dumps(said), **more,
+    )  # fmt: skip
+
+
+def captioned(
+    folder: Path, meta: Path, *results: Result, config: CaptionConfig = TWO, form: str = "parquet"
+) -> RunDir:
+    run = RunDir(folder)
+    make_plan(meta, run, config)
+    run.parts.mkdir()
+    write_part(run.part(1, 0, 0, form), results)
+    return run
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_every_question_has_a_column(tmp_path, meta, form):
+    """Where one has no answer the other is not lost, and the row says so."""
+    run = captioned(
+        tmp_path / "run", meta,
+        result(0, "A cat. It", 'A "cat".'), result(1, "A dog.", None, error="no word to brief"),
+        form=form,
+    )  # fmt: skip
+    account = merge([run.path], tmp_path / "out.csv", trim_to_sentence=True, suffix=" !")
+    assert (tmp_path / "out.csv").read_text() == (
+        f'{HEAD}\na.mp4,A cat. !,"A ""cat"". !",ok,,\nb.mp4,A dog. !,,empty,no word to brief,\n'
+        "c.mp4,,,missing,,\n"
+    )
+    assert (account.ok, account.failed["empty"].count, account.missing.count) == (1, 1, 1)
+    merge([run.path], tmp_path / "all.parquet", all_columns=True)
+    whole = pq.read_table(tmp_path / "all.parquet")
+    assert whole.column_names[:6] == HEAD.split(",")
+    assert whole.schema.field("brief").type == pa.string()
+    assert json.loads(whole["caption_answers"][0].as_py())["long"]["flags"] == "cut"
+
+
+def test_runs_parts_and_tables_are_merged(tmp_path, meta):
+    first = captioned(tmp_path / "first", meta, result(0, "A cat.", "Cat."))
+    merge([first.path], tmp_path / "first.csv")
+    second = captioned(tmp_path / "second", meta, result(1, "A dog.", "Dog."))
+    loose = tmp_path / "part-0001-00000-000000.parquet"
+    write_part(loose, [result(2, "An owl.", "Owl.")])
+    merge([tmp_path / "first.csv", second.path, loose], tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["long"], row["brief"]) for row in rows] == [
+        ("A cat.", "Cat."), ("A dog.", "Dog."), ("An owl.", "Owl."),
+    ]  # fmt: skip
+
+
+def test_a_newer_answer_counts_for_all_questions(tmp_path, meta):
+    run = captioned(tmp_path / "run", meta, result(0, "A cat.", None))
+    write_part(run.part(2, 0, 0, "parquet"), [result(0, "A cat.", "Cat.")])
+    merge([run.path], tmp_path / "out.csv")
+    assert "a.mp4,A cat.,Cat.,ok,,\n" in (tmp_path / "out.csv").read_text()
+
+
+def test_one_question_and_several_are_not_mixed(tmp_path, meta):
+    several = captioned(tmp_path / "several", meta, result(0, "A cat.", "Cat."))
+    one = captioned(tmp_path / "one", meta, Result(1, "b.mp4", "ok", "A dog."), config=ONE)
+    with pytest.raises(UsageError, match="one: was asked one question, others long, brief"):
+        merge([several.path, one.path], tmp_path / "out.csv")
+    with pytest.raises(UsageError, match=r"--caption-column words: .*\(long, brief\); leave it"):
+        merge([several.path], tmp_path / "out.csv", caption_column="words")
+
+
+def test_parts_of_before_there_were_answers_are_merged(tmp_path, meta):
+    run = captioned(tmp_path / "run", meta, config=ONE)
+    table = pa.Table.from_pylist(
+        [{"row_id": 0, "path": "a.mp4", "text": "A cat.", "status": "ok"}], schema=SCHEMA
+    ).drop_columns(["answers", "logprob"])
+    pq.write_table(table, run.part(1, 0, 1, "parquet"))
+    merge([run.path], tmp_path / "out.csv", all_columns=True)
+    text = (tmp_path / "out.csv").read_text()
+    assert "a.mp4,A cat.,ok" in text
+    assert "caption_answers" not in text
+
+
+def test_columns_that_cannot_be(tmp_path, meta):
+    meta.write_text("path,brief\na.mp4,old\n")
+    run = captioned(tmp_path / "run", meta, result(0, "A cat.", "Cat."))
+    with pytest.raises(TableError, match=r"`brief` is already there.*Rename it, or replace"):
+        merge([run.path], tmp_path / "out.csv")
+    merge([run.path], tmp_path / "out.csv", overwrite_column=True)
+    assert (tmp_path / "out.csv").read_text() == f"{HEAD}\na.mp4,A cat.,Cat.,ok,,\n"
+    for name in ("path", "caption_status", "caption_answers"):
+        config = replace(ONE, model="nano", question={name: "Who?"})
+        with pytest.raises(UsageError, match=f"--question {name}=.*vidcap's own name"):
+            caption(Request(meta, config))
+    with pytest.raises(UsageError, match="--caption-column says what --question NAME=TEXT says"):
+        caption(Request(meta, replace(TWO, model="nano"), TableOptions(caption_column="words")))
