@@ -17,9 +17,11 @@ from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.inspect import Wanted, inspect
 from vidcap_cli.inspect.gallery import make, pictures
 from vidcap_cli.inspect.gallery.strips import HEIGHT, WIDTH, Spread, Strip, read_strip
+from vidcap_cli.inspect.rules import Fault
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import make_plan
+from vidcap_cli.statuses import Flag
 from vidcap_cli.video import VideoError
 
 
@@ -151,6 +153,10 @@ def test_flags_of_captioning_and_of_inspect_stand_together(tmp_path):
     gallery(table, tmp_path / "g.html")
     names = [flag["name"] for flag in about(tmp_path / "g.html")["flags"]]
     assert [names[flag] for flag in rows(tmp_path / "g.html")["flags"][0]] == ["cut", "hdr", "news"]
+
+
+def test_every_flag_has_a_meaning():
+    assert make._MEANS.keys() == {*Flag, *Fault}
 
 
 def test_of_many_videos_flagged_ones_come_first(tmp_path, monkeypatch):

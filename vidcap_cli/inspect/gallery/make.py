@@ -32,6 +32,8 @@ _MEANS: dict[str, str] = {
     Flag.SHRUNK: "shown to the model smaller, for want of memory",
     Flag.HDR: "HDR, whose colours look pale to a model",
     Flag.ANAMORPHIC: "pixels are not square",
+    Flag.REPETITIVE: "says the same again and again",
+    Flag.RETRIED: "decoded once more, for it said the same again and again",
 }
 
 
