@@ -146,6 +146,21 @@ def test_a_table_of_the_original_scripts_has_its_statuses_told(tmp_path):
     assert found["summary"] == "4 rows · 3 captioned · 4 flagged"
 
 
+def test_what_is_no_number_is_none(tmp_path):
+    tokens = ["7", "", "many", "inf", "1e300", "nan", "-0.5"]
+    rows_ = [{"path": f"{n}.mp4", "text": "A circle.", "caption_new_tokens": value}
+             for n, value in enumerate(tokens)]  # fmt: skip
+    gallery(write(tmp_path / "t.csv", rows_), tmp_path / "g.html")
+    assert rows(tmp_path / "g.html")["numbers"]["tokens"] == [7, *[None] * 5, -0.5]
+
+
+def test_files_elsewhere_are_not_downloaded(tmp_path):
+    row = {"path": "https://localhost:1/x.mp4", "text": "A circle."}
+    gallery(write(tmp_path / "t.csv", [row]), tmp_path / "g.html")
+    assert about(tmp_path / "g.html")["strips"] == 0
+    assert rows(tmp_path / "g.html")["link"] == [""]
+
+
 def test_flags_of_captioning_and_of_inspect_stand_together(tmp_path):
     row = {"path": "x.mp4", "text": "It goes on and", "caption_status": "ok"}
     row |= {"caption_error": "", "caption_flags": "hdr,cut, news"}

@@ -207,6 +207,16 @@ def test_a_histogram_takes_a_range(page):
     assert told(page) == f"1–50 of {ROWS} rows"
 
 
+def test_the_way_to_the_captions_leaves_the_view(page):
+    page.fill("#search", "circle")
+    page.wait_for_function("() => location.hash === '#q=circle'")
+    page.focus(".skip")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "cards"
+    assert page.input_value("#search") == "circle"
+    assert page.url.endswith("#q=circle")
+
+
 def test_the_address_leads_back_to_the_view(page, chromium):
     page.check(".choice:has-text('ok') input")
     page.fill("#search", "the")

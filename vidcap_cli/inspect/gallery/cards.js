@@ -108,11 +108,11 @@ function frames(row) {
     picture.style.backgroundPosition = number > 1 ? `${(100 * at) / (number - 1)}% 0` : "0 0";
     return picture;
   });
-  const box = element(
-    "button",
-    { class: "frames", type: "button", "aria-label": `Play ${name}`, onclick: () => play(row) },
-    ...pictures,
-  );
+  const box = link
+    ? element("button", { type: "button", "aria-label": `Play ${name}`, onclick: () => play(row) })
+    : element("div", { role: "img", "aria-label": `Frames of ${name}` });
+  box.className = "frames";
+  box.append(...pictures);
   box.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
   box.style.setProperty("--shape", (columns * width) / (Math.ceil(number / columns) * height));
   return box;

@@ -16,7 +16,7 @@ function listChart(name, title, numbers, changed) {
     });
     const count = element("span", { class: "count" });
     const fill = element("span", { class: "fill", "aria-hidden": "true" });
-    const words = element("span", { class: `word ${name}-${label.replace(/\W/g, "-")}` }, label);
+    const words = element("span", {}, label);
     const item = element("label", { class: "choice", title: means }, fill, box, words, count);
     return { number, box, count, fill, item };
   });

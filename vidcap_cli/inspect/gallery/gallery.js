@@ -142,7 +142,7 @@ function setTheme(theme) {
 function storedTheme() {
   try {
     const stored = localStorage.getItem("vidcap-theme");
-    return stored in THEMES ? stored : "auto";
+    return Object.hasOwn(THEMES, stored) ? stored : "auto";
   } catch {
     return "auto";
   }
@@ -188,6 +188,10 @@ byId("theme").addEventListener("click", () => {
   setTheme(names[(now + 1) % names.length]);
 });
 byId("keys").addEventListener("click", KEYS["?"]);
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // what is after # is the view
+  byId("cards").focus();
+});
 addEventListener("hashchange", () => {
   fromAddress(location.hash.slice(1));
   syncControls();
@@ -198,7 +202,8 @@ function start() {
   setTheme(storedTheme());
   byId("title").textContent = about.title;
   byId("summary").textContent = about.summary;
-  byId("made").textContent = `${about.by} · ${about.made}`;
+  byId("made").textContent =
+    `${about.by} · ${about.made} · frames of ${counted(about.strips, "row")}`;
   const sorts = [
     ["row", "Row"],
     ["path", "Path"],

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vidcap_cli.addresses import locate
+from vidcap_cli.addresses import is_remote, locate
 from vidcap_cli.inspect.gallery.strips import Spread, Strip, read_strip
 from vidcap_cli.inspect.judging import Captions, Judged
 from vidcap_cli.inspect.videos import Video, opened
@@ -64,7 +64,7 @@ class Pictures:
 def videos_to_show(
     captions: Captions, judged: Judged, bases: Sequence[str], *, everything: bool
 ) -> dict[int, Video]:
-    """The rows that get a strip, and their videos: all, or ``STRIPS`` of them.
+    """The rows that get a strip, and their videos: all that are here, or of ``STRIPS`` rows.
 
     Half of these are rows with a flag, as far as there are so many; the others are evenly spread.
     """
@@ -75,8 +75,9 @@ def videos_to_show(
         paths = cells[PATH]
         statuses = cells.get("status", [""] * len(paths))
         for row, path, status in _these(chosen, start, paths, statuses):
-            if status not in _NO_FRAMES:
-                found[row] = locate(path, bases)
+            video = locate(path, bases)
+            if status not in _NO_FRAMES and not is_remote(video[0]):
+                found[row] = video
         start += len(paths)
     return found
 

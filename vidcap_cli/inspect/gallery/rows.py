@@ -7,6 +7,7 @@ are numbers, whose names the page gets once. Of the table a few blocks are in me
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from vidcap_cli.spans import named
 from vidcap_cli.statuses import Status
 
 PIECE = 2_048  # rows
+_MOST = 1e30  # that a number may be, and is none beyond
 _LEAST_DRAWN = 10  # values, of which a histogram says more than they do
 Numbers = dict[str, npt.NDArray[np.float32]]
 
@@ -176,10 +178,9 @@ def _fill(values: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> N
 
 def _floats(column: pa.Array) -> npt.NDArray[np.float32]:
     """Numbers of a column, also of one that holds them as text; NaN for what is none."""
-    found = np.full(len(column), np.nan, np.float32)
+    found = np.full(len(column), np.nan)
     for place, value in enumerate(column.to_pylist()):
-        try:
+        with suppress(TypeError, ValueError):  # null, empty
             found[place] = float(value)
-        except (TypeError, ValueError):  # null, empty
-            continue
-    return found
+    found[np.abs(found) > _MOST] = np.nan
+    return found.astype(np.float32)

@@ -141,7 +141,7 @@ function fromAddress(text) {
     if (range.length === 2 && !range.some(Number.isNaN)) view.ranges[name] = range;
   }
   const sort = told.get("sort");
-  view.sort = sort in SORTS || sort in rows.numbers ? sort : "row";
+  view.sort = [SORTS, rows.numbers].some((known) => Object.hasOwn(known, sort)) ? sort : "row";
   view.down = told.has("down");
   view.page = Math.max(0, (parseInt(told.get("page"), 10) || 1) - 1);
 }
