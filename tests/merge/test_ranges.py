@@ -106,10 +106,10 @@ def test_the_table_of_a_run_whose_videos_are_cut_is_its_own(tmp_path, where):
     out, left = tmp_path / "out.csv", tmp_path / "left.csv"
     found = merge([run.path], out, meta=named, missing=left)
     assert out.read_text().splitlines() == [
-        "id,path,timestamp,start,end,text,caption_status,caption_error,caption_flags",
-        '1,a.mp4,"[(0, 1), (1, 2)]",0.0,1.0,A,ok,,',
-        '1,a.mp4,"[(0, 1), (1, 2)]",1.0,2.0,B,ok,,',
-        "2,b.mp4,[],,,,missing,,",
+        "id,path,start,end,text,caption_status,caption_error,caption_flags",
+        "1,a.mp4,0.0,1.0,A,ok,,",
+        "1,a.mp4,1.0,2.0,B,ok,,",
+        "2,b.mp4,,,,missing,,",
     ]
     assert found.missing.examples[0].path == "b.mp4"
     # What is left is a table to caption.

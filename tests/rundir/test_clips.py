@@ -109,7 +109,7 @@ def test_the_scenes_of_a_video_become_rows(tmp_path, run):
     assert planned(run) == ["a.mp4#t=0,2.002", "a.mp4#t=2.002,5", "b.mp4"]
     assert plan.ranges == ("timestamp",)
     clips = pq.read_table(run.clips)
-    assert clips.column_names == ["id", "path", "timestamp", "start", "end"]
+    assert clips.column_names == ["id", "path", "start", "end"]
     assert clips["id"].to_pylist() == ["7", "7", "8"]
     assert clips["end"].to_pylist() == [2.002, 5.0, None]
     check_unchanged(plan, meta, CONFIG)

@@ -1,15 +1,15 @@
 """Clips: a META whose rows are several ranges of their video each, written out one row a range.
 
 Where a cell lists the scenes of a video, or ``--clip-length`` cuts long videos, the rows that are
-planned are not META's. They lie in ``clips.parquet`` in the run directory: META's columns, each
-row as often as it has clips, then ``start`` and ``end`` in seconds. From there on it is the table
-of the run, and no video is cut.
+planned are not META's. They lie in ``clips.parquet`` in the run directory: META's columns but the
+list, each row as often as it has clips, then ``start`` and ``end`` in seconds. From there on it is
+the table of the run, and no video is cut.
 """
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from vidcap_cli.view.progress import Progress
 Batches = Callable[[], Iterator[pa.RecordBatch]]
 
 _MOST_WORKERS = 16
+_TOGETHER = 1 << 14  # clips that are written at once
 _SHORTEST = 0.5  # of a clip's length, below which the rest of a video is no clip of its own
 
 
@@ -90,32 +91,33 @@ def write_clips(
             "clips would go; rename it"
         )
     ends = _ends(source, batches, bases, timeout, cache) if cutting.length else {}
-    kept = selectable(pa.schema([one for one in source.schema if one.name not in BOUNDS]))
+    # A list of all scenes beside each of them would be most of the table.
+    dropped = (*BOUNDS, *(source.ranges if len(source.ranges) == 1 else ()))
+    kept = selectable(pa.schema([one for one in source.schema if one.name not in dropped]))
     schema = pa.schema([*kept, *((name, pa.float64()) for name in BOUNDS)])
     row = 0
     with committing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for batch, paths in with_paths(source, batches()):
-            clips: list[Span | None] = []
-            rows: list[int] = []
             names = paths.to_pylist()
-            for number, ranges in enumerate(spans_of(source, batch, row)):
-                found = _cut(ranges, cutting, ends.get(names[number]))
-                clips += found
-                rows += [number] * len(found)
-            row += len(names)
-            columns = pa.Table.from_batches([batch.select(kept.names)]).cast(kept)
-            times = _times(clips)
-            writer.write_table(
-                pa.Table.from_arrays(
-                    [*columns.take(pa.array(rows, pa.int64())).columns, *times], schema=schema
-                )
+            found = (
+                (number, clip)
+                for number, ranges in enumerate(spans_of(source, batch, row))
+                for clip in _cut(ranges, cutting, ends.get(names[number]))
             )
+            columns = pa.Table.from_batches([batch.select(kept.names)]).cast(kept)
+            while some := list(islice(found, _TOGETHER)):
+                writer.write_table(_clips(columns, some, schema))
+            row += len(names)
 
 
-def _times(clips: Sequence[Span | None]) -> list[pa.Array]:
-    starts = [clip and clip.start for clip in clips]
-    ends = [clip and clip.end for clip in clips]
-    return [pa.array(starts, pa.float64()), pa.array(ends, pa.float64())]
+def _clips(
+    columns: pa.Table, clips: Sequence[tuple[int, Span | None]], schema: pa.Schema
+) -> pa.Table:
+    """The rows of clips, each with its row among ``columns``."""
+    rows = columns.take(pa.array([row for row, _ in clips], pa.int64()))
+    starts = pa.array([clip and clip.start for _, clip in clips], pa.float64())
+    ends = pa.array([clip and clip.end for _, clip in clips], pa.float64())
+    return pa.Table.from_arrays([*rows.columns, starts, ends], schema=schema)
 
 
 def _cut(ranges: Sequence[Span | None], cutting: Cutting, end: float | None) -> list[Span | None]:
