@@ -263,9 +263,13 @@ def test_what_is_to_be_installed_is_said(monkeypatch):
     assert unreadable("hf://datasets/a/b.mp4") is None
     assert "ftp:// files are not read" in (unreadable("ftp://x/a.mp4") or "")
     monkeypatch.setattr(access, "find_spec", lambda _: None)
-    for address in ("https://x/a.mp4", "s3://b/a.mp4", "hf://a/b/c.mp4"):
-        assert "pip install 'vidcap[remote]'; or download" in (unreadable(address) or "")
-    assert "pip install 'gcsfs'" in (unreadable("gs://b/a.mp4") or "")
+    for address, package in (
+        ("https://x/a.mp4", "'fsspec[http]'"),
+        ("s3://b/a.mp4", "s3fs"),
+        ("hf://a/b/c.mp4", "fsspec"),
+        ("gs://b/a.mp4", "gcsfs"),
+    ):
+        assert f"pip install {package}; or download them" in (unreadable(address) or "")
 
 
 # In decoder processes, with videos.

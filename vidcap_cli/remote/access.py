@@ -18,11 +18,11 @@ from vidcap_cli.video import VideoError
 _SILENT_SECONDS = 30.0  # of a connection that brings nothing
 # By scheme the package that fsspec reads it with, and how it is installed.
 _PACKAGES = {
-    "http": ("aiohttp", "vidcap[remote]"),
-    "https": ("aiohttp", "vidcap[remote]"),
-    "s3": ("s3fs", "vidcap[remote]"),
-    "s3a": ("s3fs", "vidcap[remote]"),
-    "hf": ("huggingface_hub", "vidcap[remote]"),
+    "http": ("aiohttp", "'fsspec[http]'"),
+    "https": ("aiohttp", "'fsspec[http]'"),
+    "s3": ("s3fs", "s3fs"),
+    "s3a": ("s3fs", "s3fs"),
+    "hf": ("huggingface_hub", "fsspec"),
     "gs": ("gcsfs", "gcsfs"),
     "gcs": ("gcsfs", "gcsfs"),
 }
@@ -41,9 +41,12 @@ def unreadable(address: str) -> str | None:
     scheme = address.partition(":")[0].lower()
     if scheme not in _PACKAGES:
         return f"{scheme}:// files are not read ({', '.join(_PACKAGES)} are); {INSTEAD}"
-    package, extra = _PACKAGES[scheme]
+    package, command = _PACKAGES[scheme]
     if find_spec("fsspec") is None or find_spec(package) is None:
-        return f"{scheme}:// files need more packages: pip install '{extra}'; or {INSTEAD}"
+        return (
+            f"{scheme}:// files need more packages, of the extra vidcap[remote]: pip install "
+            f"{command}; or {INSTEAD}"
+        )
     return None
 
 
