@@ -38,6 +38,10 @@ _LOOKS_LIKE_PATH = (
 )
 
 
+class RangesError(TableError):
+    """A table whose columns of ranges hold something else."""
+
+
 def open_meta(path: Path, column: str = PATH, ranges: str | None = None) -> Table:
     """Open a table of videos, whose paths are in ``column``.
 
@@ -132,7 +136,7 @@ def spans_of(table: Table, rows: Any, first: int = 0) -> Iterator[list[Span | No
         for number, cells in enumerate(zip(*columns, strict=True), first):  # noqa: B007
             yield [span(*cells)] if len(cells) == len(BOUNDS) else spans(*cells)
     except SpanError as error:
-        raise TableError(
+        raise RangesError(
             f"{table.path}: data row {number + 1}, {quoted(table.ranges)}: {error}; mend it, or "
             f"caption whole videos with --ranges {NO_RANGES}"
         ) from error

@@ -9,6 +9,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from tests.helpers.servers import Files
 from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.inspect import Wanted, inspect, meta
 from vidcap_cli.inspect.meta import LOOKED_FOR, _spread
@@ -247,3 +248,57 @@ def test_probing_that_makes_no_sense_is_refused(clips, tmp_path):
     (tmp_path / "t.csv").write_text("video\na.mp4\n")
     with pytest.raises(TableError, match="no column is called `path`"):
         inspect(tmp_path / "t.csv", Wanted(output=tmp_path / "out.csv"))
+
+
+def test_ranges_of_videos(clips, tmp_path):
+    """Each counts by itself, in the table that is written too; a file is one however often."""
+    table = tmp_path / "meta.csv"
+    video = clips["h264"]
+    table.write_text(
+        f"path,start,end\n{video},0,1\n{video},1,\n{video},1,\n{video},7,8\n{video},,\n"
+    )
+    report = inspect(table, Wanted(output=tmp_path / "out.csv"))
+    rows, videos = facts(report, "rows"), facts(report, "videos_opened")
+    assert (rows["rows"], rows["repeated_paths"], rows["file_types"]) == (5, 1, {".mp4": 5})
+    assert (videos["opened"], videos["readable"]) == (4, 3)
+    assert (videos["frames"]["min"], videos["frames"]["max"]) == (23, 48)
+    assert "no frame is shown from 7 to 8 s" in report.problems[0].text
+    with (tmp_path / "out.csv").open() as file:
+        found = [(row["start"], row["num_frames"]) for row in csv.DictReader(file)]
+    assert found == [("0", "25"), ("1", "23"), ("1", "23"), ("7", "0"), ("", "48")]
+
+
+def test_scenes_of_videos(clips, tmp_path):
+    table = tmp_path / "meta.csv"
+    table.write_text(f'path,timestamp\n{clips["h264"]},"[(0, 1), (1, 1.5)]"\n')
+    report = inspect(table)
+    assert (facts(report, "rows")["rows"], facts(report, "videos_opened")["opened"]) == (2, 2)
+    inspect(table, Wanted(output=tmp_path / "out.csv"))
+    with (tmp_path / "out.csv").open() as file:
+        assert [row["num_frames"] for row in csv.DictReader(file)] == ["48"]
+
+
+def test_columns_that_are_called_like_ranges_and_are_none(clips, tmp_path):
+    table = tmp_path / "meta.csv"
+    table.write_text(f"path,start,end\n{clips['h264']},Monday,Friday\n")
+    report = inspect(table)
+    assert report.ok
+    assert report.verdict == f"can be captioned: vidcap qwen2vl {table} --ranges none"
+    assert report.problems[0].text.startswith("data row 1, `start`, `end`: 'Monday' is no time")
+
+
+def test_videos_elsewhere_are_opened(clips, tmp_path):
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "v.mp4").write_bytes(clips["h264"].read_bytes())
+    files = Files(folder)
+    table = write_table(
+        tmp_path / "meta.csv", [files.address("v.mp4"), files.address("none.mp4"), clips["h264"]]
+    )
+    report = inspect(table)
+    files.shutdown()
+    files.server_close()
+    rows, videos = facts(report, "rows"), facts(report, "videos_opened")
+    assert (rows["missing"], rows["elsewhere"]) == (0, 2)
+    assert (videos["opened"], videos["readable"]) == (3, 2)
+    assert "missing_file: there is no such file at this address" in report.problems[0].text

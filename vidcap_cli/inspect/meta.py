@@ -26,7 +26,8 @@ from vidcap_cli.inspect.probed import check_probed, write_probed
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.videos import Video, cause_words, causes, survey, survey_sections
 from vidcap_cli.merge.columns import STATUS, CaptionColumns, caption_column
-from vidcap_cli.meta import open_meta, row_names
+from vidcap_cli.meta import RangesError, open_meta, row_names
+from vidcap_cli.options import NO_RANGES
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import FOLDER, kind_of, make_plan
 from vidcap_cli.tables import Table, open_table
@@ -82,9 +83,19 @@ def meta_report(target: Path, probing: Probing | None = None) -> Report:
         return _other_table(table, columns, error)
     if probing.output and len(videos.ranges) == 1:  # a row has one number of frames
         videos = replace(videos, ranges=())
-    column = pa.chunked_array(list(row_names(videos)), pa.string())
+    problems: tuple[Problem, ...] = ()
+    try:
+        column = pa.chunked_array(list(row_names(videos)), pa.string())
+    except RangesError as error:
+        text = str(error).removeprefix(f"{target}: ")
+        problems, videos = (Problem(text, serious=False),), replace(videos, ranges=())
+        column = pa.chunked_array(list(row_names(videos)), pa.string())
     bases = [str(target.absolute().parent), str(Path.cwd())]
-    return _report("table", target, column, bases, (columns,), videos=videos, probing=probing)
+    options = ("--ranges", NO_RANGES) if problems else ()
+    report = _report(
+        "table", target, column, bases, (columns,), videos=videos, probing=probing, options=options
+    )
+    return replace(report, problems=(*problems, *report.problems))
 
 
 def _listing(folder: Path) -> pa.ChunkedArray:
@@ -104,6 +115,7 @@ def _report(
     *,
     videos: Table | None,
     probing: Probing,
+    options: tuple[str, ...] = (),
 ) -> Report:
     rows = len(column)
     everything = probing.all_videos or probing.output is not None
@@ -141,8 +153,9 @@ def _report(
     if twice:
         problems.append(Problem(f"{count(twice, 'row')} repeat the path of another", serious=False))
     verdict = "no video of it could be opened"
+    words = ("vidcap", RECOMMENDED.command, str(target))
     if found.readable.any():
-        verdict = f"can be captioned: {shlex.join(['vidcap', RECOMMENDED.command, str(target)])}"
+        verdict = f"can be captioned: {shlex.join([*words, *options])}"
     else:
         problems.append(Problem("none of its videos gives frames"))
     if probing.output:
