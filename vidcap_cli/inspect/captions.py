@@ -151,9 +151,11 @@ def _report(
             sections.append(Section(f"{fault}, for example", tuple(facts), only_shown=True))
     verdict = f"{count(flagged, 'row')} of {total:,} {'has' if flagged == 1 else 'have'} a flag"
     problems = []
-    if flagged and not export:
-        command = shlex.join(["vidcap", "inspect", name, "--export-flagged", "flagged.csv"])
-        problems.append(Problem("to look at all of them, or to leave them out", command, False))
+    if flagged and not (export or made):
+        look = shlex.join(["vidcap", "inspect", name, "--html", "gallery.html"])
+        export_all = shlex.join(["vidcap", "inspect", name, "--export-flagged", "flagged.csv"])
+        problems.append(Problem("to look at them beside their videos", look, serious=False))
+        problems.append(Problem("all of them as a table, to leave them out", export_all, False))
     if export:
         verdict += f"; written to {export}"
     if made:
