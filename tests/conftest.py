@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.helpers.clips import make_clips
 
@@ -17,6 +18,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # start would compile MindSpore's modules anew: 8 s instead of 4.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("vidcap", deadline=None)
+settings.load_profile("vidcap")
 
 
 @pytest.fixture(scope="session")
