@@ -89,6 +89,11 @@ def test_rows_are_there_in_order_with_all_that_is_known(page, table):
     assert summary.startswith(f"{ROWS} rows · {ROWS - failures} captioned · ")
 
 
+def test_numbers_are_written_for_people(page):
+    written = page.evaluate("() => [0, -0.001, -0.456, 12345.678, 7].map(figure)")
+    assert written == ["0", "0", "−0.46", "12,345.68", "7"]
+
+
 def test_search_finds_all_its_words_and_marks_them(page, table):
     rows = rows_of(table)
     found = [n for n, row in enumerate(rows) if "circle" in row["text"] and "noise" in row["text"]]

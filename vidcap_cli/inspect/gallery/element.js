@@ -16,6 +16,9 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-const figure = (value) =>
-  value.toLocaleString("en", { maximumFractionDigits: 2 }).replace("-", "−");
+/** A number as it is read: two decimals at most. */
+function figure(value) {
+  const digits = value.toLocaleString("en", { maximumFractionDigits: 2 });
+  return digits === "-0" ? "0" : digits.replace("-", "−");
+}
 const counted = (number, thing) => `${figure(number)} ${thing}${number === 1 ? "" : "s"}`;
