@@ -125,7 +125,10 @@ def _default(option: Any) -> str:
     if isinstance(option.show_default, str):
         return option.show_default
     known = option.default is not None and not option.is_flag and option.show_default
-    return str(option.default) if known else ""
+    if not known:
+        return ""
+    several = isinstance(option.default, list | tuple)
+    return ", ".join(map(str, option.default)) if several else str(option.default)
 
 
 def test_the_committed_page_is_what_the_program_says():
