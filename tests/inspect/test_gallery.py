@@ -244,6 +244,22 @@ def test_a_run_is_shown_as_it_stands(tmp_path):
     assert about(tmp_path / "g.html")["title"] == "m.vidcap"
 
 
+def test_of_several_questions_one_is_shown(tmp_path):
+    meta = write(tmp_path / "t.csv", [{"path": "x.mp4"}])
+    run = RunDir(tmp_path / "t.vidcap")
+    asked = {"long": "Describe it", "short": "What?"}
+    make_plan(meta, run, CaptionConfig(family="qwen2vl", model="/m", question=asked))
+    run.parts.mkdir()
+    said = {"long": "A red circle moves.", "short": "A circle."}
+    result = Result(0, "x.mp4", "ok", said["long"], answers=json.dumps(said))
+    write_part(run.part(1, 0, 0, "parquet"), [result])
+    for column, text in ((None, said["long"]), ("short", said["short"])):
+        gallery(run.path, tmp_path / "g.html", caption_column=column)
+        assert rows(tmp_path / "g.html")["text"] == [text]
+    with pytest.raises(UsageError, match="captions called long, short; name one"):
+        gallery(run.path, tmp_path / "g.html", caption_column="text")
+
+
 @pytest.mark.parametrize("of_run", [False, True], ids=["table", "run"])
 def test_a_range_of_a_video_is_shown_as_one(tmp_path, clips, of_run):
     table = tmp_path / "t.csv"

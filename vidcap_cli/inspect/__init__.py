@@ -95,7 +95,8 @@ def _folder(target: Path, wanted: Wanted) -> Report:
     if RunDir(target).is_run or (wanted.watch and RunDir(target).next.is_run):
         from vidcap_cli.inspect.run import run_report  # noqa: PLC0415
 
-        wanted.only("a run directory", "failed", "watch", *_gallery_options(wanted))
+        column = ("caption_column",) if wanted.html else ()
+        wanted.only("a run directory", "failed", "watch", *column, *_gallery_options(wanted))
         if wanted.watch:
             from vidcap_cli.inspect.watch import watch  # noqa: PLC0415
 
@@ -172,4 +173,4 @@ def _gallery(wanted: Wanted) -> "Gallery | None":
 
     if wanted.html is None:
         return None
-    return Gallery(wanted.html, wanted.thumbnails, wanted.all_videos)
+    return Gallery(wanted.html, wanted.thumbnails, wanted.all_videos, wanted.caption_column)

@@ -40,12 +40,13 @@ _MEANS: dict[str, str] = {
 @dataclass(frozen=True, slots=True)
 class Gallery:
     """What is wanted: the page ``output``, and ``thumbnails`` frames of a video, of some videos or
-    of ``all_videos``.
+    of ``all_videos``. ``column`` names the captions of a run that was asked several questions.
     """
 
     output: Path
     thumbnails: int = 4
     all_videos: bool = False
+    column: str | None = None
 
     @property
     def place(self) -> Place:

@@ -7,7 +7,7 @@ questions the answers to the first are shown.
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vidcap_cli.errors import RunError
+from vidcap_cli.errors import RunError, UsageError
 from vidcap_cli.inspect.gallery.make import Gallery, make_gallery
 from vidcap_cli.inspect.judging import Captions, judge
 from vidcap_cli.merge.merge import merge
@@ -22,12 +22,20 @@ _TRIES = 4
 def make_gallery_of_run(wanted: Gallery, run: RunDir, plan: Plan) -> str:
     """Write the gallery of a run; says what is written.
 
-    Raises TableError where a part is damaged, and RunError where the disk does not give one.
+    Raises UsageError when it has no captions of the name that is wanted, TableError where a part is
+    damaged, and RunError where the disk does not give one.
     """
+    columns = plan.questions or (TEXT,)
+    column = wanted.column or columns[0]
+    if column not in columns:
+        raise UsageError(
+            f"--caption-column {column}: {run.path} has captions called {', '.join(columns)}; name "
+            "one of these."
+        )
     with TemporaryDirectory(prefix="vidcap-") as folder:
         table = Path(folder) / "captions.parquet"
         _merge(run, table)
-        captions = Captions.of(open_table(table), next(iter(plan.questions), TEXT))
+        captions = Captions.of(open_table(table), column)
         judged = judge(captions)
         return make_gallery(wanted, captions, judged, title=run.path.name, bases=plan.bases)
 
