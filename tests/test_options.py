@@ -30,6 +30,7 @@ OTHER = {
     "clip_length": 7.5,
     "stride": 2.5,
     "question": "What moves?",
+    "question_column": "ask",
     "repetition_penalty": 1.3,
     "no_repeat_ngram_size": 4,
     "retry_repetitive": True,

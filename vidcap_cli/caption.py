@@ -36,7 +36,7 @@ from vidcap_cli.merge.account import Reconciliation
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.merge.sidecars import RANGES
-from vidcap_cli.meta import open_meta
+from vidcap_cli.meta import check_questions, open_meta
 from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.options import (
     NANO,
@@ -99,7 +99,7 @@ def caption(request: Request) -> int:
     if request.run.skip_if_existing and not shown and output.is_file():
         _say(request, f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
-    _check_together(request.run, shown=shown)
+    _check_together(request.run, request.config, shown=shown)
     _check_columns(request.table, meta, request.config)
     if not request.launch.node_rank:
         _check_places(request, meta, None if shown else output)
@@ -151,12 +151,16 @@ def _job(request: Request, meta: Path, run_dir: Path, config: CaptionConfig) -> 
     )
 
 
-def _check_together(run: RunOptions, *, shown: bool) -> None:
+def _check_together(run: RunOptions, config: CaptionConfig, *, shown: bool) -> None:
     """Refuse options that say nothing together."""
     if run.quiet and run.verbose:
         raise UsageError("--quiet and --verbose are opposites; leave one out.")
     if run.extend and (run.fresh or run.dry_run or run.calibrate):
         raise UsageError("--extend goes neither with --fresh nor with --dry-run or --calibrate.")
+    if run.extend and config.question_column:
+        raise UsageError(
+            "--extend keeps captions by path alone; leave out --question-column, or it."
+        )
     if run.shard and shown:
         raise UsageError("--shard is for tables and folders, whose captions are merged in the end.")
 
@@ -208,13 +212,20 @@ def _check_columns(table: TableOptions, meta: Path, config: CaptionConfig) -> No
         everything=table.all_columns,
         questions=questions,
     )
+    if questions and config.question_column:
+        raise UsageError(
+            "--question-column goes with one question, not with several that have names."
+        )
     if kind_of(meta) == TABLE:
         opened = open_meta(meta, config.path_column, config.ranges)
         columns.check(opened)
+        if config.question_column:
+            check_questions(opened, config.question_column)
         if table.sidecar and opened.ranges:
             raise UsageError(RANGES)
-    elif config.path_column != PATH or config.ranges:
-        flag = "--path-column" if config.path_column != PATH else "--ranges"
+    elif config.path_column != PATH or config.ranges or config.question_column:
+        flag = "--question-column" if config.question_column else "--ranges"
+        flag = "--path-column" if config.path_column != PATH else flag
         raise UsageError(f"{meta}: is not a table; leave out {flag}")
     if table.sidecar and config.clip_length:
         raise UsageError(RANGES)

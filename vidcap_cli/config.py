@@ -110,6 +110,15 @@ class CaptionConfig:
             alters=True,
         ),
     ] = PROMPTS["detailed"]
+    question_column: Annotated[
+        str | None,
+        Option(
+            "Column of the table with questions for rows; where it is empty --question counts.",
+            metavar="NAME",
+            alters=True,
+            last=True,
+        ),
+    ] = None
     repetition_penalty: Annotated[
         float | None,
         Option(

@@ -95,6 +95,18 @@ def _holds_scenes(table: Table) -> bool:
     return False
 
 
+def check_questions(table: Table, column: str) -> None:
+    """Raise TableError unless ``column`` may hold the questions of rows."""
+    if column not in table.schema.names:
+        raise TableError(
+            f"{table.path}: no column is called `{column}`, as --question-column says. Columns "
+            f"found: {quoted(table.schema.names)}"
+        )
+    kind = table.schema.field(column).type
+    if not is_text(kind) and kind != pa.null():
+        raise TableError(f"{table.path}: the column `{column}` holds {kind}, not text; convert it")
+
+
 def row_names(table: Table) -> Iterator[pa.Array]:
     """Yield the names of the rows, or of the scenes that they list.
 
@@ -103,6 +115,16 @@ def row_names(table: Table) -> Iterator[pa.Array]:
     """
     for _, names in with_names(table, table.batches()):
         yield names
+
+
+def row_questions(table: Table, column: str) -> Iterator[tuple[pa.Array, pa.Array]]:
+    """Yield the names of the rows as ``row_names`` does, each with what ``column`` asks: null where
+    that is blank.
+    """
+    check_questions(table, column)
+    for batch, names in with_names(table, table.batches()):
+        asked = pc.utf8_trim_whitespace(batch.column(column).cast(pa.string()))
+        yield names, pc.if_else(pc.equal(asked, ""), pa.scalar(None, pa.string()), asked)
 
 
 def with_names(

@@ -177,6 +177,19 @@ def test_a_row_is_done_when_all_its_questions_are_answered(tmp_path, slots):
         assert all(prompt.shared for prompt in own)
 
 
+def test_a_row_is_asked_its_own_question_if_it_has_one(tmp_path):
+    engine, sizes = FakeEngine(), []
+    scene = Scene(tmp_path, engine, FakeDecoders({}), rows(3))
+    scene.rows[1].question = "What moves, and where?"
+    engine.fits = lambda size: sizes.append(size.tokens) or True
+    scene.run()
+    assert [scene.results[row]["prompt"] for row in range(3)] == [
+        "Who?", "What moves, and where?", "Who?",
+    ]  # fmt: skip
+    assert {it.row_id: len(it.prompt.ids) for it in engine.asked} == {0: 4, 1: 5, 2: 4}
+    assert sizes == [4, 4 + len("What moves, and where?"), 4]
+
+
 def test_one_question_alone_shares_nothing(tmp_path):
     engine = FakeEngine()
     scene = Scene(tmp_path, engine, FakeDecoders({}), rows(1))

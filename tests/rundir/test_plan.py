@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -239,6 +240,33 @@ def test_equal_row_count_with_other_contents_is_a_change(tmp_path, run):
         check_unchanged(plan, meta, CONFIG)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_rows_have_questions_of_their_own(tmp_path, run, suffix):
+    """A blank one is none; ranks are told, and another column is a change."""
+    meta = tmp_path / f"meta.{suffix}"
+    frame = pd.DataFrame({"path": [*"abcd"], "ask": [" Who? ", "", None, 'Say "x", y'], "n": 1})
+    (frame.to_csv if suffix == "csv" else frame.to_parquet)(meta, index=False)
+    asking = replace(CONFIG, question_column="ask")
+    plan = make_plan(meta, run, asking)
+    asked = ["Who?", None, None, 'Say "x", y']
+    assert [row["question"] for row in planned(run)] == asked
+    skip = np.array([False, True, False, False])
+    write_todo(run, plan, run.attempt(1), skip=skip)
+    found = Todo(run.attempt(1).todo).rows(0, 4)
+    assert [(row, question) for row, _, _, question in found] == [
+        (0, "Who?"), (2, None), (3, asked[3]),
+    ]  # fmt: skip
+    check_unchanged(plan, meta, asking)
+    with pytest.raises(RunChangedError, match="--question-column: 'ask' -> None"):
+        check_unchanged(plan, meta, CONFIG)
+    other = RunDir(tmp_path / "other")
+    with pytest.raises(TableError, match=r"no column is called `who`.*found: `path`, `ask`, `n`"):
+        make_plan(meta, other, replace(CONFIG, question_column="who"))
+    if suffix == "parquet":
+        with pytest.raises(TableError, match=r"`n` holds int64, not text"):
+            make_plan(meta, other, replace(CONFIG, question_column="n"))
+
+
 def test_a_plan_remembers_the_column_of_its_paths(tmp_path, run):
     meta = tmp_path / "meta.csv"
     meta.write_text("path,clip\n1,a.mp4\n2,b.mp4\n")
@@ -404,7 +432,7 @@ def test_todo_holds_what_is_left(tmp_path_factory, data):
         attempt = run.attempt(1)
         count = write_todo(run, plan, attempt, skip=skip, limit=limit, attempts_before=before)
     expected = [
-        (i, f"{i}.mp4", int(before[i]))
+        (i, f"{i}.mp4", int(before[i]), None)
         for i in range(rows if limit is None else min(limit, rows))
         if not skip[i]
     ]
@@ -419,13 +447,14 @@ def test_todo_holds_what_is_left(tmp_path_factory, data):
 def test_todo_of_everything(tmp_path, run):
     plan = make_plan(table(tmp_path), run, CONFIG)
     assert write_todo(run, plan, run.attempt(1)) == 5
-    assert Todo(run.attempt(1).todo).rows(3, 9) == [(3, "3.mp4", 0), (4, "4.mp4", 0)]
+    assert Todo(run.attempt(1).todo).rows(3, 9) == [(3, "3.mp4", 0, None), (4, "4.mp4", 0, None)]
 
 
 PEAK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
+import pandas as pd
 from vidcap_cli.addresses import resolve
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.rundir.ledger import done_mask

@@ -91,10 +91,12 @@ class Claims:
         try:
             todo = Todo(self._folder.todo)
             for chunk in chunks:
-                for row, path, attempts in todo.rows(chunk * size, min((chunk + 1) * size, rows)):
+                stop = min((chunk + 1) * size, rows)
+                for row, path, attempts, question in todo.rows(chunk * size, stop):
                     if row in done:
                         continue
                     taken = Row(row, path, attempts + 1, row in alone, row in short.smaller)
+                    taken.question = question
                     if deaths[row] >= DEATHS_TO_GIVE_UP:
                         taken.status, taken.error = Status.CRASHED, left_out(deaths[row])
                     yield taken

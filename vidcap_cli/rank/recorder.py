@@ -143,7 +143,7 @@ class Recorder:
             rank=self._number,
             reader=row.clip.reader if row.clip else None,
             model=self._config.model,
-            prompt=next(iter(self._questions.values())),
+            prompt=row.question or next(iter(self._questions.values())),
             answers=as_json(self._questions, row.said) if named else None,
             **more,
         )

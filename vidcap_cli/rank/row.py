@@ -18,6 +18,7 @@ class Row:
 
     ``attempts`` counts the launches that took it up, this one too. ``alone``: it is to be in the
     model with no other; ``smaller``: with a clip smaller than the one that memory ran out with.
+    ``question`` is its own, asked instead of that of all rows.
     The decoders give it its ``clip``, or ``status`` and ``error``, and the seconds ``decode_s``;
     the model takes ``infer_s`` for its ``prompts``, one for each question. By their numbers
     ``said`` has the answers, or why there is none, and ``first`` those that repeat themselves,
@@ -29,6 +30,7 @@ class Row:
     attempts: int
     alone: bool = False
     smaller: bool = False
+    question: str | None = None
     clip: Clip | None = None
     status: Status = Status.OK
     error: str | None = None

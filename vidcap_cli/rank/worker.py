@@ -132,8 +132,8 @@ class Rank:
         assert row.clip
         whole = row.clip.frames
         try:
-            frames = self._fitting(whole, less=row.smaller)
-            prompts = None if frames is None else self._prompts(frames)
+            frames = self._fitting(row, whole)
+            prompts = None if frames is None else self._prompts(row, frames)
         except Exception as error:  # noqa: BLE001 - it becomes the status of the row
             traceback.print_exc()  # into the rank's log
             self._recorder.failed(row, Status.MODEL_ERROR, f"{type(error).__name__}: {error}")
@@ -151,23 +151,30 @@ class Rank:
         self._waiting.extendleft(reversed(more))
         return first
 
-    def _prompts(self, frames: NDArray[np.uint8]) -> list[Prompt]:
+    def _prompts(self, row: Row, frames: NDArray[np.uint8]) -> list[Prompt]:
         """One for each question, all about the same frames."""
         first, (_, *more) = self._captioner.prompt(frames), self._questions
+        if row.question is not None:
+            return [self._captioner.asked(first, row.question)]
         if not more:
             return [first]
         prompts = (first, *(self._captioner.asked(first, question) for question in more))
         return [replace(prompt, shared=True) for prompt in prompts]
 
-    def _fitting(self, frames: NDArray[np.uint8], *, less: bool) -> NDArray[np.uint8] | None:
+    def _fitting(self, row: Row, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """``frames``, made smaller until there is memory for them; None when that never is.
 
-        ``less``: and once more then, because memory ran out with what seemed to fit.
+        And once more then, if memory ran out with what seemed to fit.
         """
         found: NDArray[np.uint8] | None = frames
-        while found is not None and not self._engine.fits(self._captioner.size(found)):
+        while found is not None and not self._fits(row, found):
             found = self._captioner.smaller(found) if self._shrink else None
-        return self._captioner.smaller(found) if less and found is not None else found
+        return self._captioner.smaller(found) if row.smaller and found is not None else found
+
+    def _fits(self, row: Row, frames: NDArray[np.uint8]) -> bool:
+        size = self._captioner.size(frames)
+        own = len((row.question or "").encode())  # as many tokens at most
+        return self._engine.fits(replace(size, tokens=size.tokens + own))
 
     def _take(self, answer: Answer) -> None:
         """Note an answer, and finish its row if that is the last one; an answer that repeats itself

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from vidcap_cli.atomic import atomic_write, committing
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError, UsageError
-from vidcap_cli.meta import BOUNDS, open_meta, row_names
+from vidcap_cli.meta import BOUNDS, open_meta, row_names, row_questions
 from vidcap_cli.options import PATH
 from vidcap_cli.remote.cache import Cache
 from vidcap_cli.remote.table import base_of
@@ -45,6 +45,7 @@ TABLE, VIDEO, FOLDER = "table", "video", "folder"
 
 GROUP = 65_536  # rows in a row group of rows.parquet
 PLANNED = pa.schema([pa.field("row_id", pa.int64(), nullable=False), ("path", pa.string())])
+ASKED = PLANNED.append(pa.field("question", pa.string()))  # where rows have questions of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +157,9 @@ def make_plan(
         table = _cut(meta, kind, table, run=run, bases=bases, config=config)
     rows = 0
     with committing(run.rows) as temporary:
-        with pq.ParquetWriter(temporary, PLANNED) as writer:
-            for part in regroup(_planned(meta, kind, table), GROUP):
+        schema = ASKED if config.question_column else PLANNED
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for part in regroup(_planned(meta, kind, table, config.question_column), GROUP):
                 writer.write_table(part, row_group_size=GROUP)
                 rows += part.num_rows
         digest = _digest_of(temporary)
@@ -377,14 +379,21 @@ def _damaged(path: Path, detail: str) -> str:
     return f"{path}: damaged ({detail}); restore it, or start over with --fresh"
 
 
-def _planned(meta: Path, kind: str, table: Table | None) -> Iterator[pa.RecordBatch]:
+def _planned(
+    meta: Path, kind: str, table: Table | None, questions: str | None = None
+) -> Iterator[pa.RecordBatch]:
     """Yield the planned rows: of ``table``, or the videos that META is otherwise."""
     start = 0
-    listed = (batch.column(0) for batch in _listed(meta, kind))
-    for found in listed if table is None else row_names(table):
-        row_ids = pa.array(np.arange(start, start + len(found), dtype=np.int64))
-        yield pa.RecordBatch.from_arrays([row_ids, found], schema=PLANNED)
-        start += len(found)
+    columns: Iterator[tuple[pa.Array, ...]]
+    if table is None:
+        columns = ((batch.column(0),) for batch in _listed(meta, kind))
+    else:
+        columns = row_questions(table, questions) if questions else zip(row_names(table))
+    for found in columns:
+        row_ids = pa.array(np.arange(start, start + len(found[0]), dtype=np.int64))
+        schema = ASKED if len(found) > 1 else PLANNED
+        yield pa.RecordBatch.from_arrays([row_ids, *found], schema=schema)
+        start += len(row_ids)
 
 
 def _listed(meta: Path, kind: str) -> Iterator[pa.RecordBatch]:

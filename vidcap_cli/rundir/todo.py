@@ -13,7 +13,9 @@ from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.plan import GROUP, PLANNED, Plan
 from vidcap_cli.tables import regroup
 
-_TODO = pa.schema([*PLANNED, pa.field("attempts", pa.int32(), nullable=False)])
+_TODO = pa.schema(
+    [*PLANNED, pa.field("attempts", pa.int32(), nullable=False), ("question", pa.string())]
+)
 
 
 def write_todo(
@@ -58,7 +60,15 @@ def _left(
             before = np.zeros(len(row_ids), np.int32)
             if attempts_before is not None:
                 before = attempts_before[row_ids].astype(np.int32)
-            full = pa.RecordBatch.from_arrays([*batch.columns, pa.array(before)], schema=_TODO)
+            asked = "question" in batch.schema.names
+            full = pa.RecordBatch.from_arrays(
+                [
+                    *batch.select(PLANNED.names).columns,
+                    pa.array(before),
+                    batch.column("question") if asked else pa.nulls(len(before), pa.string()),
+                ],
+                schema=_TODO,
+            )
             yield full.filter(pa.array(keep))
 
 
@@ -76,9 +86,11 @@ class Todo:
     def __len__(self) -> int:
         return self._rows
 
-    def rows(self, start: int, stop: int) -> list[tuple[int, str, int]]:
-        """``(row_id, path, attempts before)`` of the rows at positions ``start`` to ``stop``."""
-        found: list[tuple[int, str, int]] = []
+    def rows(self, start: int, stop: int) -> list[tuple[int, str, int, str | None]]:
+        """``(row_id, path, attempts before, own question)`` of the rows at positions ``start`` to
+        ``stop``.
+        """
+        found: list[tuple[int, str, int, str | None]] = []
         position, stop = max(start, 0), min(stop, self._rows)
         while position < stop:
             number, offset = divmod(position, self._group)
