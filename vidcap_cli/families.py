@@ -1,8 +1,9 @@
 """The model families: one table, one row a family. Who asks which family it is asks here.
 
-A row says what a command of its name offers, how its checkpoints are told and checked, and where
-its parts are: processor, vision tower, reference. Parts are written ``module:name`` within the
-package and imported when they are asked for, so the table itself costs nothing.
+A row says what its command offers, how its checkpoints are told and checked, and where its parts
+are: processor, vision tower, reference. Parts are written ``module:name`` within the package and
+imported when they are asked for, so the table itself costs nothing. A command may have several
+rows: its options are those of the first, and the ``config.json`` of a checkpoint says which holds.
 
 A new family is its processor, its tower with its sizes, what it alone checks of a ``config.json``,
 and a row.
@@ -26,8 +27,8 @@ class Family:
 
     Its ``config.json``: ``model_type``, or one of ``also_called`` when a key of ``marks`` is there
     or an architecture that begins with ``architecture``; the types of language model and tower
-    that are computed; ``check(config, text, vision, rope)`` refuses other mathematics;
-    ``placeholders``, keys of the token where the features go, and its usual id.
+    that are computed, and the tower's ``activation``; ``check(config, text, vision, rope)`` refuses
+    other mathematics; ``placeholders``, keys of the token where the features go, and its usual id.
 
     Its weights: ``renames``, prefixes in older files and in transformers 4.57; ``tower_prefix``
     there; ``tower_keys``, prefixes of the tower in any file; ``lora``, whether it may be unmerged.
@@ -57,6 +58,7 @@ class Family:
     reference_class: str
     hub_name: str
     reference: str = "engine.reference:load_published"
+    activation: str = "quick_gelu"
     model_flags: tuple[str, ...] = ()
     also_called: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
@@ -114,7 +116,7 @@ _PLLAVA = replace(
 )
 _QWEN2VL = Family(
     command="qwen2vl",
-    summary="Caption videos with Qwen2-VL, the recommended model.",
+    summary="Caption videos with Qwen2-VL or Qwen2.5-VL, the recommended models.",
     example="vidcap qwen2vl meta.csv --fps 4",
     options=("fps", "height", "width", "resize"),
     defaults={"model": "./pretrained_models/Qwen2-VL-7B-Instruct"},
@@ -134,7 +136,20 @@ _QWEN2VL = Family(
     reference_class="Qwen2VLForConditionalGeneration",
     hub_name="Qwen/Qwen2-VL-7B-Instruct",
 )
+_QWEN25VL = replace(
+    _QWEN2VL,
+    model_type="qwen2_5_vl",
+    text_types=("qwen2_5_vl_text", "qwen2_5_vl"),
+    tower_types=("qwen2_5_vl", "qwen2_5_vl_vision"),
+    activation="silu",
+    check="checkpoint.settings:check_qwen25vl",
+    processor="processors.qwen2vl:Qwen25VL",
+    tower_config="models.vision_config:Qwen25VLVisionConfig",
+    tower="models.model:qwen25vl_tower",
+    reference_class="Qwen2_5_VLForConditionalGeneration",
+)
 FAMILIES: Mapping[str, Family] = {row.command: row for row in (_LLAVA, _PLLAVA, _QWEN2VL)}
+CHECKPOINTS = (*FAMILIES.values(), _QWEN25VL)
 RECOMMENDED = _QWEN2VL
 
 
@@ -148,9 +163,17 @@ def family_of(command: str) -> Family:
 def recognised(config: Mapping[str, Any]) -> Family | None:
     """The family of a checkpoint, by its ``config.json``; None for none of them."""
     kind = str(config.get("model_type", ""))
-    marked = (row for row in FAMILIES.values() if kind in row.also_called and _marked(row, config))
-    plain = (row for row in FAMILIES.values() if kind == row.model_type)
+    marked = (row for row in CHECKPOINTS if kind in row.also_called and _marked(row, config))
+    plain = (row for row in CHECKPOINTS if kind == row.model_type)
     return next(iter((*marked, *plain)), None)
+
+
+def family_for(command: str, config: Mapping[str, Any]) -> Family:
+    """The family of a checkpoint with this ``config.json`` among those of a command, its first
+    if it is of none; raises ModelError for a command that is none.
+    """
+    first, found = family_of(command), recognised(config)
+    return found if found and found.command == command else first
 
 
 def _marked(family: Family, config: Mapping[str, Any]) -> bool:

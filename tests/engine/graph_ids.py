@@ -51,7 +51,7 @@ def prompt_of(folder: Path, case: Case, asked: Asked) -> Any:
     """The model inputs of one prompt; the question belongs to the captioner."""
     captioner = load_captioner(config_of(folder, case, asked, 1))
     if case.family == "qwen2vl":
-        return captioner.prompt(noise(*asked.clip))
+        return captioner.prompt(noise(*asked.clip), asked.seconds)
     clip = drift(*asked.clip)
     return captioner.prompt(captioner.rule.prepare(clip, len(clip)))
 
@@ -76,7 +76,7 @@ def captions(case: Case, goldens: list[dict[str, Any]]) -> list[dict[str, object
         folder = Path(place)
         (write_qwen2vl if case.family == "qwen2vl" else write_llava)(folder, case.spec)
         prompts = [prompt_of(folder, case, asked) for asked in case.asked]
-        many = case is MANY[case.family]
+        many = case is MANY[case.kind]
         engine = load_engine(config_of(folder, case, case.asked[0], SLOTS if many else 1))
         alone = [asdict(generate_all(engine, [prompt])[0]) for prompt in prompts]
         along = [logits(engine, *pair) for pair in zip(prompts, goldens, strict=True)]

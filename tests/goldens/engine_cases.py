@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from tests.goldens.cases import Video
 from tests.goldens.llava_cases import QUESTION
-from tests.helpers.tiny import TinyQwen2VL
+from tests.helpers.tiny import TinyQwen2VL, TinyQwen25VL
 from tests.helpers.tiny_llava import TinyLlava, TinyPllava
 
 NEW_TOKENS = 24
-FAMILIES = ("qwen2vl", "llava", "pllava")
+FAMILIES = ("qwen2vl", "qwen2.5vl", "llava", "pllava")
 SHORT = "?"
 CHINESE = "影片里发生了什么"
 
@@ -27,10 +27,11 @@ def words(length: int) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about a clip (seed, frames, height and width in pixels)."""
+    """A question about a clip (seed, frames, height and width in pixels) that lasts ``seconds``."""
 
     clip: Video
     question: str = QUESTION
+    seconds: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,26 @@ class Case:
 
     @property
     def family(self) -> str:
-        """The name of the model family, as ``CaptionConfig`` has it."""
+        """The name of the command, as ``CaptionConfig`` has it."""
         return self.spec.family if isinstance(self.spec, TinyLlava) else "qwen2vl"
+
+    @property
+    def kind(self) -> str:
+        """Where in ``CASES`` it is."""
+        return "qwen2.5vl" if isinstance(self.spec, TinyQwen25VL) else self.family
 
 
 def _qwen2vl(
     name: str, frames: int, height: int, width: int, spec: TinyQwen2VL, question: str = QUESTION
 ) -> Case:
     return Case(name, spec, (Asked((spec.seed, frames, height, width), question),))
+
+
+def _timed(
+    name: str, clip: tuple[int, int, int], seconds: float, spec: TinyQwen25VL,
+    question: str = QUESTION,
+) -> Case:  # fmt: skip
+    return Case(name, spec, (Asked((spec.seed, *clip), question, seconds),))
 
 
 def _llava(name: str, height: int, width: int, spec: TinyLlava, question: str = QUESTION) -> Case:
@@ -132,6 +145,46 @@ QWEN2VL += [
         (QWEN2VL[13], "another penalty than its own", 1.05, None),
     )
 ]
+
+# Windows of 112 pixels are 4 x 4 tokens of 28; those at the edges may be smaller.
+QWEN25VL = [
+    _timed("one window", (2, 112, 112), 0.5, TinyQwen25VL(seed=7101, tied=False), SHORT),
+    _timed("a smaller window", (2, 56, 84), 0.5, TinyQwen25VL(seed=6102, layers=1)),
+    _timed("windows at two edges", (4, 140, 168), 1.0, TinyQwen25VL(
+        seed=7103, tied=False, hidden=64, heads=4, kv_heads=2, mrope=(2, 3, 3), vision_depth=4,
+        whole=(1, 3))),
+    _timed("rows of windows", (4, 280, 56), 1.2, TinyQwen25VL(seed=6104, tied=False, shards=2)),
+    _timed("windows that divide the frame", (6, 224, 112), 1.5, TinyQwen25VL(
+        seed=7105, tied=False, vision_depth=3, whole=(2,), keys="new"), CHINESE),
+    _timed("windows of four tokens", (8, 84, 140), 2.0, TinyQwen25VL(
+        seed=7300, tied=False, window=56, heads=6, kv_heads=1, vision_depth=3, whole=(1,))),
+    _timed("windows of a token", (4, 84, 84), 1.0, TinyQwen25VL(
+        seed=7107, tied=False, window=28, hidden=64, heads=8, kv_heads=2, dtype="F16")),
+    _timed("windows of 100 pixels", (6, 140, 112), 1.5, TinyQwen25VL(
+        seed=6108, window=100, vision_width=64, vision_heads=4, vision_inner=100, dtype="BF16")),
+    _timed("no layer sees the frame", (4, 168, 140), 1.0, TinyQwen25VL(
+        seed=6109, whole=(), vision_depth=3, tied=False)),
+    _timed("all layers see the frame", (4, 140, 140), 1.0, TinyQwen25VL(
+        seed=6110, whole=(0, 1), heads=4, kv_heads=4, mrope=(2, 2, 2))),
+    _timed("deep tower", (4, 112, 168), 1.0, TinyQwen25VL(
+        seed=6111, vision_depth=16, whole=(3, 7, 11, 15), vision_width=48, vision_heads=3,
+        vision_inner=90, shards=3)),
+    _timed("one head of 16", (2, 168, 112), 0.7, TinyQwen25VL(
+        seed=7112, tied=False, hidden=16, mlp=40, heads=1, kv_heads=1, mrope=(2, 3, 3),
+        vision_width=16, vision_heads=1, vision_inner=30)),
+    _timed("a frame in two seconds", (8, 84, 112), 16.0, TinyQwen25VL(
+        seed=7113, tied=False, rate=4)),
+    _timed("many frames a second", (16, 56, 84), 0.9, TinyQwen25VL(seed=7114, tied=False, rate=25)),
+    _timed("positions that share a moment", (24, 56, 56), 2.3, TinyQwen25VL(
+        seed=6115, repetition_penalty=1.2)),
+    _timed("16 pairs, odd moments", (32, 84, 56), 7.7, TinyQwen25VL(
+        seed=6116, mrope=(2, 1, 1)), words(150)),
+    _timed("7 pairs of 24 x 18, odd frames", (13, 336, 252), 3.1, TinyQwen25VL(
+        seed=6117, tied=False, vision_heads=1)),
+    _timed("2 pairs of 40 x 40, penalty", (4, 560, 560), 1.0, TinyQwen25VL(
+        seed=7402, tied=False, hidden=64, heads=4, kv_heads=2, mrope=(2, 3, 3),
+        repetition_penalty=1.05)),
+]  # fmt: skip
 
 # A frame of 28 pixels a side has 4 features, one of 168 has 144.
 LLAVA = [
@@ -231,6 +284,33 @@ MANY = {
             Asked((12, 16, 84, 56), SHORT),
         ),
     ),
+    "qwen2.5vl": Case(
+        "a dozen",
+        TinyQwen25VL(
+            seed=7205,
+            hidden=64,
+            heads=4,
+            kv_heads=2,
+            mrope=(2, 3, 3),
+            tied=False,
+            vision_depth=3,
+            whole=(1,),
+        ),
+        (
+            Asked((1, 2, 56, 56), SHORT, 0.5),
+            Asked((2, 4, 140, 84), words(56), 1.0),
+            Asked((3, 2, 84, 84), words(60), 3.0),
+            Asked((4, 8, 112, 140), words(200), 2.2),
+            Asked((5, 12, 56, 112), QUESTION, 2.9),
+            Asked((6, 4, 336, 336), SHORT, 1.0),
+            Asked((7, 2, 112, 56), words(950), 0.1),
+            Asked((8, 32, 56, 56), CHINESE, 8.0),
+            Asked((9, 6, 140, 84), words(30), 1.6),
+            Asked((10, 4, 560, 560), QUESTION, 2.0),
+            Asked((11, 2, 168, 224), words(405), 0.5),
+            Asked((12, 16, 84, 140), SHORT, 5.3),
+        ),
+    ),
     "llava": Case(
         "a dozen",
         TinyLlava(seed=2442, side=84, hidden=64, heads=4, kv_heads=2),
@@ -273,6 +353,7 @@ MANY = {
 
 CASES = {
     "qwen2vl": [*QWEN2VL, MANY["qwen2vl"]],
+    "qwen2.5vl": [*QWEN25VL, MANY["qwen2.5vl"]],
     "llava": [*LLAVA, MANY["llava"]],
     "pllava": [*PLLAVA, MANY["pllava"]],
 }

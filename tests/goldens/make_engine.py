@@ -7,13 +7,18 @@
 # ///
 """Goldens of the compiled engine: greedy token ids and logits of transformers on real PyTorch.
 
-The models are those of the other goldens: transformers' Qwen2-VL and LLaVA, PLLaVA from its parts,
-in float32. Writes ``engine.json`` beside this file: for each case of ``engine_cases`` and each of
-its prompts the token ids and, at the end of the prompt and after every one of them, the raw logits
-(before the repetition penalty): the largest with their ids, the largest magnitude and the mean; and
-the mean log-probability of the caption's tokens by these logits. Run it with
-``uv run --no-project tests/goldens/make_engine.py [NAME ...]`` when a case is added; names of cases
-say which to try, and nothing is written then.
+The models are those of the other goldens: transformers' Qwen2-VL, Qwen2.5-VL and LLaVA, PLLaVA
+from its parts, in float32. Writes ``engine.json`` beside this file: for each case of
+``engine_cases`` and each of its prompts the token ids and, at the end of the prompt and after every
+one of them, the raw logits (before the repetition penalty): the largest with their ids, the largest
+magnitude and the mean; and the mean log-probability of the caption's tokens by these logits. Run it
+with ``uv run --no-project tests/goldens/make_engine.py [NAME ...]`` when a case is added; names of
+cases say which to try, and nothing is written then. Names of families say which to write; others
+stay.
+
+transformers 4.57 rounds ``second_per_grid_ts`` down before it multiplies it by
+``tokens_per_second``, so that at four frames a second all moments are one; 5.24 rounds the product,
+as Qwen2.5-VL was published. So 4.57 is told the product as its ``tokens_per_second`` here.
 """
 
 import json
@@ -24,6 +29,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 HERE = Path(__file__).parent
@@ -35,6 +41,7 @@ from transformers import (
     CLIPImageProcessor,
     LlamaTokenizerFast,
     LlavaForConditionalGeneration,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
 )
 
@@ -69,6 +76,12 @@ def loaded(kind: Any, folder: Path) -> Any:
 
 def qwen2vl(folder: Path, case: Case) -> tuple[Any, Ask]:
     """The model of a checkpoint, and what makes its inputs."""
+    ask = qwen_inputs(folder, case)
+    return loaded(Qwen2VLForConditionalGeneration, folder), ask
+
+
+def qwen_inputs(folder: Path, case: Case) -> Ask:
+    """Write a checkpoint of Qwen2-VL or Qwen2.5-VL: what makes its inputs."""
     write_qwen2vl(folder, case.spec)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
@@ -87,7 +100,20 @@ def qwen2vl(folder: Path, case: Case) -> tuple[Any, Ask]:
             "video_grid_thw": torch.tensor([grid]),
         }
 
-    return loaded(Qwen2VLForConditionalGeneration, folder), ask
+    return ask
+
+
+def qwen25vl(folder: Path, case: Case) -> tuple[Any, Ask]:
+    """The same; positions in time are those of the clip that is asked about."""
+    ask = qwen_inputs(folder, case)
+    model = loaded(Qwen2_5_VLForConditionalGeneration, folder)
+
+    def timed(asked: Asked) -> Inputs:
+        seconds = float(np.float32(2 * asked.seconds / asked.clip[1]))
+        model.model.config.vision_config.tokens_per_second = case.spec.rate * seconds
+        return ask(asked)
+
+    return model, timed
 
 
 def llava(folder: Path, case: Case) -> tuple[Any, Ask]:
@@ -213,7 +239,7 @@ def short(value: torch.Tensor) -> float:
 def answers(case: Case) -> list[dict[str, object]]:
     """One golden for each prompt of ``case``."""
     eos = (258, 256) if case.family == "qwen2vl" else (case.spec.eos_token,)
-    make = {"qwen2vl": qwen2vl, "llava": llava, "pllava": pllava}[case.family]
+    make = {"qwen2vl": qwen2vl, "qwen2.5vl": qwen25vl, "llava": llava, "pllava": pllava}[case.kind]
     with TemporaryDirectory() as place, torch.no_grad():
         model, ask = make(Path(place), case)
         return [golden(model, ask(asked), eos, case) for asked in case.asked]
@@ -222,7 +248,7 @@ def answers(case: Case) -> list[dict[str, object]]:
 def summary(case: Case, prompts: list[dict[str, Any]]) -> str:
     """A line about each prompt: its length, how it ends and how clear the choices were."""
     lines = [
-        f"{case.family} {case.name}: {p['prompt_tokens']} + {len(p['ids'])} {p['finish']}, "
+        f"{case.kind} {case.name}: {p['prompt_tokens']} + {len(p['ids'])} {p['finish']}, "
         f"{len(set(p['ids']))} different, lead {p['lead']:.2g}"
         + ("" if p["lead"] > LEAD else ": TOO NEAR, take another seed")
         for p in prompts
@@ -232,9 +258,15 @@ def summary(case: Case, prompts: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Write the file, a line for each prompt, or try the cases that are named."""
-    named, sections, near = sys.argv[1:], [], False
+    families = [name for name in sys.argv[1:] if name in CASES]
+    named, sections, near = [name for name in sys.argv[1:] if name not in CASES], [], False
+    before = (HERE / "engine.json").read_text()
     for family, cases in CASES.items():
         lines = []
+        if families and family not in families:
+            start = before.index(f'"{family}": [\n')
+            sections.append(before[start : before.index("\n]", start) + 2])
+            continue
         for case in cases:
             if named and case.name not in named:
                 continue

@@ -48,10 +48,72 @@ class TinyQwen2VL:
     dtype: str = "F32"
     repetition_penalty: float = 1.0
 
+    model_type = "qwen2_vl"
+    architecture = "Qwen2VLForConditionalGeneration"
+
     @property
     def vocab(self) -> int:
         """256 bytes and the special tokens, padded to a multiple of 8."""
         return 264
+
+    def vision_config(self) -> dict[str, object]:
+        """The tower's settings."""
+        return {
+            "depth": self.vision_depth,
+            "embed_dim": self.vision_width,
+            "mlp_ratio": 4,
+            "num_heads": self.vision_heads,
+            "in_chans": 3,
+            "hidden_size": self.hidden,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "spatial_patch_size": 14,
+            "temporal_patch_size": 2,
+        }
+
+    def vision_mlp(self) -> dict[str, tuple[int, int]]:
+        """The products of an MLP of the tower."""
+        inner = 4 * self.vision_width
+        return {"fc1": (inner, self.vision_width), "fc2": (self.vision_width, inner)}
+
+
+@dataclass(frozen=True)
+class TinyQwen25VL(TinyQwen2VL):
+    """The same of a Qwen2.5-VL: windows of ``window`` pixels but in the layers ``whole``, and
+    ``rate`` positions a second.
+    """
+
+    vision_inner: int = 44
+    window: int = 112
+    whole: tuple[int, ...] = (1,)
+    rate: int = 2
+
+    model_type = "qwen2_5_vl"
+    architecture = "Qwen2_5_VLForConditionalGeneration"
+
+    def vision_config(self) -> dict[str, object]:
+        """The tower's settings."""
+        return {
+            "depth": self.vision_depth,
+            "hidden_act": "silu",
+            "hidden_size": self.vision_width,
+            "intermediate_size": self.vision_inner,
+            "num_heads": self.vision_heads,
+            "in_chans": 3,
+            "out_hidden_size": self.hidden,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "spatial_patch_size": 14,
+            "window_size": self.window,
+            "fullatt_block_indexes": list(self.whole),
+            "tokens_per_second": self.rate,
+            "temporal_patch_size": 2,
+        }
+
+    def vision_mlp(self) -> dict[str, tuple[int, int]]:
+        """SwiGLU."""
+        inner = (self.vision_inner, self.vision_width)
+        return {"gate_proj": inner, "up_proj": inner, "down_proj": inner[::-1]}
 
 
 def write_qwen2vl(folder: Path, spec: TinyQwen2VL) -> Path:
@@ -59,7 +121,7 @@ def write_qwen2vl(folder: Path, spec: TinyQwen2VL) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     ids = {name: 256 + index for index, name in enumerate(SPECIAL_TOKENS)}
     config = {
-        "architectures": ["Qwen2VLForConditionalGeneration"],
+        "architectures": [spec.architecture],
         "attention_dropout": 0.0,
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
@@ -74,7 +136,7 @@ def write_qwen2vl(folder: Path, spec: TinyQwen2VL) -> Path:
         "intermediate_size": spec.mlp,
         "max_position_embeddings": 32768,
         "max_window_layers": spec.layers,
-        "model_type": "qwen2_vl",
+        "model_type": spec.model_type,
         "num_attention_heads": spec.heads,
         "num_hidden_layers": spec.layers,
         "num_key_value_heads": spec.kv_heads,
@@ -85,18 +147,7 @@ def write_qwen2vl(folder: Path, spec: TinyQwen2VL) -> Path:
         "torch_dtype": {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[spec.dtype],
         "use_cache": True,
         "use_sliding_window": False,
-        "vision_config": {
-            "depth": spec.vision_depth,
-            "embed_dim": spec.vision_width,
-            "mlp_ratio": 4,
-            "num_heads": spec.vision_heads,
-            "in_chans": 3,
-            "hidden_size": spec.hidden,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "spatial_patch_size": 14,
-            "temporal_patch_size": 2,
-        },
+        "vision_config": spec.vision_config(),
         "rope_scaling": {"type": "mrope", "mrope_section": list(spec.mrope)},
         "vocab_size": spec.vocab,
     }
@@ -158,17 +209,17 @@ def qwen2vl_weights(spec: TinyQwen2VL) -> dict[str, np.ndarray]:
     norm(f"{text}.norm", spec.hidden, bias=False)
     if not spec.tied:
         weights["lm_head.weight"] = rng.normal(0, 1, (spec.vocab, spec.hidden))
-    width = spec.vision_width
+    width, biased = spec.vision_width, not isinstance(spec, TinyQwen25VL)
     weights[f"{visual}.patch_embed.proj.weight"] = rng.normal(0, 0.04, (width, 3, 2, 14, 14))
     for index in range(spec.vision_depth):
         block = f"{visual}.blocks.{index}"
-        norm(f"{block}.norm1", width, bias=True)
-        norm(f"{block}.norm2", width, bias=True)
+        norm(f"{block}.norm1", width, bias=biased)
+        norm(f"{block}.norm2", width, bias=biased)
         linear(f"{block}.attn.qkv", 3 * width, width, bias=True)
         linear(f"{block}.attn.proj", width, width, bias=True)
-        linear(f"{block}.mlp.fc1", 4 * width, width, bias=True)
-        linear(f"{block}.mlp.fc2", width, 4 * width, bias=True)
-    norm(f"{visual}.merger.ln_q", width, bias=True)
+        for name, (rows, columns) in spec.vision_mlp().items():
+            linear(f"{block}.mlp.{name}", rows, columns, bias=True)
+    norm(f"{visual}.merger.ln_q", width, bias=biased)
     linear(f"{visual}.merger.mlp.0", 4 * width, 4 * width, bias=True)
     linear(f"{visual}.merger.mlp.2", spec.hidden, 4 * width, bias=True)
     return {name: weight.astype(np.float32) for name, weight in weights.items()}

@@ -151,6 +151,22 @@ def test_swiglu_mlp(kernels):
     close(both(swiglu_mlp, x, *kept), expected)
 
 
+def test_swiglu_with_biases(kernels):
+    x, gate, up = normal(3, 8), normal(20, 8), normal(20, 8, seed=1)
+    biases = normal(20), normal(20, seed=1)
+    inner = x @ gate.T + biases[0]
+    expected = inner / (1 + np.exp(-inner)) * (x @ up.T + biases[1])
+    count, gates = kernels.gate_tensors, [gate, up]
+    if count == 1:
+        gates, biases = [np.concatenate(gates)], [np.concatenate(biases)]
+
+    def swiglu(x, *tensors) -> Tensor:
+        return kernels.swiglu(x, tensors[:count], tensors[count:])
+
+    kept = (kernels.weight(weight, ms.float32).asnumpy() for weight in gates)
+    close(both(swiglu, x, *kept, *biases), expected)
+
+
 def test_rope_turns_each_pair_of_queries_and_keys_by_its_angle(kernels):
     head_dim, q_heads, kv_heads, theta = 8, 3, 2, 100.0
     widths = q_heads * head_dim, kv_heads * head_dim
@@ -208,6 +224,28 @@ def test_patches_see_their_own_sequence_without_its_padding(kernels, patches):
         np.testing.assert_allclose(
             found[number], attended(q[rows], k[seen], v[seen]), rtol=2e-5, atol=2e-5
         )
+
+
+@pytest.mark.parametrize(
+    "windows", [[(1, 24)], [(2, 8), (1, 4)], [(1, 16), (2, 3)], [(4, 4), (1, 3), (2, 2), (1, 1)]]
+)
+def test_patches_see_their_window(kernels, windows):
+    batch, padded, heads = 2, 24, 2
+    q, k, v = (normal(batch * padded, heads * 32, seed=seed) for seed in range(3))
+    mask = kernels.window_mask(np.array(windows), padded, batch, heads)
+
+    def vit_attention(q, k, v, mask) -> Tensor:
+        return kernels.vit_attention(q, k, v, batch=batch, heads=heads, mask=mask)
+
+    found = both(vit_attention, q, k, v, mask.asnumpy()).asnumpy()
+    assert np.isfinite(found).all()
+    lengths = np.repeat(*np.array(windows).T[::-1])
+    for sequence in range(batch):
+        ends = sequence * padded + np.cumsum(lengths)
+        for end, length in zip(ends, lengths, strict=True):
+            rows = slice(end - length, end)
+            expected = attended(q[rows], k[rows], v[rows])
+            np.testing.assert_allclose(found[rows], expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("rows", [5, 300])

@@ -52,8 +52,10 @@ def product(
         library.pack(pointer(weight), pointer(to), *sizes, kind)
     y = np.full((rows, n), np.nan, np.float32)
     both = (ctypes.c_void_p * 2)(*(it.ctypes.data for it in kept))
+    biases = bias if isinstance(bias, tuple) else (bias, None)
+    biases = (ctypes.c_void_p * 2)(*(it if it is None else it.ctypes.data for it in biases))
     library.multiply(
-        pointer(x), both, pointer(bias), pointer(residual), pointer(y), ctypes.c_int64(rows),
+        pointer(x), both, biases, pointer(residual), pointer(y), ctypes.c_int64(rows),
         *sizes, kind, ACTIVATIONS.index(activation or ("swiglu" if len(weights) == 2 else None)),
     )  # fmt: skip
     return y
@@ -148,6 +150,37 @@ def test_what_becomes_of_a_product(library):
             np.testing.assert_allclose(found, result + residual, rtol=0, atol=1e-4)
             found = product(library, x, [weight], "bfloat16", bias, None, activation)
             np.testing.assert_allclose(found, result, rtol=0, atol=1e-4)
+
+
+def test_swiglu_with_a_bias_of_each_product(library):
+    rng = np.random.default_rng(5)
+    for rows, n in ((1, 37), (3, 37), (40, 64)):
+        x, gate, up = (rng.normal(0, 1, (size, 16)).astype(np.float32) for size in (rows, n, n))
+        biases = tuple(rng.normal(0, 1, (2, n)).astype(np.float32))
+        gate, up = rounded(gate, "bfloat16"), rounded(up, "bfloat16")
+        inner = x.astype(np.float64) @ gate.T + biases[0]
+        expected = inner / (1 + np.exp(-inner)) * (x.astype(np.float64) @ up.T + biases[1])
+        found = product(library, x, [gate, up], "bfloat16", biases)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("head_dim", [7, 80])
+@pytest.mark.parametrize(
+    "windows", [[(1, 50)], [(3, 16)], [(5, 8), (2, 4), (1, 2)], [(1, 1), (0, 0), (1, 49)]]
+)
+def test_patches_attend_to_their_own_window(library, windows, head_dim):
+    rng, heads, patches = np.random.default_rng([len(windows), head_dim]), 3, 50
+    q, k, v = rng.normal(0, 1, (3, 2, patches, heads, head_dim)).astype(np.float32)
+    found = call(library, "window_attention", q, k, v, np.array(windows, np.int32))
+    for sequence, head in np.ndindex(2, heads):
+        end = 0
+        for many, length in windows:
+            for _ in range(many):
+                one = sequence, slice(end, end + length), head
+                expected = attended(q[one], k[one], v[one], np.zeros(length, bool))
+                np.testing.assert_allclose(found[one], expected, rtol=0, atol=5e-5)
+                end += length
+        assert not found[sequence, end:, head].any()
 
 
 @pytest.mark.parametrize("head_dim", [7, 16, 64, 80])

@@ -34,9 +34,12 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -198,6 +201,14 @@ class Prompts:
         text = world.sentence(clip, "qwen2vl", question)
         return [*self.tokenizer.encode(text, add_special_tokens=False).ids, self.end]
 
+    def positions(self, ids: Tensor, grid: Tensor, examples: list[Example]) -> Tensor:
+        """M-RoPE positions ``[3, clips, tokens]`` of rows like ``ids`` ``[1, tokens]``.
+
+        The frames come before the question: every row has the same.
+        """
+        positions, _ = self.model.model.get_rope_index(ids, video_grid_thw=grid)
+        return positions.expand(-1, len(examples), -1)
+
     def batch(self, examples: list[Example], brief: int) -> Batch:
         """A batch in which the first ``brief`` clips are asked the brief question too."""
         count, height, width, _ = examples[0].frames.shape
@@ -213,17 +224,16 @@ class Prompts:
         for row, (prompt, answer) in enumerate(rows):
             ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
             answers[row, len(prompt) - 1 : len(prompt) + len(answer) - 1] = True
-        # The frames come before the question: every row has the same positions.
-        shape = torch.tensor([[pairs, *grid]])
-        positions, _ = self.model.model.get_rope_index(ids[:1], video_grid_thw=shape)
+        clip_of_row = [n for n, _ in asked]
+        positions = self.positions(ids[:1], torch.tensor([[pairs, *grid]]), examples)
         first = prompts[world.DETAIL].index(self.video)
         return Batch(
             patches=torch.cat([_patches(example.frames) for example in examples]),
             pairs=pairs,
             grid=grid,
             ids=ids,
-            clip_of_row=[n for n, _ in asked],
-            positions=positions.expand(-1, len(rows), -1),
+            clip_of_row=clip_of_row,
+            positions=positions[:, clip_of_row],
             answers=answers,
             visual=slice(first, first + tokens),
             examples=examples,
@@ -347,20 +357,31 @@ def _whereabouts(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return both.mean(2), both[:, :, 1] - both[:, :, 0], torch.tensor(radii, dtype=torch.float32)
 
 
-def train(steps: int, cache: Path, pool_size: int, out: Path, share: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What differs between models that are trained like this one.
+
+    ``see(model, batch)`` are visual tokens; ``batches(seed)`` are endless, of shortened clips for
+    seed 0.
+    """
+
+    prompts: Prompts
+    see: Callable[[Any, Batch], Tensor]
+    batches: Callable[[int], Iterator[list[Example]]]
+    save: Callable[[Any, Tokenizer, Path], None]
+
+
+def train(steps: int, recipe: Recipe, out: Path) -> None:
     """Train for ``steps`` steps and save the checkpoint to ``out``, also now and then before."""
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    model = make_model(tokenizer)
+    prompts = recipe.prompts
+    model, tokenizer = prompts.model, prompts.tokenizer
     guide = Guide()
-    prompts = Prompts(tokenizer, model)
-    filed = training.pool(RULE, pool_size, cache)
     named = list(model.named_parameters())
     matrices = [p for name, p in named if p.ndim >= 2 and "embed_tokens" not in name]
     others = [p for name, p in named if p.ndim < 2 or "embed_tokens" in name]
     muon = Muon(matrices, lr=0.02)
     adam = torch.optim.AdamW([*others, *guide.parameters()], lr=3e-3, weight_decay=0.0)
-    short, full = (batches_of(filed, share, seed) for seed in (0, 1))
+    short, full = recipe.batches(0), recipe.batches(1)
     started, right, losses = time.monotonic(), [], []
     for step in range(steps):
         factor = training.schedule(step, steps)
@@ -371,7 +392,7 @@ def train(steps: int, cache: Path, pool_size: int, out: Path, share: float) -> N
         stream = short if step < SHORT_SHARE * steps else full
         for examples in itertools.islice(stream, BATCHES):
             batch = prompts.batch(examples, brief=BATCH // 2)
-            seen = see(model, batch)
+            seen = recipe.see(model, batch)
             loss, exact, middle = answer_loss(model, batch, seen)
             aux_parts = guide(batch, seen, middle)
             ((loss + guidance * aux_parts.sum()) / BATCHES).backward()
@@ -389,7 +410,7 @@ def train(steps: int, cache: Path, pool_size: int, out: Path, share: float) -> N
             )
             right, losses = [], []
         if step % 300 == 299 or step == steps - 1:
-            save(model, tokenizer, out)
+            recipe.save(model, tokenizer, out)
 
 
 def batches_of(filed: list[Example], share: float, seed: int) -> Iterator[list[Example]]:
@@ -400,7 +421,13 @@ def batches_of(filed: list[Example], share: float, seed: int) -> Iterator[list[E
     return training.batches(examples, BATCH, lambda example: example.frames.shape)
 
 
-def save(model: Qwen2VLForConditionalGeneration, tokenizer: Tokenizer, out: Path) -> None:
+def save(
+    model: Any,
+    tokenizer: Tokenizer,
+    out: Path,
+    settings: dict[str, object] | None = None,
+    processor_class: str = "Qwen2VLProcessor",
+) -> None:
     """Write the checkpoint as the hub has it: its key names, tied embeddings, float16."""
     out.mkdir(parents=True, exist_ok=True)
     weights = {}
@@ -428,7 +455,7 @@ def save(model: Qwen2VLForConditionalGeneration, tokenizer: Tokenizer, out: Path
     bounds = {"shortest_edge": RULE.min_pixels, "longest_edge": RULE.max_pixels}
     pixels = {"min_pixels": RULE.min_pixels, "max_pixels": RULE.max_pixels}
     files = {
-        "config.json": config(tokenizer),
+        "config.json": settings or config(tokenizer),
         "generation_config.json": {
             "bos_token_id": ids["<|endoftext|>"],
             "do_sample": False,
@@ -441,14 +468,14 @@ def save(model: Qwen2VLForConditionalGeneration, tokenizer: Tokenizer, out: Path
             **processor,
             **pixels,
             "image_processor_type": "Qwen2VLImageProcessor",
-            "processor_class": "Qwen2VLProcessor",
+            "processor_class": processor_class,
         },
         "video_preprocessor_config.json": {
             **processor,
             "size": bounds,
             "frame_bounds": [RULE.min_pixels, RULE.max_pixels],
             "video_processor_type": "Qwen2VLVideoProcessor",
-            "processor_class": "Qwen2VLProcessor",
+            "processor_class": processor_class,
         },
         "tokenizer_config.json": {
             "add_prefix_space": False,
@@ -489,7 +516,9 @@ def load(folder: Path) -> tuple[Qwen2VLForConditionalGeneration, Prompts]:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A way to caption, right or wrong on purpose."""
+    """A way to caption, right or wrong on purpose; ``spoil`` is given the prompts and their model
+    and puts them right again.
+    """
 
     fps: float = 4.0
     swapped: bool = False  # BGR for RGB
@@ -498,6 +527,7 @@ class Variant:
     mrope: bool = True
     raster: bool = False  # patches in raster order, not in groups of four
     codec: str = "h264"
+    spoil: Callable[[Prompts], AbstractContextManager[None]] = nullcontext
 
 
 VARIANTS = {
@@ -522,7 +552,7 @@ class HeldOut:
         """Clip number ``index``."""
         return training.clip_of(self.stream, index)
 
-    def frames(self, index: int, variant: Variant) -> tuple[world.Clip, NDArray[np.uint8]]:
+    def example(self, index: int, variant: Variant) -> Example:
         """A clip and its frames, resized as the product does it."""
         clip = self.clip(index)
         key = (index, variant.codec)
@@ -532,18 +562,20 @@ class HeldOut:
             self.files[key] = file.getvalue()
         rule = replace(RULE, fps=variant.fps)
         chosen = rule.indices(clip.frames, clip.rate)
-        return clip, rule.prepare(world.read(io.BytesIO(self.files[key]), chosen), len(chosen))
+        frames = world.read(io.BytesIO(self.files[key]), chosen)
+        return Example(clip, rule.prepare(frames, len(chosen)), chosen)
 
 
 @torch.no_grad()
 def caption(
-    model: Qwen2VLForConditionalGeneration,
+    model: Any,
     prompts: Prompts,
-    frames: NDArray[np.uint8],
+    example: Example,
     question: str,
     variant: Variant,
 ) -> str:
     """The greedy answer of transformers' model, all its own code but the preprocessing."""
+    frames = example.frames
     if variant.swapped:
         frames = frames[..., ::-1]
     if variant.reversed:
@@ -563,7 +595,7 @@ def caption(
         "pixel_values_videos": torch.from_numpy(patches),
         "video_grid_thw": torch.tensor([grid]),
     }
-    positions, _ = model.model.get_rope_index(tokens, video_grid_thw=video["video_grid_thw"])
+    positions = prompts.positions(tokens, video["video_grid_thw"], [example])
     if not variant.mrope:
         positions = torch.arange(start).expand(3, 1, -1)
     cache = None
@@ -586,17 +618,23 @@ def caption(
     return str(prompts.tokenizer.decode(ids[start:]))
 
 
-def measure(folder: Path, clips: int, report: Path) -> None:
+def measure(
+    model: Any,
+    prompts: Prompts,
+    clips: int,
+    report: Path,
+    variants: Mapping[str, Variant],
+) -> None:
     """Measure a checkpoint on held-out clips through real files; write and print the report."""
-    model, prompts = load(folder)
     held_out = HeldOut()
 
     def right(count: int, question: str, variant: Variant) -> list[bool]:
         exact = []
         for index in range(count):
-            clip, frames = held_out.frames(index, variant)
-            said = caption(model, prompts, frames, question, variant)
-            truth = world.sentence(clip, "qwen2vl", question)
+            example = held_out.example(index, variant)
+            with variant.spoil(prompts):
+                said = caption(model, prompts, example, question, variant)
+            truth = world.sentence(example.clip, "qwen2vl", question)
             exact.append(said == truth)
             if variant == Variant() and said != truth:
                 print(f"  wrong: {truth}\n     is: {said}")
@@ -605,7 +643,7 @@ def measure(folder: Path, clips: int, report: Path) -> None:
     few = min(100, clips)
     moves = [held_out.clip(index).motion != "still" for index in range(few)]
     detail = right(clips, world.DETAIL, Variant())
-    spoilt = {name: right(few, world.DETAIL, variant) for name, variant in VARIANTS.items()}
+    spoilt = {name: right(few, world.DETAIL, variant) for name, variant in variants.items()}
     figures = {
         "clips": clips,
         "detail": _share(detail),
@@ -644,8 +682,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.steps:
-        train(options.steps, options.cache, options.pool, options.out, options.share)
-    measure(options.out, options.clips, options.report)
+        torch.manual_seed(0)
+        tokenizer = make_tokenizer()
+        model = make_model(tokenizer)
+        filed = training.pool(RULE, options.pool, options.cache)
+        batches = partial(batches_of, filed, options.share)
+        train(options.steps, Recipe(Prompts(tokenizer, model), see, batches, save), options.out)
+    measure(*load(options.out), options.clips, options.report, VARIANTS)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import io
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -145,7 +145,7 @@ def shortened(examples: Iterator[Example], seed: int) -> Iterator[Example]:
         count = min(dice.choice((6, 8)), len(example.indices))
         first = dice.randint(0, len(example.indices) - count)
         part = slice(first, first + count)
-        yield Example(example.clip, example.frames[part], example.indices[part])
+        yield replace(example, frames=example.frames[part], indices=example.indices[part])
 
 
 def make_tokenizer(texts: Sequence[str], special: Sequence[str]) -> Tokenizer:

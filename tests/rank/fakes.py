@@ -66,7 +66,7 @@ class FakeCaptioner:
 
     rule = None
 
-    def prompt(self, frames: np.ndarray) -> Prompt:
+    def prompt(self, frames: np.ndarray, seconds: float | None = None) -> Prompt:
         if frames.shape[1] == 3:
             raise ValueError("three pixels are no picture")
         return Prompt(np.arange(len(frames)), {})

@@ -18,7 +18,7 @@ from vidcap_cli.checkpoint.lora import Scaling, Source, canonical, merged
 from vidcap_cli.checkpoint.shares import WHOLE, Share, ways
 from vidcap_cli.checkpoint.weights import Tensor, Weights
 from vidcap_cli.errors import ModelError
-from vidcap_cli.families import Family, family_of, part
+from vidcap_cli.families import Family, family_for, part
 from vidcap_cli.models.decoder_config import DecoderConfig
 
 _HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
@@ -56,7 +56,7 @@ class Layout:
             stored.check_floats()
             settings = read_json(folder / "config.json")
             text = DecoderConfig.read(settings)
-            row = family_of(family)
+            row = family_for(family, settings)
             tower: Tower = part(row.tower_config).read(settings, text.hidden)
             _check_lora(folder, row, stored)
             tensors, text = _head(stored, text)
@@ -76,7 +76,7 @@ class Layout:
         Raises ModelError for settings that are not computed.
         """
         settings = read_json(folder / "config.json")
-        row = family_of(family)
+        row = family_for(family, settings)
         try:
             text = DecoderConfig.read(settings)
             tower: Tower = part(row.tower_config).read(settings, text.hidden)

@@ -1,9 +1,9 @@
 """What a ``config.json`` asks of the mathematics, checked before any weight is read.
 
-The engines compute the Llama and Qwen2-VL language models, CLIP and Qwen2-VL's tower, and nothing
-else. A key that would change what they compute is refused by name and value, never passed over:
-the captions would be wrong without a word. Files of transformers 4 and 5 are both read; 5 keeps
-``rope_theta`` and ``rope_scaling`` together in ``rope_parameters``.
+The engines compute the Llama and Qwen2-VL language models, CLIP and the towers of Qwen2-VL and
+Qwen2.5-VL, and nothing else. A key that would change what they compute is refused by name and
+value, never passed over: the captions would be wrong without a word. Files of transformers 4 and 5
+are both read; 5 keeps ``rope_theta`` and ``rope_scaling`` together in ``rope_parameters``.
 """
 
 from collections.abc import Mapping
@@ -54,12 +54,14 @@ _MOST_OF_TOWER = {
     "patch_size": 1 << 10,
     "spatial_merge_size": 64,
     "temporal_patch_size": 64,
+    "out_hidden_size": 1 << 17,
+    "window_size": 1 << 14,
 }
 _TOKENS = ("image_token_index", "image_token_id", "video_token_id")
 _IDS = _MOST["vocab_size"]
 _LEAST = 1e-30  # of numbers above 0
 _NUMBERS = ("rms_norm_eps", "rope_theta")
-_NUMBERS_OF_TOWER = ("layer_norm_eps", "mlp_ratio")
+_NUMBERS_OF_TOWER = ("layer_norm_eps", "mlp_ratio", "tokens_per_second")
 _YES_OR_NO = ("tie_word_embeddings", "multimodal_projector_bias")
 # The patches that frames are cut into are these.
 _FRAMES_OF_QWEN2_VL = {
@@ -93,7 +95,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
     if text is not config:
         _known("text_config.model_type", text.get("model_type"), family.text_types)
     _of_text(text)
-    _of_tower(vision)
+    _of_tower(vision, family)
     for key in _TOKENS:
         if (value := config.get(key)) is not None:
             whole(f"config.json: {key}", value, 0, _IDS)
@@ -122,8 +124,8 @@ def _of_text(text: Mapping[str, Any]) -> None:
             number(f"config.json: {key}", value, _LEAST)
 
 
-def _of_tower(vision: Mapping[str, Any]) -> None:
-    _known("vision_config.hidden_act", vision.get("hidden_act"), ("quick_gelu",))
+def _of_tower(vision: Mapping[str, Any], family: Family) -> None:
+    _known("vision_config.hidden_act", vision.get("hidden_act"), (family.activation,))
     _sizes(vision, _MOST_OF_TOWER, "vision_config.")
     for key in _NUMBERS_OF_TOWER:
         if (value := vision.get(key)) is not None:
@@ -201,6 +203,21 @@ def check_qwen2vl(
             f"config.json: mrope_section {list(rope.sections)} does not make up half a head "
             f"({hidden // heads} numbers)."
         )
+
+
+def check_qwen25vl(
+    config: Mapping[str, Any], text: Mapping[str, Any], vision: Mapping[str, Any], rope: Rope
+) -> None:
+    """Raise ModelError for what Qwen2.5-VL does not compute: what Qwen2-VL does not either, or
+    windows that are none.
+    """
+    check_qwen2vl(config, text, vision, rope)
+    least = _FRAMES_OF_QWEN2_VL["patch_size"] * _FRAMES_OF_QWEN2_VL["spatial_merge_size"]
+    if (side := vision.get("window_size")) is not None:
+        whole("config.json: vision_config.window_size", side, least, _MOST_OF_TOWER["window_size"])
+    layers = vision.get("fullatt_block_indexes")
+    for layer in () if layers is None else _list("vision_config.fullatt_block_indexes", layers):
+        whole("config.json: vision_config.fullatt_block_indexes", layer, 0, _MOST_OF_TOWER["depth"])
 
 
 def check_llava(

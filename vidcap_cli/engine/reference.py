@@ -33,7 +33,7 @@ from vidcap_cli.engine import Answer, Feed, Generated, Request
 from vidcap_cli.engine.memory import check_weights, loading_weights
 from vidcap_cli.engine.penalties import Penalties
 from vidcap_cli.errors import ModelError
-from vidcap_cli.families import family_of, part
+from vidcap_cli.families import family_for, part
 from vidcap_cli.models.device import as_out_of_memory, dtype_for, select_device
 from vidcap_cli.processors import Size
 from vidcap_cli.statuses import Doing
@@ -56,7 +56,8 @@ class ReferenceEngine:
         self._max_new_tokens = config.max_new_tokens
         self._generation = read_generation(folder)
         self._penalties = Penalties.of(config, self._generation)
-        load = part(family_of(config.family).reference)
+        family = family_for(config.family, read_json(folder / "config.json"))
+        load = part(family.reference)
         with loading_weights():
             self._model: Any = load(folder, config, getattr(torch, dtype))
             if device == "Ascend":
@@ -215,8 +216,8 @@ def load_published(folder: Path, config: CaptionConfig, dtype: Any) -> Any:
 
     Strictly: a key that is missing or left over is an error, not a guess.
     """
-    kind = getattr(transformers, family_of(config.family).reference_class)
     given = read_json(folder / "config.json")
+    kind = getattr(transformers, family_for(config.family, given).reference_class)
     layout = Layout.read(folder, config.family)
     translated = as_transformers_4(given, tied=layout.text.tied)
     settings = None if translated == given else kind.config_class.from_dict(translated)

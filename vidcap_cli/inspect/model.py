@@ -17,7 +17,7 @@ from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.checkpoint.weights import Tensor, read_header
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
-from vidcap_cli.families import FAMILIES
+from vidcap_cli.families import CHECKPOINTS
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.sharing import device_sizes, sharing_facts
 from vidcap_cli.models.decoder_config import DecoderConfig
@@ -25,7 +25,7 @@ from vidcap_cli.processors import load_captioner
 from vidcap_cli.view.words import count, size
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
-_VISION = tuple(key for family in FAMILIES.values() for key in family.tower_keys)
+_VISION = tuple(key for family in CHECKPOINTS for key in family.tower_keys)
 _NOT_HERE = "the weights are not here yet; what is told is by config.json"
 # file -> what is lost without it
 _OPTIONAL = {
@@ -82,7 +82,7 @@ def _usable(
     if not config:
         return
     if command is None:
-        known = ", ".join(family.model_type for family in FAMILIES.values())
+        known = ", ".join(family.model_type for family in CHECKPOINTS)
         kind = config.get("model_type", "an unknown type")
         problems.append(
             Problem(f"vidcap cannot caption with a model of type {kind}", f"it knows {known}")

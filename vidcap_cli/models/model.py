@@ -3,6 +3,7 @@
 Here the families differ: in the tower, and in the positions that the tokens of a video take.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,18 +19,25 @@ from vidcap_cli.checkpoint.settings import placeholder
 from vidcap_cli.checkpoint.shares import WHOLE, Share
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
-from vidcap_cli.families import family_of, part
+from vidcap_cli.families import family_for, part
 from vidcap_cli.models.clip import ClipVision
 from vidcap_cli.models.decoder import Decoder, NextToken, Prefilled
 from vidcap_cli.models.device import current_device
 from vidcap_cli.models.kernels import Kernels, kernels_for
 from vidcap_cli.models.qwen2vl_vision import Qwen2VLVision
+from vidcap_cli.models.qwen25vl_vision import Qwen25VLVision
 from vidcap_cli.models.rope import mrope_positions
-from vidcap_cli.models.vision_config import ClipConfig, Qwen2VLVisionConfig
+from vidcap_cli.models.vision_config import (
+    ClipConfig,
+    Qwen2VLVisionConfig,
+    Qwen25VLVisionConfig,
+)
 from vidcap_cli.processors import Prompt, Size
 from vidcap_cli.processors.pllava import pooled_shape
 
 Vision = Qwen2VLVision | ClipVision
+# From where a prompt's placeholders are to the positions of its tokens, ``[n]`` or ``[3, n]``.
+Positions = Callable[[NDArray[np.bool_], Prompt], NDArray[np.int64]]
 
 
 class _Looked:
@@ -52,16 +60,14 @@ class _Looked:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A vision tower, a decoder, and the token that stands where the tower's embeddings go.
-
-    ``merge`` is how many patches a side become one token of Qwen2-VL, whose positions count time,
-    height and width apart; 0 for models whose tokens are simply counted.
+    """A vision tower, a decoder, the token that stands where the tower's embeddings go, and the
+    positions of tokens.
     """
 
     vision: Vision
     decoder: Decoder
     placeholder: int
-    merge: int = 0
+    positions: Positions
     looked: _Looked = field(default_factory=_Looked)
 
     def prefill(self, prompt: Prompt) -> Prefilled:
@@ -80,7 +86,7 @@ class Model:
         index = np.empty(len(here), np.int64)
         index[here] = used
         index[~here] = np.arange(embeds.shape[0] - (~here).sum(), embeds.shape[0])
-        return self.decoder.prefill(embeds, index, self._positions(here, prompt))
+        return self.decoder.prefill(embeds, index, self.positions(here, prompt))
 
     def begin(self, slot: int, prompt: Prompt, new_tokens: int) -> NextToken:
         """Put a prompt into a slot that is free, with room for ``new_tokens``; what follows it."""
@@ -108,11 +114,6 @@ class Model:
         """Bytes that a prompt and ``new_tokens`` more take at most."""
         return self.vision.need(size) + self.decoder.need(size.tokens, new_tokens)
 
-    def _positions(self, here: NDArray[np.bool_], prompt: Prompt) -> NDArray[np.int64]:
-        if not self.merge:
-            return np.arange(len(here), dtype=np.int64)
-        return mrope_positions(here, prompt.vision["video_grid_thw"][0], self.merge)
-
 
 def load_model(config: CaptionConfig, layout: Layout, dtype: Any, share: Share = WHOLE) -> Model:
     """The model in ``config.model``, or a ``share`` of it, its weights in ``dtype``, tensor by
@@ -121,30 +122,56 @@ def load_model(config: CaptionConfig, layout: Layout, dtype: Any, share: Share =
     kernels = kernels_for(current_device(), shared=share.of > 1)
     read = partial(layout.text_weight, share=share)
     decoder = Decoder(layout.text, read, kernels, slots=config.slots, dtype=dtype, share=share)
-    token = placeholder(read_json(Path(config.model) / "config.json"))
-    vision, merge = part(family_of(config.family).tower)(config, layout, kernels, dtype)
-    return Model(vision, decoder, token, merge)
+    given = read_json(Path(config.model) / "config.json")
+    tower = part(family_for(config.family, given).tower)
+    vision, positions = tower(config, layout, kernels, dtype)
+    return Model(vision, decoder, placeholder(given), positions)
 
 
 def clip_tower(
     _config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any
-) -> tuple[Vision, int]:
-    """The tower of LLaVA, and no merging of patches."""
+) -> tuple[Vision, Positions]:
+    """The tower of LLaVA, and positions that count."""
     assert isinstance(layout.tower, ClipConfig)
-    return ClipVision(layout.tower, layout.tower_weight, kernels, dtype, None), 0
+    return ClipVision(layout.tower, layout.tower_weight, kernels, dtype, None), counted
 
 
 def pooled_clip_tower(
     config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any
-) -> tuple[Vision, int]:
-    """The tower of PLLaVA, which pools the features of frames."""
+) -> tuple[Vision, Positions]:
+    """The tower of PLLaVA, which pools the features of frames, and positions that count."""
     assert isinstance(layout.tower, ClipConfig)
-    return ClipVision(layout.tower, layout.tower_weight, kernels, dtype, pooled_shape(config)), 0
+    pooled = pooled_shape(config)
+    return ClipVision(layout.tower, layout.tower_weight, kernels, dtype, pooled), counted
 
 
 def qwen2vl_tower(
     _config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any
-) -> tuple[Vision, int]:
-    """The tower of Qwen2-VL, and how many patches a side become one token."""
-    assert isinstance(layout.tower, Qwen2VLVisionConfig)
-    return Qwen2VLVision(layout.tower, layout.tower_weight, kernels, dtype), layout.tower.merge
+) -> tuple[Vision, Positions]:
+    """The tower of Qwen2-VL, and positions in time, height and width."""
+    config = layout.tower
+    assert isinstance(config, Qwen2VLVisionConfig)
+
+    def positions(here: NDArray[np.bool_], prompt: Prompt) -> NDArray[np.int64]:
+        return mrope_positions(here, prompt.vision["video_grid_thw"][0], config.merge)
+
+    return Qwen2VLVision(config, layout.tower_weight, kernels, dtype), positions
+
+
+def qwen25vl_tower(
+    _config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any
+) -> tuple[Vision, Positions]:
+    """The tower of Qwen2.5-VL, and positions in time by the clock, in height and width."""
+    config = layout.tower
+    assert isinstance(config, Qwen25VLVisionConfig)
+
+    def positions(here: NDArray[np.bool_], prompt: Prompt) -> NDArray[np.int64]:
+        grid, seconds = prompt.vision["video_grid_thw"][0], prompt.vision["second_per_grid_ts"]
+        return mrope_positions(here, grid, config.merge, config.rate * float(seconds[0]))
+
+    return Qwen25VLVision(config, layout.tower_weight, kernels, dtype), positions
+
+
+def counted(here: NDArray[np.bool_], _: Prompt) -> NDArray[np.int64]:
+    """Positions that count."""
+    return np.arange(len(here), dtype=np.int64)

@@ -20,8 +20,7 @@ from vidcap_cli.models.kernels import Kernels
 from vidcap_cli.models.rope import patch_rope
 from vidcap_cli.models.vision_config import Qwen2VLVisionConfig
 from vidcap_cli.models.vit import (
-    BLOCK,
-    MLP,
+    Tensors,
     ViTBlock,
     block_bytes,
     gelu_mlp,
@@ -36,8 +35,7 @@ _LEAST = 512  # patches that do at least, empty pairs among them: less work than
 _FEWEST, _MULTIPLE = 128, 64  # the patches of a pair are padded, at least, and to a multiple
 # Tensors that the last blocks take besides: a norm, then an MLP.
 _NORM, _NORM_BIAS, _MERGER_MLP = range(3)
-_MERGER = 2 + MLP
-_EPS = 1e-6
+EPS = 1e-6
 
 
 class Qwen2VLVision:
@@ -47,15 +45,16 @@ class Qwen2VLVision:
         self, config: Qwen2VLVisionConfig, read: Read, kernels: Kernels, dtype: Any
     ) -> None:
         self.config = config
-        self._kernels, self._dtype = kernels, kernels.numbers(dtype)
+        self.kernels, self._dtype = kernels, kernels.numbers(dtype)
         weights = Weights(read, kernels, dtype)
-        self._parts = in_graphs([_read_block(weights, f"blocks.{i}") for i in range(config.depth)])
+        blocks = [self.read_block(weights, f"blocks.{index}") for index in range(config.depth)]
+        self._parts = in_graphs(blocks)
         # A convolution whose windows do not overlap is a product.
         patch = read("patch_embed.proj.weight").reshape(config.width, -1)
         self._parts[0].insert(0, kernels.weight(patch, dtype))
-        for name in ("merger.ln_q", "merger.mlp.0", "merger.mlp.2"):
-            self._parts[-1] += weights.pair(name)
-        self._graphs = _Graphs(config, kernels)
+        merger = self.read_merger(weights)
+        self._parts[-1] += merger
+        self._graphs = self.graphs(len(blocks[0]), len(merger))
 
     def __call__(
         self, vision: Mapping[str, NDArray[Any]]
@@ -67,7 +66,10 @@ class Qwen2VLVision:
         """
         pairs, height, width = map(int, vision["video_grid_thw"][0])
         size, padded = height * width, _padded(height * width)
+        order, merged = self.order(height, width), self.config.merge**2
         patches = vision["pixel_values_videos"].reshape(pairs, size, -1)
+        if order is not None:
+            patches = patches[:, _of_patches(order, merged)]
         groups = _groups(pairs, padded)
         if padded > size or sum(groups) > pairs:
             patches = np.pad(patches, ((0, sum(groups) - pairs), (0, padded - size), (0, 0)))
@@ -78,11 +80,11 @@ class Qwen2VLVision:
             rows = to_tensor(
                 patches[start : start + group].reshape(group * padded, -1), self._dtype
             )
-            mask = self._kernels.patch_mask(size, padded, group, self.config.heads)
-            embedded.append(self._group(rows, turns[group], mask, group))
+            masks = self._masks(height, width, padded, group)
+            embedded.append(self._group(rows, turns[group], masks, group))
             start += group
-        merged = self.config.merge**2
-        used = np.arange(pairs)[:, None] * (padded // merged) + np.arange(size // merged)
+        place = np.arange(size // merged) if order is None else np.argsort(order)
+        used = np.arange(pairs)[:, None] * (padded // merged) + place
         return embedded, used.reshape(-1)
 
     def shapes(self, vision: Mapping[str, NDArray[Any]]) -> set[object]:
@@ -96,38 +98,78 @@ class Qwen2VLVision:
         config = self.config
         padded = _padded(size.sequence)
         groups = _groups(size.patches // size.sequence, padded)
-        scores = self._kernels.vit_score_bytes(max(groups), padded, config.heads)
+        scores = self.kernels.vit_score_bytes(max(groups), padded, config.heads)
         working = scores + block_bytes(max(groups) * padded, config.width, config.mlp)
         numbers = 3 * config.temporal * config.patch**2
         # Making the patches and padding them takes three copies of them.
         return working + 4 * sum(groups) * padded * (3 * numbers + config.out)
 
+    def read_block(self, weights: Weights, block: str) -> Tensors:
+        """The tensors of a layer at the places that its graph knows."""
+        return read_block(
+            weights,
+            norms=(f"{block}.norm1", f"{block}.norm2"),
+            qkv=(f"{block}.attn.qkv",),
+            out=f"{block}.attn.proj",
+            mlp=(f"{block}.mlp.fc1", f"{block}.mlp.fc2"),
+        )
+
+    def read_merger(self, weights: Weights) -> Tensors:
+        """The tensors of the merger: a norm, then an MLP."""
+        return *weights.pair("merger.ln_q"), *read_mlp(weights)
+
+    def graphs(self, block: int, merger: int) -> "Graphs":
+        """What is compiled, of layers with so many tensors and such a merger."""
+        return Graphs(self.config, self.kernels, block, merger)
+
+    def order(self, height: int, width: int) -> NDArray[np.int64] | None:  # noqa: ARG002
+        """The order of a frame's tokens on their way through the tower; None for their own."""
+        return None
+
+    def masks(self, height: int, width: int, padded: int, group: int) -> list[Tensor]:
+        """What patches see, for each layer; none where they see all."""
+        mask = self.kernels.patch_mask(height * width, padded, group, self.config.heads)
+        return [] if mask is None else [mask] * self.config.depth
+
+    def _masks(self, height: int, width: int, padded: int, group: int) -> list[list[Tensor]]:
+        """The same for each graph."""
+        masks = self.masks(height, width, padded, group)
+        return in_graphs([[mask] for mask in masks]) if masks else [[] for _ in self._parts]
+
     def _group(
-        self, patches: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, pairs: int
+        self,
+        patches: Tensor,
+        rope: tuple[Tensor, Tensor],
+        masks: list[list[Tensor]],
+        pairs: int,
     ) -> Tensor:
         x = patches
-        for index, part in enumerate(self._parts):
+        for index, (part, seen) in enumerate(zip(self._parts, masks, strict=True)):
             first, last = index == 0, index == len(self._parts) - 1
-            x = self._graphs.part(x, *rope, mask, pairs, *part, first=first, last=last)
+            given = (x, *rope, pairs, len(seen), *seen)
+            x = self._graphs.part(*given, *part, first=first, last=last)
         return x
 
     def _rope(self, height: int, width: int, pairs: int) -> tuple[Tensor, Tensor]:
         """The tables of the queries and keys of ``pairs``, in float32."""
         config, size = self.config, height * width
         tables = patch_rope(height, width, config.merge, config.width // config.heads)
+        if (order := self.order(height, width)) is not None:
+            patches = _of_patches(order, config.merge**2)
+            tables = tables[0][patches], tables[1][patches]
         fill = ((0, _padded(size) - size), (0, 0))
         cos, sin = (np.tile(np.pad(table, fill), (pairs, 1)) for table in tables)
-        return self._kernels.rope_tables(cos, sin, 2 * config.heads, ms.float32)
+        return self.kernels.rope_tables(cos, sin, 2 * config.heads, ms.float32)
 
 
-def _read_block(weights: Weights, block: str) -> tuple[Tensor, ...]:
-    return read_block(
-        weights,
-        norms=(f"{block}.norm1", f"{block}.norm2"),
-        qkv=(f"{block}.attn.qkv",),
-        out=f"{block}.attn.proj",
-        mlp=(f"{block}.mlp.fc1", f"{block}.mlp.fc2"),
-    )
+def read_mlp(weights: Weights) -> Tensors:
+    """The MLP of the merger."""
+    return *weights.pair("merger.mlp.0"), *weights.pair("merger.mlp.2")
+
+
+def _of_patches(order: NDArray[np.int64], merged: int) -> NDArray[np.int64]:
+    """The order of patches, of which ``merged`` are a token, from that of tokens."""
+    return (order[:, None] * merged + np.arange(merged)).reshape(-1)
 
 
 def _groups(pairs: int, padded: int) -> list[int]:
@@ -141,35 +183,48 @@ def _padded(size: int) -> int:
     return max(_FEWEST, -(-size // _MULTIPLE) * _MULTIPLE)
 
 
-class _Graphs(nn.Cell):  # type: ignore[misc]
-    """What is compiled. N patches of some pairs, W the tower's width."""
+class Graphs(nn.Cell):  # type: ignore[misc]
+    """What is compiled. N patches of some pairs, W the tower's width.
 
-    def __init__(self, config: Qwen2VLVisionConfig, kernels: Kernels) -> None:
+    A layer has ``size`` tensors, what merges patches has ``merger``.
+    """
+
+    def __init__(
+        self, config: Qwen2VLVisionConfig, kernels: Kernels, size: int, merger: int
+    ) -> None:
         super().__init__(auto_prefix=False)
-        self.kernels = kernels
+        self.kernels, self.size, self.merger = kernels, size, merger
         self.merged = config.width * config.merge**2
-        self.block = ViTBlock(kernels, width=config.width, heads=config.heads, eps=_EPS)
+        self.block = self.block_of(config)
+
+    def block_of(self, config: Qwen2VLVisionConfig) -> nn.Cell:
+        """Host: a layer."""
+        return ViTBlock(self.kernels, width=config.width, heads=config.heads, eps=EPS)
 
     @ms.jit
     def part(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, pairs: int,
+        self, x: Tensor, cos: Tensor, sin: Tensor, pairs: int, masks: int,
         *tensors: Tensor, first: bool, last: bool,
     ) -> Tensor:  # fmt: skip
         """Some layers over ``pairs`` pairs of frames ``[N, W]``.
 
-        The ``first`` are given patches ``[N, 1176]``, and their ``tensors`` begin with the weight
-        of the embedding. The ``last`` give embeddings, and theirs end with those of ``merge``.
+        ``tensors`` begin with so many ``masks``, one for each layer or none. The ``first`` layers
+        are given patches ``[N, 1176]``, and the weight of the embedding follows. The ``last`` give
+        embeddings, and the end is what ``merge`` takes. (A tuple of masks would be a constant:
+        compiled for every value.)
         """
-        start, end = int(first), len(tensors) - _MERGER * last
+        start, end = masks + int(first), len(tensors) - self.merger * last
         if first:
-            x = self.kernels.linear(x, tensors[0])
-        for index in range(start, end, BLOCK):
-            x = self.block(x, pairs, tensors[index : index + BLOCK], (cos, sin), mask)
+            x = self.kernels.linear(x, tensors[masks])
+        for index in range((end - start) // self.size):
+            at = start + index * self.size
+            mask = tensors[index] if masks else None
+            x = self.block(x, pairs, tensors[at : at + self.size], (cos, sin), mask)
         if last:
-            x = self.merge(x, tensors[end:])
+            x = self.merge(x, tensors[-self.merger :])
         return x
 
-    def merge(self, x: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
+    def merge(self, x: Tensor, tensors: Tensors) -> Tensor:
         """Four neighbours become one embedding: ``[N, W]`` to ``[N / 4, out]``."""
-        x = self.kernels.layer_norm(x, tensors[_NORM], tensors[_NORM_BIAS], _EPS)
+        x = self.kernels.layer_norm(x, tensors[_NORM], tensors[_NORM_BIAS], EPS)
         return gelu_mlp(self.kernels, x.reshape(-1, self.merged), tensors[_MERGER_MLP:])

@@ -41,15 +41,19 @@ def patch_rope(height: int, width: int, merge: int, head_dim: int) -> Tables:
 
 
 def mrope_positions(
-    video: NDArray[np.bool_], grid: NDArray[np.int64], merge: int
+    video: NDArray[np.bool_], grid: NDArray[np.int64], merge: int, interval: float = 1.0
 ) -> NDArray[np.int64]:
     """Positions ``[3, n]`` in time, height and width of a prompt with one video, at ``video``.
 
     The tokens of the video count from where the text stopped, each axis for itself; the text
-    goes on behind the largest of them (Wang et al. 2024, Qwen2-VL, section 2.1).
+    goes on behind the largest of them (Wang et al. 2024, Qwen2-VL, section 2.1). A pair of frames
+    is ``interval`` after the one before, rounded down when all is added up, in float32 as
+    transformers does it (Bai et al. 2025, Qwen2.5-VL, section 2.1.3).
     """
     first, tokens = int(np.argmax(video)), int(video.sum())
-    axes = np.indices((grid[0], grid[1] // merge, grid[2] // merge)).reshape(3, -1) + first
+    axes = np.indices((grid[0], grid[1] // merge, grid[2] // merge)).reshape(3, -1)
+    axes[0] = axes[0].astype(np.float32) * np.float32(interval)
+    axes += first
     before = np.arange(first)
     after = np.arange(len(video) - first - tokens) + axes.max() + 1
     parts = [np.tile(before, (3, 1)), axes, np.tile(after, (3, 1))]

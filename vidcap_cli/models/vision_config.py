@@ -1,8 +1,10 @@
-"""Sizes of the vision towers, from a ``config.json``: CLIP with its projector, and Qwen2-VL's.
+"""Sizes of the vision towers, from a ``config.json``: CLIP with its projector, and those of
+Qwen2-VL and Qwen2.5-VL.
 
 They say what every weight of the tower is called and how large it is, for all who ask: the engine
 that reads the weights, and the check before a run that they are there.
-Sources: transformers 4.57 ``modeling_clip.py``, ``modeling_llava.py``, ``modeling_qwen2_vl.py``.
+Sources: transformers 4.57 ``modeling_clip.py``, ``modeling_llava.py``, ``modeling_qwen2_vl.py``,
+``modeling_qwen2_5_vl.py``.
 """
 
 from collections.abc import Mapping
@@ -24,6 +26,11 @@ _CLIP = {
 _QWEN2_VL = {
     "embed_dim": 1280, "num_heads": 16, "depth": 32, "mlp_ratio": 4, "patch_size": 14,
     "spatial_merge_size": 2, "temporal_patch_size": 2,
+}  # fmt: skip
+_QWEN25VL = {
+    "hidden_size": 3584, "intermediate_size": 3420, "num_heads": 16, "depth": 32, "patch_size": 14,
+    "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112, "tokens_per_second": 4,
+    "fullatt_block_indexes": (7, 15, 23, 31),
 }  # fmt: skip
 
 
@@ -158,22 +165,82 @@ class Qwen2VLVisionConfig:
         shapes: dict[str, tuple[int, ...]] = {
             "patch_embed.proj.weight": (width, 3, self.temporal, self.patch, self.patch)
         }
-
-        def dense(name: str, rows: int, columns: int) -> None:
-            shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (rows, columns), (rows,)
-
+        dense = {"merger.mlp.0": (merged, merged), "merger.mlp.2": (self.out, merged)}
+        norms = ["merger.ln_q"]
         for index in range(self.depth):
             block = f"blocks.{index}"
-            for norm in ("norm1", "norm2"):
-                shapes[f"{block}.{norm}.weight"] = shapes[f"{block}.{norm}.bias"] = (width,)
-            dense(f"{block}.attn.qkv", 3 * width, width)
-            dense(f"{block}.attn.proj", width, width)
-            dense(f"{block}.mlp.fc1", self.mlp, width)
-            dense(f"{block}.mlp.fc2", width, self.mlp)
-        shapes["merger.ln_q.weight"] = shapes["merger.ln_q.bias"] = (width,)
-        dense("merger.mlp.0", merged, merged)
-        dense("merger.mlp.2", self.out, merged)
+            norms += [f"{block}.norm1", f"{block}.norm2"]
+            dense[f"{block}.attn.qkv"] = (3 * width, width)
+            dense[f"{block}.attn.proj"] = (width, width)
+            dense |= {f"{block}.mlp.{name}": shape for name, shape in self._mlp().items()}
+        for name, (rows, columns) in dense.items():
+            shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (rows, columns), (rows,)
+        for norm in norms:
+            shapes |= {f"{norm}.{part}": (width,) for part in self._norm}
         return shapes
+
+    @property
+    def _norm(self) -> tuple[str, ...]:
+        """What a norm has: this tower's is LayerNorm."""
+        return "weight", "bias"
+
+    def _mlp(self) -> dict[str, tuple[int, int]]:
+        """The products of an MLP."""
+        return {"fc1": (self.mlp, self.width), "fc2": (self.width, self.mlp)}
+
+
+@dataclass(frozen=True, slots=True)
+class Qwen25VLVisionConfig(Qwen2VLVisionConfig):
+    """Sizes of the tower. ``window`` is tokens of a side; the layers ``whole`` see all of a frame.
+
+    A second of video is ``rate`` positions of the language model.
+    """
+
+    window: int
+    whole: frozenset[int]
+    rate: float
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], out: int) -> "Qwen25VLVisionConfig":
+        """From a ``config.json``; what it leaves out is what transformers' class assumes, the
+        width ``out`` of the language model apart.
+
+        Raises ModelError for sizes that no tower has.
+        """
+        check_settings(config)
+        vision = _given(config, {**_QWEN25VL, "out_hidden_size": out})
+        width, heads = int(vision["hidden_size"]), int(vision["num_heads"])
+        _divides(heads, width, "num_heads", "hidden_size")
+        _divides(4, width // heads, "four", "the width of a head")
+        if vision["out_hidden_size"] != out:
+            raise ModelError(
+                f"config.json: vision_config.out_hidden_size {vision['out_hidden_size']} is not "
+                f"the hidden_size {out} of the language model."
+            )
+        patch, merge = int(vision["patch_size"]), int(vision["spatial_merge_size"])
+        return cls(
+            width=width,
+            heads=heads,
+            depth=int(vision["depth"]),
+            mlp=int(vision["intermediate_size"]),
+            out=out,
+            patch=patch,
+            merge=merge,
+            temporal=int(vision["temporal_patch_size"]),
+            window=int(vision["window_size"]) // merge // patch,
+            whole=frozenset(vision["fullatt_block_indexes"]),
+            rate=float(vision["tokens_per_second"]),
+        )
+
+    @property
+    def _norm(self) -> tuple[str, ...]:
+        """This tower's is RMSNorm."""
+        return ("weight",)
+
+    def _mlp(self) -> dict[str, tuple[int, int]]:
+        """SwiGLU."""
+        inner = (self.mlp, self.width)
+        return {"gate_proj": inner, "up_proj": inner, "down_proj": (self.width, self.mlp)}
 
 
 def _given(config: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,17 +35,17 @@ class ViTBlock(nn.Cell):  # type: ignore[misc]
         must not be seen.
         """
         normed = self.kernels.layer_norm(x, block[NORM1], block[NORM1_BIAS], self.eps)
-        attended = self.attend(normed, batch, block, rope, mask)
+        attended = self.attend(normed, batch, block[QKV : QKV_BIAS + 1], rope, mask)
         x = self.kernels.linear_add(attended, block[OUT], block[OUT_BIAS], x)
         normed = self.kernels.layer_norm(x, block[NORM2], block[NORM2_BIAS], self.eps)
         inner = self.kernels.linear_quick_gelu(normed, block[FC1], block[FC1_BIAS])
         return self.kernels.linear_add(inner, block[FC2], block[FC2_BIAS], x)
 
     def attend(
-        self, x: Tensor, batch: int, block: Tensors, rope: Tensors, mask: Tensor | None
+        self, x: Tensor, batch: int, qkv: Tensors, rope: Tensors, mask: Tensor | None
     ) -> Tensor:
         """Self-attention within each sequence, before the output projection."""
-        qkv = self.kernels.linear(x, block[QKV], block[QKV_BIAS])
+        qkv = self.kernels.linear(x, qkv[0], qkv[1])
         q, k, v = self.qkv_split(qkv, rope)
         return self.kernels.vit_attention(q, k, v, batch=batch, heads=self.heads, mask=mask)
 

@@ -43,9 +43,9 @@ static int one_product(
     if (kind < 0 || !float32(dtypes, 0, 1) || !float32(dtypes, 2, count - 3))
         return WRONG_DTYPE;
     const void *const w[2] = {params[1], NULL};
+    const float *const bias[2] = {biased ? params[2] : NULL, NULL};
     multiply(
-        params[0], w, biased ? params[2] : NULL, last ? params[count - 2] : NULL,
-        params[count - 1], shapes[0][0], shapes[1][0], shapes[0][1], shapes[1][1], (enum kind)kind,
+        params[0], w, bias, last ? params[count - 2] : NULL, params[count - 1], shapes[0][0], shapes[1][0], shapes[0][1], shapes[1][1], (enum kind)kind,
         activation);
     return 0;
 }
@@ -78,16 +78,19 @@ KERNEL(linear_add)
     return one_product(count, params, shapes, dtypes, true, NONE);
 }
 
-/* x [m, k], W_gate and W_up [n, depth]: silu(x W_gate^T) * x W_up^T [m, n]. */
+/* x [m, k], W_gate and W_up [n, depth], and perhaps a bias [n] of each:
+ * silu(x W_gate^T + b_gate) * (x W_up^T + b_up) [m, n]. */
 KERNEL(swiglu)
 {
     UNUSED;
-    const int kind = kind_of(dtypes[1]);
-    if (kind < 0 || kind_of(dtypes[2]) != kind || !float32(dtypes, 0, 1))
+    const int kind = kind_of(dtypes[1]), biased = count == 6;
+    if (kind < 0 || kind_of(dtypes[2]) != kind || !float32(dtypes, 0, 1)
+        || !float32(dtypes, 3, count - 4))
         return WRONG_DTYPE;
     const void *const w[2] = {params[1], params[2]};
+    const float *const bias[2] = {biased ? params[3] : NULL, biased ? params[4] : NULL};
     multiply(
-        params[0], w, NULL, NULL, params[3], shapes[0][0], shapes[1][0], shapes[0][1], shapes[1][1],
+        params[0], w, bias, NULL, params[count - 1], shapes[0][0], shapes[1][0], shapes[0][1], shapes[1][1],
         (enum kind)kind, SWIGLU);
     return 0;
 }
@@ -258,6 +261,20 @@ KERNEL(decoder_layer_step)
     return 0;
 }
 
+/* Attention of a tower within ``sequences`` of ``n`` rows each from ``row`` on, of which ``seen`` are
+ * keys. ``shape`` is that of all rows, [sequences, n, heads, D]. */
+static void attend_rows(
+    void **params, const int64_t *shape, int64_t row, int64_t sequences, int64_t n, int64_t seen)
+{
+    const int64_t width = shape[2] * shape[3], start = row * width;
+    const flash p = {
+        .q = (float *)params[0] + start, .k = (float *)params[1] + start,
+        .v = (float *)params[2] + start, .attended = (float *)params[4] + start,
+        .sequences = sequences, .queries = n, .keys = n, .heads = shape[2], .kv_heads = shape[2],
+        .head_dim = shape[3], .next_token = width, .next_head = shape[3], .first = seen};
+    flash_attention(&p);
+}
+
 /* q, k and v [sequences, n, heads, D], seen [1]: what the queries see, the first keys of their
  * sequence [sequences, n, heads, D].
  */
@@ -266,13 +283,31 @@ KERNEL(tower_attention)
     UNUSED;
     if (!float32(dtypes, 0, 3) || strcmp(dtypes[3], "int32") || shapes[0][3] > MOST_HEAD_DIM)
         return WRONG_DTYPE;
-    const int64_t *shape = shapes[0];
-    const flash p = {
-        .q = params[0], .k = params[1], .v = params[2], .attended = params[4],
-        .sequences = shape[0], .queries = shape[1], .keys = shape[1], .heads = shape[2],
-        .kv_heads = shape[2], .head_dim = shape[3], .next_token = shape[2] * shape[3],
-        .next_head = shape[3], .first = *(int32_t *)params[3]};
-    flash_attention(&p);
+    attend_rows(params, shapes[0], 0, shapes[0][0], shapes[0][1], *(int32_t *)params[3]);
+    return 0;
+}
+
+/* The same where queries see the window of their sequence that they are in: windows [kinds, 2] are
+ * (how many, of how many rows), one after the other. Rows after the last see nothing: 0.
+ */
+KERNEL(window_attention)
+{
+    UNUSED;
+    if (!float32(dtypes, 0, 3) || strcmp(dtypes[3], "int32") || shapes[0][3] > MOST_HEAD_DIM)
+        return WRONG_DTYPE;
+    const int64_t *shape = shapes[0], width = shape[2] * shape[3];
+    const int32_t(*windows)[2] = params[3];
+    for (int64_t sequence = 0; sequence < shape[0]; sequence++) {
+        int64_t row = sequence * shape[1];
+        for (int64_t kind = 0; kind < shapes[3][0]; kind++) {
+            const int64_t many = windows[kind][0], rows = windows[kind][1];
+            if (many)
+                attend_rows(params, shape, row, many, rows, rows);
+            row += many * rows;
+        }
+        const int64_t left = (sequence + 1) * shape[1] - row;
+        memset((float *)params[4] + row * width, 0, (size_t)(left * width) * 4);
+    }
     return 0;
 }
 

@@ -9,8 +9,9 @@ static void product_of(
     const float *bias, const float *residual, float *y)
 {
     const void *const both[2] = {w->numbers, up ? up->numbers : NULL};
+    const float *const biases[2] = {bias, NULL};
     multiply(
-        x, both, bias, residual, y, p->slots, w->n, k, w->depth, p->kind, up ? SWIGLU : NONE);
+        x, both, biases, residual, y, p->slots, w->n, k, w->depth, p->kind, up ? SWIGLU : NONE);
 }
 
 static void rms_norm(const layer *p, const float *x, const float *weight, float *normed)

@@ -91,13 +91,13 @@ float *scratch(enum use use, int64_t floats);
 enum kind { FLOAT32, FLOAT16, BFLOAT16 };
 
 /* product.c: what becomes of a product: GELU is that with erf, QUICK_GELU x sigmoid(1.702 x)
- * (Hendrycks and Gimpel 2016), SWIGLU silu(x W0^T) * x W1^T (Shazeer 2020). */
+ * (Hendrycks and Gimpel 2016), SWIGLU silu(x W0^T + b0) * (x W1^T + b1) (Shazeer 2020). */
 enum activation { NONE, QUICK_GELU, GELU, SWIGLU };
 
 /* product.c: y [m, n] = activation(x W^T + bias) + residual, x [m, k] and W [n, depth]. SWIGLU has two
- * weights and no bias. Bias [n] and residual [m, n] may be NULL. */
+ * weights and two biases. Biases [n] and residual [m, n] may be NULL. */
 EXPORT void multiply(
-    const float *x, const void *const w[2], const float *bias, const float *residual, float *y,
+    const float *x, const void *const w[2], const float *const bias[2], const float *residual, float *y,
     int64_t m, int64_t n, int64_t k, int64_t depth, enum kind kind, enum activation activation);
 
 /* product.c: a row of W [n, depth]. */

@@ -234,19 +234,20 @@ INLINE vec verf(vec x)
 
 /* 16 numbers of y. Those of ``up``, ``bias`` and ``residual`` are read as far as they are used. */
 static void finish_panel(
-    const product *p, const float *sums, const float *up, const float *bias, const float *residual,
-    float *y)
+    const product *p, const float *sums, const float *up, const float *const bias[2],
+    const float *residual, float *y)
 {
     for (int64_t v = 0; v < PANEL; v += LANES) {
         vec x = load(sums + v);
-        if (p->bias)
-            x += load(bias + v);
+        if (p->bias[0])
+            x += load(bias[0] + v);
         if (p->activation == QUICK_GELU)
             x = x / (vexp(x * -1.702f) + 1);
         else if (p->activation == GELU)
             x = x * (verf(x * 0.707106781f) + 1) * 0.5f;
         else if (p->activation == SWIGLU)
-            x = x / (vexp(-x) + 1) * load(up + v);
+            x = x / (vexp(-x) + 1)
+                * (p->bias[1] ? load(up + v) + load(bias[1] + v) : load(up + v));
         if (p->residual)
             x += load(residual + v);
         store(y + v, x);
@@ -269,17 +270,19 @@ void finish(
         for (int64_t i = 0; i < panels; i++) {
             const int64_t column = (panel + i) * PANEL, there = least(p->n - column, PANEL);
             const int64_t from = r * next_row + i * next_panel, to = (row + r) * p->n + column;
-            const float *bias = p->bias ? p->bias + column : NULL;
+            const float *bias[2] = {
+                p->bias[0] ? p->bias[0] + column : NULL, p->bias[1] ? p->bias[1] + column : NULL};
             const float *residual = p->residual ? p->residual + to : NULL;
             if (there == PANEL) {
                 finish_panel(p, sums + from, up + from, bias, residual, p->y + to);
                 continue;
             }
-            float room[3][PANEL] = {{0}};
-            bias = padded(bias, there, room[0]);
-            residual = padded(residual, there, room[1]);
-            finish_panel(p, sums + from, up + from, bias, residual, room[2]);
-            memcpy(p->y + to, room[2], (size_t)there * 4);
+            float room[4][PANEL] = {{0}};
+            for (int part = 0; part < 2; part++)
+                bias[part] = padded(bias[part], there, room[part]);
+            residual = padded(residual, there, room[2]);
+            finish_panel(p, sums + from, up + from, bias, residual, room[3]);
+            memcpy(p->y + to, room[3], (size_t)there * 4);
         }
 }
 
@@ -304,10 +307,10 @@ static void columns(void *context, int64_t index)
 }
 
 void multiply(
-    const float *x, const void *const w[2], const float *bias, const float *residual, float *y,
+    const float *x, const void *const w[2], const float *const bias[2], const float *residual, float *y,
     int64_t m, int64_t n, int64_t k, int64_t depth, enum kind kind, enum activation activation)
 {
-    const product p = {x, {w[0], w[1]}, bias, residual, y, m, n, k, depth, kind, activation};
+    const product p = {x, {w[0], w[1]}, {bias[0], bias[1]}, residual, y, m, n, k, depth, kind, activation};
     if (kind != FLOAT32 && m >= TILED_ROWS(kind) && tiles_usable()) {
         multiply_by_tiles(&p);
         return;

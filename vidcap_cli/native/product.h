@@ -15,7 +15,7 @@
 typedef struct {
     const float *x;
     const char *w[2];
-    const float *bias, *residual;
+    const float *bias[2], *residual;
     float *y;
     int64_t m, n, k, depth; /* depth: k, even for bfloat16 */
     enum kind kind;

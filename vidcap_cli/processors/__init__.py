@@ -5,14 +5,16 @@ Nothing here imports MindSpore, so decoder processes and tests can use it at no 
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import UsageError
-from vidcap_cli.families import family_of, part
+from vidcap_cli.families import family_for, part
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,10 @@ class Captioner(Protocol):
     def rule(self) -> FrameRule:
         """Which frames of a video the model sees."""
 
-    def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
-        """Model inputs for resized frames ``[T, h, w, 3]`` and the first question."""
+    def prompt(self, frames: NDArray[np.uint8], seconds: float | None = None) -> Prompt:
+        """Model inputs for resized frames ``[T, h, w, 3]`` of a video that lasts ``seconds``, and
+        the first question; without seconds, frames come at the rate that was asked for.
+        """
 
     def asked(self, prompt: Prompt, question: str) -> Prompt:
         """The same frames, asked another question: ``vision`` is that of ``prompt`` itself."""
@@ -91,5 +95,6 @@ def plain(text: str, place: str) -> str:
 
 def load_captioner(config: CaptionConfig) -> Captioner:
     """The captioner of ``config.family``; raises ModelError when the checkpoint lacks a file."""
-    captioner: Captioner = part(family_of(config.family).processor)(config)
+    family = family_for(config.family, read_json(Path(config.model) / "config.json"))
+    captioner: Captioner = part(family.processor)(config)
     return captioner

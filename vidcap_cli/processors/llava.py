@@ -109,8 +109,9 @@ class Llava:
         self._system = plain(config.system_prompt or "", IMAGE)
         self.rule = FrameRule(self._settings.images, config.num_frames, self._settings.features)
 
-    def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
+    def prompt(self, frames: NDArray[np.uint8], seconds: float | None = None) -> Prompt:
         """Model inputs for prepared frames ``[T, side, side, 3]``, an image each."""
+        del seconds
         pixels = self._settings.images.normalise(frames)
         return Prompt(self._ids(self._questions[0], len(frames)), {"pixel_values": pixels})
 

@@ -104,8 +104,9 @@ class Pllava:
         self._questions = [plain(text, IMAGE) for text in config.questions.values()]
         self.rule = FrameRule(self._settings.images, config.num_frames, self._pooled)
 
-    def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
+    def prompt(self, frames: NDArray[np.uint8], seconds: float | None = None) -> Prompt:
         """Model inputs for prepared frames ``[T, side, side, 3]``: all of them at one place."""
+        del seconds
         vision = {"pixel_values": self._settings.images.normalise(frames)}
         return Prompt(self._ids(self._questions[0]), vision)
 

@@ -1,7 +1,8 @@
-"""Qwen2-VL: which frames, at what size, in what patch order, with what prompt.
+"""Qwen2-VL and Qwen2.5-VL: which frames, at what size, in what patch order, with what prompt.
 
 Sources: qwen-vl-utils 0.0.14 ``vision_process.py`` (frames and sizes), transformers
-``Qwen2VLImageProcessor`` (patches) and the chat template of Qwen/Qwen2-VL-*-Instruct.
+``Qwen2VLImageProcessor`` (patches) and the chat template of Qwen/Qwen2-VL-*-Instruct, which is
+Qwen2.5-VL's as well.
 Everything is numpy; the engines only ever see patches, grids and token ids.
 
 Of qwen-vl-utils the rules of 0.0.14 hold where its versions differ. The number of frames is
@@ -143,8 +144,9 @@ class Qwen2VL:
         self._system = plain(system, VIDEO_TOKEN)
         self.rule = frame_rule(config)
 
-    def prompt(self, frames: NDArray[np.uint8]) -> Prompt:
-        """Model inputs for resized frames ``[T, h, w, 3]``."""
+    def prompt(self, frames: NDArray[np.uint8], seconds: float | None = None) -> Prompt:
+        """Model inputs for resized frames ``[T, h, w, 3]``; time is not among them."""
+        del seconds
         patches, grid = self.rule.patches(frames)
         vision: dict[str, NDArray[Any]] = {
             "pixel_values_videos": patches,
@@ -189,6 +191,21 @@ class Qwen2VL:
     def text(self, ids: list[int]) -> str:
         """The caption that generated token ids spell, special tokens left out."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+class Qwen25VL(Qwen2VL):
+    """The captioner of a Qwen2.5-VL checkpoint folder: the model is told how time passes."""
+
+    def prompt(self, frames: NDArray[np.uint8], seconds: float | None = None) -> Prompt:
+        """Model inputs for resized frames ``[T, h, w, 3]`` of a video that lasts ``seconds``.
+
+        ``second_per_grid_ts`` ``[1]`` is the time from a pair of frames to the next by the rate at
+        which frames were chosen, as qwen-vl-utils gives it to transformers' processor.
+        """
+        rate = self.rule.fps if seconds is None else len(frames) / seconds
+        made = super().prompt(frames)
+        made.vision["second_per_grid_ts"] = np.array([TEMPORAL / rate], np.float32)
+        return made
 
 
 def frame_rule(config: CaptionConfig) -> FrameRule:

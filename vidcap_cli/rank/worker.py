@@ -130,10 +130,10 @@ class Rank:
     def _request(self, row: Row) -> Request | None:
         """What the model is to be given for a row with a clip; None when it has failed instead."""
         assert row.clip
-        whole = row.clip.frames
+        whole, seconds = row.clip.frames, row.clip.seconds
         try:
             frames = self._fitting(row, whole)
-            prompts = None if frames is None else self._prompts(row, frames)
+            prompts = None if frames is None else self._prompts(row, frames, seconds)
         except Exception as error:  # noqa: BLE001 - it becomes the status of the row
             traceback.print_exc()  # into the rank's log
             self._recorder.failed(row, Status.MODEL_ERROR, f"{type(error).__name__}: {error}")
@@ -151,9 +151,9 @@ class Rank:
         self._waiting.extendleft(reversed(more))
         return first
 
-    def _prompts(self, row: Row, frames: NDArray[np.uint8]) -> list[Prompt]:
-        """One for each question, all about the same frames."""
-        first, (_, *more) = self._captioner.prompt(frames), self._questions
+    def _prompts(self, row: Row, frames: NDArray[np.uint8], seconds: float) -> list[Prompt]:
+        """One for each question, all about the same frames of a video that lasts ``seconds``."""
+        first, (_, *more) = self._captioner.prompt(frames, seconds), self._questions
         if row.question is not None:
             return [self._captioner.asked(first, row.question)]
         if not more:

@@ -72,3 +72,8 @@ class Clip:
     source_height: int
     source_width: int
     flags: tuple[Flag, ...]
+
+    @property
+    def seconds(self) -> float:
+        """How long the source lasts: its frames by its rate."""
+        return self.source_frames / self.source_fps

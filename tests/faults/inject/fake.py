@@ -41,7 +41,7 @@ class FakeCaptioner:
 
     rule = FirstMiddleLast()
 
-    def prompt(self, frames: np.ndarray) -> Prompt:
+    def prompt(self, frames: np.ndarray, seconds: float | None = None) -> Prompt:
         return Prompt(np.array([zlib.crc32(frame.tobytes()) for frame in frames]), {})
 
     def size(self, frames: np.ndarray) -> Size:

@@ -51,9 +51,11 @@ class AscendKernels(Kernels):
         """In float32 within the kernel."""
         return mint.nn.functional.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
-    def swiglu_mlp(self, x: Tensor, gate: Tensors, down: Tensor) -> Tensor:
-        """The two products of the gate in one."""
-        return self.linear(ops.swiglu(self.linear(x, gate[0]), -1), down)
+    def swiglu(self, x: Tensor, gate: Tensors, bias: Tensors = ()) -> Tensor:
+        """The two products in one."""
+        if len(bias) == 0:
+            return ops.swiglu(self.linear(x, gate[0]), -1)
+        return ops.swiglu(self.linear(x, gate[0], bias[0]), -1)
 
     def rope_tables(self, cos: Array, sin: Array, heads: int, dtype: Any) -> tuple[Tensor, Tensor]:
         """``[1, n, 1, D]``: the same for all heads."""
@@ -86,6 +88,16 @@ class AscendKernels(Kernels):
         if patches == padded:
             return None
         return Tensor(np.tile(np.arange(padded) >= patches, (padded, 1)))
+
+    def window_mask(self, windows: Array, padded: int, batch: int, heads: int) -> Tensor:
+        """``[n, n]`` as ``patch_mask``'s: the kernel for sequences of many lengths takes these as
+        numbers in the graph, which would be compiled for every size of a frame.
+        """
+        del batch, heads
+        lengths = np.repeat(windows[:, 1], windows[:, 0])
+        window = np.repeat(np.arange(len(lengths)), lengths)
+        window = np.pad(window, (0, padded - len(window)), constant_values=len(lengths))
+        return Tensor(window[:, None] != window)
 
     def vit_score_bytes(self, batch: int, sequence: int, heads: int) -> int:
         """Of flash attention only the mask."""

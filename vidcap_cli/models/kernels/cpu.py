@@ -80,9 +80,11 @@ class CpuKernels(Kernels):
         weight = weight.reshape(1, -1)
         return weight if rows == 1 else ops.tile(weight, (rows, 1))
 
-    def swiglu_mlp(self, x: Tensor, gate: Tensors, down: Tensor) -> Tensor:
+    def swiglu(self, x: Tensor, gate: Tensors, bias: Tensors = ()) -> Tensor:
         """Two products: to cut the result of one in two would copy it."""
-        return self.linear(ops.silu(self.linear(x, gate[0])) * self.linear(x, gate[1]), down)
+        if len(bias) == 0:
+            return ops.silu(self.linear(x, gate[0])) * self.linear(x, gate[1])
+        return ops.silu(self.linear(x, gate[0], bias[0])) * self.linear(x, gate[1], bias[1])
 
     def rope_tables(self, cos: Array, sin: Array, heads: int, dtype: Any) -> tuple[Tensor, Tensor]:
         """For all heads, ``[n, heads * D]``; the sign of the rotated half is in the sines."""
@@ -142,6 +144,8 @@ class CpuKernels(Kernels):
         self, q: Tensor, k: Tensor, v: Tensor, *, batch: int, heads: int, mask: Tensor | None
     ) -> Tensor:
         """Some heads and some queries at a time."""
+        if mask is not None and mask.dtype == ms.int32:
+            return self.window_attention(q, k, v, heads, mask)
         head_dim = q.shape[1] // heads
         q = self.split_heads(q, head_dim, batch)
         k = self.split_heads(k, head_dim, batch)
@@ -159,10 +163,42 @@ class CpuKernels(Kernels):
             parts.append(self.concat(some, 1))
         return self.merge_heads(self.concat(parts, 0), batch)
 
+    def window_attention(
+        self, q: Tensor, k: Tensor, v: Tensor, heads: int, places: Tensor
+    ) -> Tensor:
+        """Windows as sequences of their own: patches are brought there and back again."""
+        _, windows, size = places.shape
+        rows, back = self.split(places.reshape(2, -1), 1, 0)
+        there = ops.relu(rows.reshape(-1))
+        hides = ops.tile((rows < 0).astype(ms.float32) * _MASKED_PATCH, (heads, 1))
+        attended = self.vit_attention(
+            self.gather(q, there), self.gather(k, there), self.gather(v, there),
+            batch=windows, heads=heads, mask=hides.reshape(heads * windows, 1, size),
+        )  # fmt: skip
+        return self.gather(attended, back.reshape(-1)[: q.shape[0]])
+
     def patch_mask(self, patches: int, padded: int, batch: int, heads: int) -> Tensor | None:
         """``[heads * batch, 1, n]``; also where nothing is hidden: one graph for both."""
         mask = np.where(np.arange(padded) >= patches, _MASKED_PATCH, 0)
         return to_tensor(np.tile(mask, (heads * batch, 1, 1)), ms.float32)
+
+    def window_mask(self, windows: Array, padded: int, batch: int, heads: int) -> Tensor:
+        """``[2, batch * windows, patches]``: the patches of each window, -1 for those it lacks;
+        then where each patch is among these, row by row, as far as there are any.
+        """
+        del heads
+        lengths = np.repeat(windows[:, 1], windows[:, 0])
+        # Room for all rows; a single window is as long as these, for the sake of one graph.
+        size = max(lengths.max(), -(-padded // len(lengths)))
+        there = np.arange(size) < lengths[:, None]
+        rows = np.full((batch, *there.shape), -1)
+        back = np.zeros((batch, padded), np.int64)
+        for sequence in range(batch):
+            rows[sequence, there] = np.arange(lengths.sum()) + sequence * padded
+            back[sequence, : lengths.sum()] = np.flatnonzero(there) + sequence * there.size
+        back = np.resize(back, rows.size)
+        places = np.stack([rows.reshape(-1), back]).reshape(2, -1, size)
+        return Tensor(places.astype(np.int32))
 
     def vit_score_bytes(self, batch: int, sequence: int, heads: int) -> int:
         """Two parts may be on their way at a time, each as scores, as softmax, and once more."""

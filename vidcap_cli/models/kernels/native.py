@@ -20,6 +20,7 @@ from vidcap_cli.models.weights import to_tensor
 from vidcap_cli.native import packed
 
 Shape = list[int]
+_WINDOW_KINDS = 4  # whole ones, those at the right edge, at the lower edge, and in the corner
 
 
 class NativePieces(CpuKernels):
@@ -34,7 +35,7 @@ class NativePieces(CpuKernels):
         self.quick_gelu = kernel("linear_quick_gelu", _product_shape)
         self.gelu = kernel("linear_gelu", _product_shape)
         self.added = kernel("linear_add", _product_shape)
-        self.swiglu = kernel("swiglu", lambda x, gate, _up: _product_shape(x, gate))
+        self.gated = kernel("swiglu", lambda x, gate, *_: _product_shape(x, gate))
         self.rows_of = kernel("embedding", lambda table, ids: [ids[0], table[1]])
         self.normed = kernel("rms_norm", _first_shape)
         self.added_normed = kernel("add_rms_norm", lambda x, *_: (x, x), (ms.float32, ms.float32))
@@ -43,6 +44,7 @@ class NativePieces(CpuKernels):
         self.scored = kernel("log_prob", lambda x, _ids: [x[0]])
         self.priced = kernel("penalised", _first_shape)
         self.tower_attention = kernel("tower_attention", _first_shape)
+        self.windowed_attention = kernel("window_attention", _first_shape)
         self.prompt_attention = kernel("prompt_attention", _first_shape)
         self.last_attention = kernel("step_attention", _first_shape)
 
@@ -90,9 +92,11 @@ class NativePieces(CpuKernels):
         """One pass over the rows."""
         return self.centered(x, weight, bias, ops.scalar_to_tensor(eps, ms.float32))
 
-    def swiglu_mlp(self, x: Tensor, gate: Tensors, down: Tensor) -> Tensor:
-        """Both products of the gate and what joins them in one."""
-        return self.linear(self.swiglu(x, gate[0], gate[1]), down)
+    def swiglu(self, x: Tensor, gate: Tensors, bias: Tensors = ()) -> Tensor:
+        """Both products and what joins them in one."""
+        if len(bias) == 0:
+            return self.gated(x, gate[0], gate[1])
+        return self.gated(x, gate[0], gate[1], bias[0], bias[1])
 
     def rope_tables(self, cos: Array, sin: Array, heads: int, dtype: Any) -> tuple[Tensor, Tensor]:
         """``[n, D]``: the same for all heads."""
@@ -114,12 +118,20 @@ class NativePieces(CpuKernels):
         shape = (batch, q.shape[0] // batch, heads, q.shape[1] // heads)
         seen = ops.scalar_to_tensor(shape[1], ms.int32) if mask is None else mask
         q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)
+        if mask is not None and len(mask.shape) == 2:
+            return self.windowed_attention(q, k, v, mask).reshape(batch * shape[1], -1)
         return self.tower_attention(q, k, v, seen).reshape(batch * shape[1], -1)
 
     def patch_mask(self, patches: int, padded: int, batch: int, heads: int) -> Tensor | None:
         """How many patches are seen; also where that is all: one graph for both."""
         del padded, batch, heads
         return Tensor(np.array([patches], np.int32))
+
+    def window_mask(self, windows: Array, padded: int, batch: int, heads: int) -> Tensor:
+        """``windows``, filled up to the four kinds that a frame may have: one graph for all."""
+        del padded, batch, heads
+        fill = ((0, max(0, _WINDOW_KINDS - len(windows))), (0, 0))
+        return Tensor(np.pad(windows, fill).astype(np.int32))
 
     def vit_score_bytes(self, batch: int, sequence: int, heads: int) -> int:
         """No more than the rows by head of other flavours, which are counted as rows."""

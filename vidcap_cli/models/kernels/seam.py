@@ -66,9 +66,15 @@ class Kernels(nn.Cell):  # type: ignore[misc]
         """Layer normalisation (Ba et al. 2016)."""
         raise NotImplementedError
 
-    def swiglu_mlp(self, x: Tensor, gate: Tensors, down: Tensor) -> Tensor:
-        """``W_down (silu(W_gate x) * W_up x)`` (Shazeer 2020); ``gate`` is ``gate_tensors``."""
+    def swiglu(self, x: Tensor, gate: Tensors, bias: Tensors = ()) -> Tensor:
+        """``silu(W_gate x + b_gate) * (W_up x + b_up)`` (Shazeer 2020); ``gate``, and ``bias`` if
+        any, are ``gate_tensors``.
+        """
         raise NotImplementedError
+
+    def swiglu_mlp(self, x: Tensor, gate: Tensors, down: Tensor) -> Tensor:
+        """``W_down swiglu(x)``."""
+        return self.linear(self.swiglu(x, gate), down)
 
     def rope_tables(self, cos: Array, sin: Array, heads: int, dtype: Any) -> tuple[Tensor, Tensor]:
         """Host: cosines and sines ``[n, D]`` as ``qkv_split`` takes them for ``heads``."""
@@ -86,12 +92,18 @@ class Kernels(nn.Cell):  # type: ignore[misc]
         self, q: Tensor, k: Tensor, v: Tensor, *, batch: int, heads: int, mask: Tensor | None
     ) -> Tensor:
         """Attention (Vaswani et al. 2017) within each of ``batch`` sequences,
-        ``[batch * n, heads * D]``; ``mask`` is ``patch_mask``'s.
+        ``[batch * n, heads * D]``; ``mask`` is ``patch_mask``'s or ``window_mask``'s.
         """
         raise NotImplementedError
 
     def patch_mask(self, patches: int, padded: int, batch: int, heads: int) -> Tensor | None:
         """Host: what hides all but the first ``patches`` of ``padded``; None hides nothing."""
+        raise NotImplementedError
+
+    def window_mask(self, windows: Array, padded: int, batch: int, heads: int) -> Tensor:
+        """Host: what keeps patches to their window. ``windows`` ``[kinds, 2]`` are (how many, of
+        how many patches), one after the other; the rest of ``padded`` is in none.
+        """
         raise NotImplementedError
 
     def vit_score_bytes(self, batch: int, sequence: int, heads: int) -> int:
