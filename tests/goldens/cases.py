@@ -1,8 +1,10 @@
 """The inputs of the goldens, shared by the scripts that make them and the tests that compare."""
 
+from pathlib import Path
+
 import numpy as np
 
-from tests.helpers.tiny import TinyQwen2VL
+from tests.helpers.tiny import TinyQwen2VL, TinyQwen25VL
 
 # Every layout of facts: old and new keys, one file and shards, all number types, tied and not,
 # different sizes, head ratios, M-RoPE sections and a repetition penalty.
@@ -93,3 +95,17 @@ PROCESSED_CASES = [
     ((3, 2, 333, 517), 448 * 672, (3136, 100_352)),
     ((4, 2, 120, 90), 448 * 672, (200_000, 400_000)),
 ]
+
+# A bundled clip, frames to sample per second, the cap on the area.
+CLIPS = Path(__file__).parents[2] / "vidcap_cli" / "nano" / "clips"
+TIMED_CASES = [
+    (name, fps, cap)
+    for name in (
+        "blue-triangle-quickly-down.mp4",
+        "orange-square-top-left.mp4",
+        "red-circle-slowly-right.mp4",
+    )
+    for fps, cap in ((4.0, 301_056), (1.5, 301_056), (8.0, 150_000), (23.0, 120_000))
+]
+KEPT = 200  # of the pixel values of a clip
+QWEN25VL = TinyQwen25VL(seed=6201)
