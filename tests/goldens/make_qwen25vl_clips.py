@@ -9,10 +9,10 @@
 
 The bundled clips at several rates through qwen-vl-utils' ``process_vision_info`` (decord reads),
 ``Qwen2_5_VLProcessor`` and the model's own ``get_rope_index``. ``qwen25vl_clips.json`` keeps the
-grid, some pixel values, ``second_per_grid_ts``, the number of tokens, and the positions in time of
-the video. Run it with ``uv run --no-project tests/goldens/make_qwen25vl_clips.py``. Earlier versions
-of transformers have other positions: they round ``second_per_grid_ts`` down first. Version 5 has to
-be told the rate with the video's metadata: it passes over the ``fps`` of qwen-vl-utils.
+grid, some pixel values, ``second_per_grid_ts``, the number of tokens, and the positions in time
+of the video. Run it with ``uv run --no-project tests/goldens/make_qwen25vl_clips.py``. Earlier
+versions of transformers have other positions: they round ``second_per_grid_ts`` down first. Version
+5 has to be told the rate with the video's metadata: it passes over the ``fps`` of qwen-vl-utils.
 """
 
 import json

@@ -4,6 +4,7 @@ import json
 import os
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,17 +53,63 @@ def largest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Qwen2-VL-72B in the hub's layout: 147 GB in shards that hold nothing but headers."""
     folder = tmp_path_factory.mktemp("qwen2vl-72b")
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    write_headers(folder, {**tower(1280, 32, 8192), **language_model(8192, 80)}, shards=38)
+    write_headers(folder, {**tower(1280, 32, 8192), **language_model(CONFIG)}, shards=38)
     return folder
 
 
-def tower(width: int, blocks: int, text: int) -> Shapes:
-    """The names in the hub's files, and the shapes of what they name."""
+# What differs in the config.json of Qwen/Qwen2.5-VL-*-Instruct: language model, tower.
+QWEN25VL = {
+    "3B": ((2048, 11008, 36, 16, 2, 151936, True), 3420),
+    "7B": ((3584, 18944, 28, 28, 4, 152064, False), 3420),
+    "32B": ((5120, 27648, 64, 40, 8, 152064, False), 3456),
+    "72B": ((8192, 29568, 80, 64, 8, 152064, False), 3456),
+}
+_KEYS = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "vocab_size", "tie_word_embeddings",
+)  # fmt: skip
+
+
+def write_qwen25vl(folder: Path, name: str) -> Path:
+    """A Qwen2.5-VL of its true size in the hub's layout, in shards that hold headers alone."""
+    text, inner = QWEN25VL[name]
+    config = {
+        **CONFIG,
+        **dict(zip(_KEYS, text, strict=True)),
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": "qwen2_5_vl",
+        "vision_config": {
+            "depth": 32,
+            "hidden_act": "silu",
+            "hidden_size": 1280,
+            "intermediate_size": inner,
+            "num_heads": 16,
+            "in_chans": 3,
+            "out_hidden_size": text[0],
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "spatial_patch_size": 14,
+            "window_size": 112,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+            "tokens_per_second": 2,
+            "temporal_patch_size": 2,
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes = {**tower(1280, 32, text[0], inner), **language_model(config)}
+    write_headers(folder, shapes, shards=5)
+    return folder
+
+
+def tower(width: int, blocks: int, text: int, swiglu: int = 0) -> Shapes:
+    """The names in the hub's files, and the shapes of what they name; with ``swiglu`` inner numbers
+    that of Qwen2.5-VL.
+    """
     wide = 4 * width
+    parts = ("weight",) if swiglu else ("weight", "bias")
     shapes: Shapes = {
         "visual.patch_embed.proj.weight": (width, 3, 2, 14, 14),
-        "visual.merger.ln_q.weight": (width,),
-        "visual.merger.ln_q.bias": (width,),
+        **{f"visual.merger.ln_q.{part}": (width,) for part in parts},
         **dense("visual.merger.mlp.0", wide, wide),
         **dense("visual.merger.mlp.2", text, wide),
     }
@@ -70,27 +117,33 @@ def tower(width: int, blocks: int, text: int) -> Shapes:
         block = f"visual.blocks.{index}"
         shapes |= dense(f"{block}.attn.qkv", 3 * width, width)
         shapes |= dense(f"{block}.attn.proj", width, width)
-        shapes |= dense(f"{block}.mlp.fc1", wide, width) | dense(f"{block}.mlp.fc2", width, wide)
+        if swiglu:
+            for name in ("gate_proj", "up_proj"):
+                shapes |= dense(f"{block}.mlp.{name}", swiglu, width)
+            shapes |= dense(f"{block}.mlp.down_proj", width, swiglu)
+        else:
+            shapes |= dense(f"{block}.mlp.fc1", wide, width)
+            shapes |= dense(f"{block}.mlp.fc2", width, wide)
         for norm in ("norm1", "norm2"):
-            shapes |= {f"{block}.{norm}.weight": (width,), f"{block}.{norm}.bias": (width,)}
+            shapes |= {f"{block}.{norm}.{part}": (width,) for part in parts}
     return shapes
 
 
-def language_model(width: int, layers: int) -> Shapes:
+def language_model(config: dict[str, Any]) -> Shapes:
     """The same."""
-    shapes: Shapes = {
-        "model.embed_tokens.weight": (152064, width),
-        "model.norm.weight": (width,),
-        "lm_head.weight": (152064, width),
-    }
+    width, mlp, layers, heads, kv_heads, vocab, tied = (config[key] for key in _KEYS)
+    head = width // heads
+    shapes: Shapes = {"model.embed_tokens.weight": (vocab, width), "model.norm.weight": (width,)}
+    if not tied:
+        shapes["lm_head.weight"] = (vocab, width)
     for index in range(layers):
         layer = f"model.layers.{index}"
-        for name, rows in (("q", 8192), ("k", 1024), ("v", 1024)):
-            shapes |= dense(f"{layer}.self_attn.{name}_proj", rows, width)
-        shapes[f"{layer}.self_attn.o_proj.weight"] = (width, 8192)
-        shapes[f"{layer}.mlp.gate_proj.weight"] = (29568, width)
-        shapes[f"{layer}.mlp.up_proj.weight"] = (29568, width)
-        shapes[f"{layer}.mlp.down_proj.weight"] = (width, 29568)
+        for name, count in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
+            shapes |= dense(f"{layer}.self_attn.{name}_proj", count * head, width)
+        shapes[f"{layer}.self_attn.o_proj.weight"] = (width, width)
+        shapes[f"{layer}.mlp.gate_proj.weight"] = (mlp, width)
+        shapes[f"{layer}.mlp.up_proj.weight"] = (mlp, width)
+        shapes[f"{layer}.mlp.down_proj.weight"] = (width, mlp)
         shapes[f"{layer}.input_layernorm.weight"] = (width,)
         shapes[f"{layer}.post_attention_layernorm.weight"] = (width,)
     return shapes
@@ -138,6 +191,28 @@ def test_the_true_headers_of_the_largest_model_are_shared_out(largest, ranks):
     assert layout.text_weight("layers.79.self_attn.o_proj.weight", last).shape == (
         8192, 8192 // ranks
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "ranks"),
+    [
+        ("3B", 7.51, [1, 2, 4, 8, 16]),
+        ("7B", 16.58, [1, 2, 4, 28]),
+        ("32B", 66.9, [1, 2, 4, 8, 40]),
+        ("72B", 146.8, [1, 2, 4, 8, 16, 32, 64]),
+    ],
+)
+def test_the_true_headers_of_qwen25vl_are_read(tmp_path, monkeypatch, name, weights, ranks):
+    monkeypatch.setattr(inspected, "device_sizes", lambda: [64 * G] * 64)
+    folder = write_qwen25vl(tmp_path, name)
+    layout = Layout.read(folder, "qwen2vl")
+    assert 2 * layout.parameters() / G == pytest.approx(weights, rel=1e-3)
+    assert list(layout.divided()) == ranks
+    told = inspect(folder).as_dict()["facts"]
+    assert told["model"]["vision_tower"] == {"layers": 32, "width": 1280}
+    assert told["weights"]["parameters"] == layout.parameters()
+    sharing = told["tensor_parallel"]["ranks_that_share_it:_1"]
+    assert sharing["fits"] == (name in ("3B", "7B"))
 
 
 def test_what_each_rank_keeps_is_told(largest, monkeypatch):
