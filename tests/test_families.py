@@ -16,7 +16,7 @@ from vidcap_cli import caption
 from vidcap_cli.cli import app
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
-from vidcap_cli.families import FAMILIES, family_of, part, recognised
+from vidcap_cli.families import CHECKPOINTS, FAMILIES, family_for, family_of, part, recognised
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ PACKAGE = Path(caption.__file__).parent
 PARTS = ("processor", "frame_rule", "check", "tower_config", "tower", "reference")
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("family", CHECKPOINTS, ids=lambda family: family.model_type)
 def test_the_parts_of_a_family_exist(family):
     """Read, not imported: some need MindSpore or mindnlp."""
     for name in filter(None, (getattr(family, field) for field in PARTS)):
@@ -106,6 +106,10 @@ def test_a_part_is_what_its_name_says():
     from vidcap_cli.processors.llava import Llava
 
     assert part(family_of("llava").processor) is Llava
+    settings = {"model_type": "qwen2_5_vl"}
+    assert family_for("qwen2vl", settings).processor.endswith(":Qwen25VL")
+    assert family_for("qwen2vl", {}) is family_of("qwen2vl")
+    assert family_for("llava", settings) is family_of("llava")
     with pytest.raises(ModelError, match="no captioner of the name blip"):
         family_of("blip")
 
@@ -114,6 +118,7 @@ def test_a_part_is_what_its_name_says():
     ("config", "command"),
     [
         ({"model_type": "qwen2_vl", "pooling_shape": [4, 12, 12]}, "qwen2vl"),
+        ({"model_type": "qwen2_5_vl"}, "qwen2vl"),
         ({"model_type": "llava", "architectures": "Pllava"}, "llava"),
         ({"model_type": "llava", "architectures": ["PllavaForConditionalGeneration"]}, "pllava"),
         ({"model_type": "pllava"}, "pllava"),
@@ -148,4 +153,4 @@ def test_nobody_else_asks_which_family_it_is():
                     for leaf in ast.walk(side)
                     if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
                 }
-                assert not words & {*FAMILIES, "qwen2_vl"}, f"{file}:{node.lineno}"
+                assert not words & {*FAMILIES, "qwen2_vl", "qwen2_5_vl"}, f"{file}:{node.lineno}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import Command, committed, events, rows_of, vidcap, write_nano_table
-from tests.helpers.tiny import TinyQwen2VL, write_qwen2vl
+from tests.helpers.tiny import TinyQwen2VL, TinyQwen25VL, write_qwen2vl
 from tests.helpers.tiny_llava import TinyLlava, TinyPllava, write_llava
 
 ROWS = 12
@@ -30,6 +30,9 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_qwen2vl(
         folder / "qwen2vl", TinyQwen2VL(seed=5, hidden=64, heads=8, mlp=90, layers=3, tied=False)
     )
+    write_qwen2vl(
+        folder / "qwen2.5vl", TinyQwen25VL(seed=8, hidden=64, heads=8, mlp=90, tied=False)
+    )
     write_llava(folder / "llava", TinyLlava(seed=6, hidden=64, heads=8, kv_heads=4))
     write_llava(
         folder / "pllava", TinyPllava(seed=7, hidden=64, heads=8, kv_heads=4, lora="default")
@@ -38,7 +41,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(family: str, model: str, ranks: int, groups: int = 1) -> list[str]:
-    words = [family, "meta.csv", "--model", model, "--max-new-tokens", "24", "--bs", "2"]
+    name = "qwen2vl" if family == "qwen2.5vl" else family
+    words = [name, "meta.csv", "--model", model, "--max-new-tokens", "24", "--bs", "2"]
     words += ["--flush-seconds", "0.2", "-o", f"{family}-{ranks}x{groups}.csv", "--all-columns"]
     return [*words, "--tensor-parallel", str(ranks), "--worker-num", str(ranks * groups)]
 
@@ -70,6 +74,7 @@ def by_one(videos):
         ("qwen2vl", 4, 1),
         pytest.param("qwen2vl", 2, 1, marks=SLOW),
         pytest.param("qwen2vl", 2, 2, marks=SLOW),
+        pytest.param("qwen2.5vl", 2, 1, marks=SLOW),
         pytest.param("llava", 2, 1, marks=SLOW),
         pytest.param("llava", 4, 1, marks=SLOW),
         pytest.param("pllava", 2, 1, marks=SLOW),

@@ -19,6 +19,7 @@ from vidcap_cli.processors import load_captioner
 
 SPECS = {
     "qwen2vl": tiny.TinyQwen2VL(seed=1, shards=2),
+    "qwen2.5vl": tiny.TinyQwen25VL(seed=1, shards=2),
     "llava": tiny_llava.TinyLlava(seed=1, shards=2),
     "pllava": tiny_llava.TinyPllava(seed=1, shards=2, lora="default", alpha=16),
     # The same family with the other tokenizer.

@@ -33,8 +33,9 @@ HUB_7B = {
 
 
 def folder_of(place: Path, family: str) -> Path:
-    if family == "qwen2vl":
-        return tiny.write_qwen2vl(place, tiny.TinyQwen2VL(seed=1))
+    if family.startswith("qwen2"):
+        kind = tiny.TinyQwen2VL if family == "qwen2vl" else tiny.TinyQwen25VL
+        return tiny.write_qwen2vl(place, kind(seed=1))
     spec = tiny_llava.TinyPllava if family == "pllava" else tiny_llava.TinyLlava
     return tiny_llava.write_llava(place, spec(seed=1))
 
@@ -51,14 +52,15 @@ def change(file: Path, keys: str, value: object) -> None:
 
 def refused(folder: Path, family: str) -> str:
     with pytest.raises(ModelError) as error:
-        check_model(folder, family)
+        check_model(folder, "qwen2vl" if family == "qwen2.5vl" else family)
     assert any(str(error.value) in problem.text for problem in inspect(folder).problems)
     return str(error.value)
 
 
-def test_the_hub_settings_of_qwen2_vl_pass(tmp_path):
-    folder = folder_of(tmp_path, "qwen2vl")
-    check_settings(read_json(folder / "config.json") | HUB_7B)
+def test_the_hub_settings_of_qwen_pass(tmp_path):
+    for family in ("qwen2vl", "qwen2.5vl"):
+        folder = folder_of(tmp_path / family, family)
+        check_settings(read_json(folder / "config.json") | HUB_7B)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,16 @@ def test_the_hub_settings_of_qwen2_vl_pass(tmp_path):
         ("qwen2vl", "vision_config.hidden_act", "silu"),
         ("qwen2vl", "num_hidden_layers", 10**6),
         ("qwen2vl", "vision_config.depth", 10**6),
+        ("qwen2.5vl", "vision_config.hidden_act", "quick_gelu"),
+        ("qwen2.5vl", "vision_config.window_size", 20),
+        ("qwen2.5vl", "vision_config.fullatt_block_indexes", "7"),
+        ("qwen2.5vl", "vision_config.fullatt_block_indexes", [1, -1]),
+        ("qwen2.5vl", "vision_config.tokens_per_second", "two"),
+        ("qwen2.5vl", "vision_config.out_hidden_size", 32),
+        ("qwen2.5vl", "vision_config.num_heads", 3),
+        ("qwen2.5vl", "vision_config.model_type", "qwen2_5_omni_vision_encoder"),
+        ("qwen2.5vl", "vision_config.patch_size", 16),
+        ("qwen2.5vl", "use_sliding_window", True),
         ("llava", "text_config.num_hidden_layers", 10**6),
         ("llava", "vision_config.num_hidden_layers", 10**6),
         ("llava", "text_config.layer_types", [None]),
