@@ -28,6 +28,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import check_log_dir, check_output, reason
 from vidcap_cli.engine import check_engine
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, StoppedError, TableError, UsageError
+from vidcap_cli.families import bundled_models
 from vidcap_cli.launch.follower import join
 from vidcap_cli.launch.leader import Job, Leader, leading
 from vidcap_cli.launch.ranks import cluster_for, devices
@@ -88,8 +89,7 @@ def caption(request: Request) -> int:
     request = replace(request, launch=placed(request.launch, around))
     check_engine(request.config.engine)
     if request.run.demo:
-        config = replace(request.config, model=NANO)
-        request = replace(request, meta=bundled("clips") / "clips.csv", config=config)
+        request = _demo(request)
     if request.meta is None:
         raise UsageError("name the table, video or folder to caption, or try --demo.")
     meta, place = _meta(request.meta)
@@ -380,6 +380,14 @@ def _next_command(
         others = f"the other {selection.of - 1} run directories"
         return f"vidcap merge {run} … -o {target}  (with {others}, when they have finished)"
     return f"vidcap inspect {run}"
+
+
+def _demo(request: Request) -> Request:
+    """The bundled clips, by the bundled model that ``--model`` names, else by nano."""
+    config = request.config
+    if config.model not in bundled_models(config.family):
+        config = replace(config, model=NANO)
+    return replace(request, meta=bundled("clips") / "clips.csv", config=config)
 
 
 def _selection(request: Request) -> Selection:

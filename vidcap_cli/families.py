@@ -23,7 +23,8 @@ class Family:
 
     The command: its name; ``summary`` and ``example`` for its help; ``options``, the fields of
     CaptionConfig that not every family has; ``defaults`` that differ from CaptionConfig's;
-    ``model_flags``, more spellings of ``--model``; ``hub_name``, one of its checkpoints.
+    ``model_flags``, more spellings of ``--model``; ``hub_name``, one of its checkpoints; ``nano``,
+    what ``--model`` calls the bundled one, and its folder.
 
     Its ``config.json``: ``model_type``, or one of ``also_called`` when a key of ``marks`` is there
     or an architecture that begins with ``architecture``; the types of language model and tower
@@ -57,6 +58,7 @@ class Family:
     tower: str
     reference_class: str
     hub_name: str
+    nano: tuple[str, str]
     reference: str = "engine.reference:load_published"
     activation: str = "quick_gelu"
     model_flags: tuple[str, ...] = ()
@@ -94,6 +96,7 @@ _LLAVA = Family(
     tower="models.model:clip_tower",
     reference_class="LlavaForConditionalGeneration",
     hub_name="xtuner/llava-llama-3-8b-v1_1-transformers",
+    nano=("nano", "llava"),
 )
 _PLLAVA = replace(
     _LLAVA,
@@ -109,6 +112,7 @@ _PLLAVA = replace(
     architecture="Pllava",
     lora=True,
     hub_name="ermu2001/pllava-7b",
+    nano=("nano", "pllava"),
     processor="processors.pllava:Pllava",
     frame_rule="processors.pllava:usual_rule",
     tower="models.model:pooled_clip_tower",
@@ -135,6 +139,7 @@ _QWEN2VL = Family(
     tower="models.model:qwen2vl_tower",
     reference_class="Qwen2VLForConditionalGeneration",
     hub_name="Qwen/Qwen2-VL-7B-Instruct",
+    nano=("nano", "qwen2vl"),
 )
 _QWEN25VL = replace(
     _QWEN2VL,
@@ -147,6 +152,8 @@ _QWEN25VL = replace(
     tower_config="models.vision_config:Qwen25VLVisionConfig",
     tower="models.model:qwen25vl_tower",
     reference_class="Qwen2_5_VLForConditionalGeneration",
+    hub_name="Qwen/Qwen2.5-VL-7B-Instruct",
+    nano=("nano2.5", "qwen25vl"),
 )
 FAMILIES: Mapping[str, Family] = {row.command: row for row in (_LLAVA, _PLLAVA, _QWEN2VL)}
 CHECKPOINTS = (*FAMILIES.values(), _QWEN25VL)
@@ -181,6 +188,11 @@ def _marked(family: Family, config: Mapping[str, Any]) -> bool:
     architectures = listed if isinstance(listed, list) else ()
     named = any(str(name).startswith(family.architecture) for name in architectures)
     return named or any(name in config for name in family.marks)
+
+
+def bundled_models(command: str) -> dict[str, str]:
+    """The folders of the bundled checkpoints of a command, by what ``--model`` calls them."""
+    return dict(row.nano for row in CHECKPOINTS if row.command == command)
 
 
 def part(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a nano model computes, and with which kernels: python -m tests.ascend.phases FAMILY DTYPE.
+"""What a nano model computes, and with which kernels: python -m tests.ascend.phases MODEL DTYPE.
 
 Prints JSON: how many layers there are, the logits of some tokens after the prompt of a bundled
 clip, and on Ascend the launches by kernel of vision, prefill, insert and step.
@@ -63,9 +63,10 @@ def count(model: Model, prompt: Prompt) -> dict[str, dict[str, int]]:
     return found
 
 
-def main(family: str, dtype: str) -> None:
+def main(model: str, dtype: str) -> None:
+    family = "qwen2vl" if model == "qwen25vl" else model
     config = CaptionConfig(
-        family, str(NANO / family), dtype=dtype, slots=SLOTS, max_new_tokens=8,
+        family, str(NANO / model), dtype=dtype, slots=SLOTS, max_new_tokens=8,
         num_frames=1 if family == "llava" else 4,
     )  # fmt: skip
     captioner, engine = load_captioner(config), GraphEngine(config, lambda _: None)

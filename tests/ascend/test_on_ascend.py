@@ -15,6 +15,7 @@ pytest.importorskip("mindspore")
 
 SLOW = pytest.mark.slow
 FAMILIES = ("llava", "pllava", "qwen2vl")
+MODELS = (*FAMILIES, "qwen25vl")  # the folders of the bundled ones
 # What a decode step launches besides its layers: the embedding, the mask (the place of the last
 # token as number of its type, and a comparison), the first norm, the head, its float32, the argmax,
 # and the log-probability of that: a log-softmax, and a gathering.
@@ -46,6 +47,19 @@ def test_every_bundled_clip_gets_its_caption(stand_in, tmp_path, family, dtype, 
     with out.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["text"] for row in rows] == [row[f"detail_{family}"] for row in rows]
+    assert len(rows) == 8
+
+
+@SLOW
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_bundled_clip_gets_its_caption_of_qwen25vl(stand_in, tmp_path, dtype):
+    out = tmp_path / "captions.csv"
+    words = ("qwen2vl", "--demo", "--model", "nano2.5", "--dtype", dtype, "-o", out)
+    done = stand_in.vidcap(*words, devices=1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == [row["detail_qwen2vl"] for row in rows]
     assert len(rows) == 8
 
 
@@ -91,7 +105,7 @@ def phases(run, family: str, dtype: str):
 
 
 @pytest.fixture(
-    scope="module", params=["llava", *(pytest.param(f, marks=SLOW) for f in FAMILIES[1:])]
+    scope="module", params=["llava", *(pytest.param(f, marks=SLOW) for f in MODELS[1:])]
 )
 def family(request) -> str:
     return request.param

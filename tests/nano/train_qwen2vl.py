@@ -276,9 +276,7 @@ def see(model: Qwen2VLForConditionalGeneration, batch: Batch) -> Tensor:
     return tower.merger(x.flatten(0, 1)).unflatten(0, (len(batch.examples), -1))
 
 
-def answer_loss(
-    model: Qwen2VLForConditionalGeneration, batch: Batch, seen: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def answer_loss(model: Any, batch: Batch, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of the answers, whether each row is right in every token, and the middle layer."""
     embeddings = model.model.language_model.embed_tokens.weight
     rows = F.embedding(batch.ids, embeddings)

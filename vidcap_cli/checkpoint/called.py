@@ -5,16 +5,16 @@ from pathlib import Path
 
 from vidcap_cli.checkpoint.hub import fetch, is_hub_name
 from vidcap_cli.errors import UsageError
-from vidcap_cli.options import NANO
+from vidcap_cli.families import bundled_models
 
 
 def model_folder(name: str, family: str, *, weights: bool = True) -> Path:
-    """The checkpoint folder that a ``--model`` value names: nano, a folder, or one on the hub.
+    """The checkpoint folder that a ``--model`` value names: bundled, a folder, or one on the hub.
 
     Of the last perhaps all but the ``weights``.
     """
-    if name == NANO:
-        return bundled(family)
+    if (toy := bundled_models(family).get(name)) is not None:
+        return bundled(toy)
     return fetch(name, weights=weights) if is_hub_name(name) else Path(name).absolute()
 
 

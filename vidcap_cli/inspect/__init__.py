@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from vidcap_cli.addresses import named
 from vidcap_cli.checkpoint.hub import is_hub_name
 from vidcap_cli.errors import UsageError
-from vidcap_cli.families import RECOMMENDED
+from vidcap_cli.families import RECOMMENDED, bundled_models
 from vidcap_cli.inspect.report import Report, render
-from vidcap_cli.options import NANO
 
 if TYPE_CHECKING:
     from vidcap_cli.inspect.gallery.make import Gallery
@@ -86,7 +85,7 @@ def _names_a_model(name: str) -> bool:
 
     path = Path(name)
     is_file = table_form(path) or path.suffix.lower() in VIDEO_SUFFIXES | {".vidcap"}
-    return name == NANO or (is_hub_name(name) and not is_file)
+    return name in bundled_models(RECOMMENDED.command) or (is_hub_name(name) and not is_file)
 
 
 def _folder(target: Path, wanted: Wanted) -> Report:
