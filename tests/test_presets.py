@@ -52,6 +52,12 @@ def test_a_typed_question_beats_a_prompt_of_a_file(folder):
     assert words("qwen2vl", "--prompt", "motion") == []
 
 
+@pytest.mark.parametrize("question", ["{a = 'Who?', b = 'Why?'}", "['a=Who?', 'b=Why?']"])
+def test_several_questions_are_a_table_or_a_list(folder, question):
+    (folder / "vidcap.toml").write_text(f"question = {question}\n")
+    assert words("qwen2vl") == ["--question", "a=Who?", "--question", "b=Why?"]
+
+
 def test_a_project_file_has_a_table_for_vidcap(folder):
     (folder / "pyproject.toml").write_text("[tool.other]\n[tool.vidcap.qwen2vl]\nfps = 1\n")
     assert str(presets(["qwen2vl"])) == "pyproject.toml: --fps 1"

@@ -14,6 +14,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine import Answer, Request, SpentError, feed_of, generate_all
 from vidcap_cli.engine.generate import GraphEngine
 from vidcap_cli.errors import ModelError, OutOfMemoryError, RunError
+from vidcap_cli.models import model
 from vidcap_cli.processors import Prompt, Size, load_captioner
 
 SPEC = tiny.TinyQwen2VL(seed=2)
@@ -69,18 +70,25 @@ def test_refilled_slots_write_what_each_row_writes_alone(engine, prompts, alone)
     assert all(answer.seconds > 0 for answer in found)
 
 
-def test_the_tower_looks_once_at_frames_that_prompts_share(config, engine, prompts, monkeypatch):
+def test_what_prompts_share_is_computed_once(config, engine, prompts, monkeypatch):
     captioner = load_captioner(config)
+    monkeypatch.setattr(model, "WORTH_KEEPING", 1)
     looks, tower = [], type(engine.model.vision)
-    look = tower.__call__
+    look, wholes = tower.__call__, []
+    prefill = engine.model.decoder.prefill
     monkeypatch.setattr(tower, "__call__", lambda *given: looks.append(given) or look(*given))
+    monkeypatch.setattr(
+        engine.model.decoder, "prefill", lambda *given: wholes.append(given) or prefill(*given)
+    )
     asked = [captioner.asked(prompt, "Why?") for prompt in prompts]
     apart = [generate_all(engine, [prompt])[0].ids for prompt in (*prompts, *asked)]
-    pairs = [replace(p, shared=True) for pair in zip(prompts, asked, strict=True) for p in pair]
+    both = enumerate(zip(prompts, asked, strict=True))
+    pairs = [replace(p, video=number) for number, pair in both for p in pair]
     looks.clear()
+    wholes.clear()
     found = [row.ids for row in generate_all(engine, pairs)]
     assert found == [ids for pair in zip(apart[:7], apart[7:], strict=True) for ids in pair]
-    assert len(looks) == len(prompts)
+    assert len(looks) == len(wholes) == len(prompts)
     assert found[0] != found[1]
 
 

@@ -94,6 +94,14 @@ def test_eight_slots_caption_as_one_does(family, index, row):
     assert row["together"] == answer(CAPTIONS[family][index])
 
 
+@pytest.mark.slow
+def test_mindnlp_penalises_as_pytorch_does_in_padded_rows_too():
+    found = printed_by("penalised_ids.py")
+    goldens = {golden["case"]: answer(golden) for golden in CAPTIONS["qwen2vl"]}
+    assert len(found) >= 4
+    assert found == {name: goldens[name] for name in found}
+
+
 @EVERY_FAMILY
 def test_the_goldens_are_those_of_the_cases(family):
     assert [golden["case"] for golden in CAPTIONS[family]] == [name for name, _ in NAMES[family]]

@@ -58,6 +58,26 @@ def close(logits: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(logits, expected, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(
+    ("length", "common", "rest"),
+    [(40, 30, 7), (300, 300, 64), (LONG, LONG - 1, 1), (700, 300, 400)],
+)
+def test_a_prompt_that_begins_as_another_equals_itself_alone(decoder, length, common, rest):
+    before = prefilled(decoder, tokens(20, length))
+    ids = np.concatenate([tokens(20, length)[:common], tokens(21, rest)])
+    places = np.arange(len(ids))
+    after = decoder.extend(before, common, decoder.embed(ids), places[common:], places[common:])
+    whole = prefilled(decoder, ids)
+    assert (after.length, after.rope_delta) == (whole.length, whole.rope_delta)
+    close(after.next_token.logits.asnumpy(), whole.next_token.logits.asnumpy())
+    for ours, theirs in zip(after.values, whole.values, strict=True):
+        close(ours.asnumpy()[:, : len(ids)], theirs.asnumpy()[:, : len(ids)])
+    decoder.insert(2, after, 4)
+    stepped = decoder.step(np.array([0, 0, 5])).logits.asnumpy()[2]
+    decoder.free(2)
+    close(stepped, prefilled(decoder, np.append(ids, 5)).next_token.logits.asnumpy()[0])
+
+
 def test_a_prompt_in_blocks_equals_its_tokens_one_by_one(decoder):
     ids = tokens(1, LONG)
     whole = prefilled(decoder, ids).next_token.logits.asnumpy()[0]

@@ -174,7 +174,8 @@ def test_a_row_is_done_when_all_its_questions_are_answered(tmp_path, slots):
         own = [request.prompt for request in engine.asked if request.row_id == row]
         assert [len(prompt.ids) for prompt in own] == [4, 5]
         assert own[0].vision is own[1].vision
-        assert all(prompt.shared for prompt in own)
+        assert own[0].video == own[1].video is not None
+    assert len({request.prompt.video for request in engine.asked}) == 4
 
 
 def test_a_row_is_asked_its_own_question_if_it_has_one(tmp_path):
@@ -194,7 +195,7 @@ def test_one_question_alone_shares_nothing(tmp_path):
     engine = FakeEngine()
     scene = Scene(tmp_path, engine, FakeDecoders({}), rows(1))
     scene.run()
-    assert not engine.asked[0].prompt.shared
+    assert engine.asked[0].prompt.video is None
     assert scene.results[0]["answers"] is None
 
 

@@ -12,6 +12,7 @@ anew. Norms, softmax and logits are float32 whatever the weights are.
 Sources: transformers 4.57 ``modeling_llama.py``, ``modeling_qwen2_vl.py``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -105,6 +106,7 @@ class Decoder:
     ) -> None:
         self.config = config = share.config(whole)
         self.score_bytes = SCORE_BYTES
+        self.kept = 1  # prompts whose keys and values are there besides those in slots, at most
         numbers = kernels.numbers(dtype)
         self._attention = kernels.grouped_query_attention(config, dtype)
         self.kv_cache = KVCache(
@@ -142,6 +144,24 @@ class Decoder:
         delta = int(positions.max()) + 1 - length
         return Prefilled(kept[::2], kept[1::2], length, delta, next_token)
 
+    def extend(
+        self,
+        before: Prefilled,
+        common: int,
+        embeds: Tensor,
+        index: Index,
+        positions: NDArray[np.int64],
+    ) -> Prefilled:
+        """As ``prefill``, of a prompt whose first ``common`` tokens are those of ``before``; what
+        else is given is of the others.
+        """
+        length = common + len(index)
+        pairs = zip(before.keys, before.values, strict=True)
+        kept = [tensor[:, :common] for pair in pairs for tensor in pair]
+        next_token, kept = self._in_blocks(self._padded(embeds, index, positions, common), kept)
+        delta = int(positions.max()) + 1 - length
+        return Prefilled(kept[::2], kept[1::2], length, delta, next_token)
+
     def insert(self, slot: int, prefilled: Prefilled, new_tokens: int) -> None:
         """Put a prompt into a slot that is free, with room for ``new_tokens`` more."""
         pairs = zip(prefilled.keys, prefilled.values, strict=True)
@@ -176,7 +196,7 @@ class Decoder:
         config, size = self.config, self._itemsize
         # Shorter caches that stay take less than this one again.
         cached = 2 * self._slots * cache_length(prompt + new_tokens)
-        kept = (prompt + cached) * config.kv_per_token * size
+        kept = (self.kept * prompt + cached) * config.kv_per_token * size
         rows = self._block_rows(prompt)
         scores = self._score_bytes(rows, prompt)
         turned = (config.heads + config.kv_heads) * config.head_dim
@@ -186,8 +206,10 @@ class Decoder:
         total = kept + scores + inner + joined + 2 * size * prompt * config.hidden
         return total * 5 // 4  # what it loses to gaps, measured with prompts of many lengths (CPU)
 
-    def _padded(self, embeds: Tensor, index: Index, positions: NDArray[np.int64]) -> _Prompt:
-        """The prompt filled up to whole blocks."""
+    def _padded(
+        self, embeds: Tensor, index: Index, positions: NDArray[np.int64], before: int = 0
+    ) -> _Prompt:
+        """The prompt filled up to whole blocks, or what comes after ``before`` tokens of it."""
         length, blocks = len(index), self._blocks(len(index))
         fill = sum(blocks) - length
         cos, sin = (np.pad(table, ((0, fill), (0, 0))) for table in self._rope(positions))
@@ -197,7 +219,7 @@ class Decoder:
             (cos, sin),
             blocks,
             Tensor(np.array([(length - 1) % blocks[0]], np.int32)),
-            self._attention.padding_mask(length, length + fill),
+            self._attention.padding_mask(before + length, before + length + fill),
         )
 
     def _in_one(self, prompt: _Prompt) -> tuple[NextToken, list[Tensor]]:
@@ -210,16 +232,18 @@ class Decoder:
         found = self._graphs.last_layer(x, *turn, len(masks), *ends, *masks, *final)
         return NextToken(*found[:3]), [*kept, *found[3:]]
 
-    def _in_blocks(self, prompt: _Prompt) -> tuple[NextToken, list[Tensor]]:
-        """As ``_in_one``, block by block."""
+    def _in_blocks(
+        self, prompt: _Prompt, before: Sequence[Tensor] = ()
+    ) -> tuple[NextToken, list[Tensor]]:
+        """As ``_in_one``, block by block; keys and values of what comes ``before`` may be known."""
         *layers, final = self._layers
-        kept: list[Any] = []
+        kept: list[Any] = [*before]
         start = 0
         for count in prompt.blocks:
             here = slice(start, start + count)
             x = self._rows(prompt.embeds, prompt.index[here])
             turn = self._rope_tables((prompt.rope[0][here], prompt.rope[1][here]))
-            if start == 0:
+            if not kept:
                 x, kept = self._first_block(x, turn, layers)
                 kept += None, None
             else:

@@ -38,24 +38,42 @@ from vidcap_cli.processors.pllava import pooled_shape
 Vision = Qwen2VLVision | ClipVision
 # From where a prompt's placeholders are to the positions of its tokens, ``[n]`` or ``[3, n]``.
 Positions = Callable[[NDArray[np.bool_], Prompt], NDArray[np.int64]]
+# Tokens that two prompts have in common from which the second takes them from the first: all of a
+# shorter one go through some layers in one graph, which is as fast (nano, CPU).
+WORTH_KEEPING = 512
 
 
-class _Looked:
-    """What the tower made of the frames that it was shown last, while other prompts share them."""
+@dataclass(slots=True)
+class _Last:
+    """The prompt that was run last, kept while others may be about the same ``video``: its tower's
+    ``features`` and the places of these, its ``ids`` and what it was ``prefilled`` to.
+    """
 
-    def __init__(self) -> None:
-        self._vision: object = None
-        self._found: Any = None
+    video: int | None = None
+    features: Any = None
+    ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    prefilled: Prefilled | None = None
 
-    def at(self, prompt: Prompt, tower: Vision) -> Any:
-        """What ``tower`` gives, computed once for prompts that share frames."""
-        if prompt.vision is not self._vision:
-            self._vision = self._found = None  # before there is another
-            found = tower(prompt.vision)
-            if not prompt.shared:
-                return found
-            self._vision, self._found = prompt.vision, found
-        return self._found
+    def is_about(self, prompt: Prompt) -> bool:
+        """Whether ``prompt`` has the same frames; if not, all of it is forgotten."""
+        if prompt.video is not None and prompt.video == self.video:
+            return True
+        self.video = self.features = self.prefilled = None
+        return False
+
+    def keep(self, prompt: Prompt, features: Any, prefilled: Prefilled) -> None:
+        """Remember what ``prompt`` came to, if others may have its frames."""
+        if prompt.video is not None:
+            self.video, self.features = prompt.video, features
+            self.ids, self.prefilled = prompt.ids, prefilled
+
+    def common(self, ids: NDArray[np.int64]) -> int:
+        """How many tokens both begin with; a prompt has one more at least."""
+        if self.prefilled is None:
+            return 0
+        least = min(len(ids), len(self.ids)) - 1
+        differ = np.flatnonzero(ids[:least] != self.ids[:least])
+        return int(differ[0]) if len(differ) else least
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +86,16 @@ class Model:
     decoder: Decoder
     placeholder: int
     positions: Positions
-    looked: _Looked = field(default_factory=_Looked)
+    last: _Last = field(default_factory=_Last)
 
     def prefill(self, prompt: Prompt) -> Prefilled:
-        """Run the tower and the prompt. Raises ModelError when the two do not fit together."""
+        """Run the tower and the prompt, or what is new of them after the last one.
+
+        Raises ModelError when the two do not fit together.
+        """
         here = prompt.ids == self.placeholder
-        features, used = self.looked.at(prompt, self.vision)
+        known = self.last.is_about(prompt)
+        features, used = self.last.features if known else self.vision(prompt.vision)
         if len(used) != here.sum():
             raise ModelError(f"{here.sum()} places in the prompt for {len(used)} features")
         last = prompt.ids[~here].max()
@@ -86,7 +108,15 @@ class Model:
         index = np.empty(len(here), np.int64)
         index[here] = used
         index[~here] = np.arange(embeds.shape[0] - (~here).sum(), embeds.shape[0])
-        return self.decoder.prefill(embeds, index, self.positions(here, prompt))
+        positions = self.positions(here, prompt)
+        common = self.last.common(prompt.ids)
+        if self.last.prefilled and common >= WORTH_KEEPING:
+            rest = embeds, index[common:], positions[..., common:]
+            prefilled = self.decoder.extend(self.last.prefilled, common, *rest)
+        else:
+            prefilled = self.decoder.prefill(embeds, index, positions)
+        self.last.keep(prompt, (features, used), prefilled)
+        return prefilled
 
     def begin(self, slot: int, prompt: Prompt, new_tokens: int) -> NextToken:
         """Put a prompt into a slot that is free, with room for ``new_tokens``; what follows it."""
@@ -122,6 +152,7 @@ def load_model(config: CaptionConfig, layout: Layout, dtype: Any, share: Share =
     kernels = kernels_for(current_device(), shared=share.of > 1)
     read = partial(layout.text_weight, share=share)
     decoder = Decoder(layout.text, read, kernels, slots=config.slots, dtype=dtype, share=share)
+    decoder.kept = 1 if len(config.questions) == 1 else 2
     given = read_json(Path(config.model) / "config.json")
     tower = part(family_for(config.family, given).tower)
     vision, positions = tower(config, layout, kernels, dtype)

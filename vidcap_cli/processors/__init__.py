@@ -23,12 +23,12 @@ class Prompt:
 
     ``ids`` are the token ids ``[n]`` (int64), placeholders of the video included; ``vision`` holds
     the arrays the vision tower takes, under the names that transformers' ``forward`` gives them.
-    ``shared``: other prompts have the same ``vision``, the very object.
+    Prompts of the same ``video``, if it has a number, have the same ``vision``.
     """
 
     ids: NDArray[np.int64]
     vision: dict[str, NDArray[Any]]
-    shared: bool = False
+    video: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

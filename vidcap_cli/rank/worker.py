@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -91,6 +92,7 @@ class Rank:
         self._recorder = recorder
         self._shrink = shrink
         self._questions, self._retry = questions, retry
+        self._videos = count()  # numbers of those that several questions are about
         self._stop = stop
         self._in_model: dict[int, Row] = {}
         self._waiting: deque[Request] = deque()  # of rows in the model, what is asked next
@@ -159,7 +161,8 @@ class Rank:
         if not more:
             return [first]
         prompts = (first, *(self._captioner.asked(first, question) for question in more))
-        return [replace(prompt, shared=True) for prompt in prompts]
+        video = next(self._videos)
+        return [replace(prompt, video=video) for prompt in prompts]
 
     def _fitting(self, row: Row, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """``frames``, made smaller until there is memory for them; None when that never is.

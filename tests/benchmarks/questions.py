@@ -1,0 +1,79 @@
+"""What a second question costs: 64 clips asked one and two, in processor seconds of one rank.
+
+``python tests/benchmarks/questions.py``: the bundled nano Qwen2-VL, decoding of frames counted in,
+with one slot and with eight; "apart" shares nothing between the two.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+from vidcap_cli import video
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.engine import Engine, Request, load_engine
+from vidcap_cli.processors import Captioner, load_captioner
+
+NANO = Path(str(resources.files("vidcap_cli") / "nano"))
+QUESTIONS = {"detailed": "Describe the video in detail", "brief": "Describe the video briefly"}
+CLIPS, TRIES = 64, 3
+
+Answers = dict[tuple[int, int], list[int]]
+
+
+def requests(captioner: Captioner, questions: list[str], *, shared: bool) -> Iterator[Request]:
+    """What a rank asks about the clips."""
+    clips = sorted((NANO / "clips").glob("*.mp4"))
+    for row in range(CLIPS):
+        clip = video.read_frames(str(clips[row % len(clips)]), captioner.rule)
+        first = captioner.prompt(clip.frames)
+        prompts = [first, *(captioner.asked(first, question) for question in questions[1:])]
+        for number, prompt in enumerate(prompts):
+            known = row if shared and len(prompts) > 1 else None
+            yield Request(row, replace(prompt, video=known), question=number)
+
+
+def answered(engine: Engine, wanted: Iterator[Request]) -> Answers:
+    """The tokens of each answer, by row and question."""
+    answers = engine.answers(lambda wait: next(wanted, None), lambda: False)  # noqa: ARG005
+    return {(it.row_id, it.question): it.generated.ids for it in answers if it.generated}
+
+
+def seconds(run: Callable[[], Answers]) -> tuple[float, Answers]:
+    """The least of some tries, and what they gave."""
+    least, found = float("inf"), {}
+    for _ in range(TRIES):
+        began = time.process_time()
+        found = run()
+        least = min(least, time.process_time() - began)
+    return least, found
+
+
+def measure(slots: int) -> str:
+    """A line about an engine of so many slots."""
+    config = CaptionConfig("qwen2vl", str(NANO / "qwen2vl"), question=QUESTIONS, slots=slots)
+    captioner, engine = load_captioner(config), load_engine(config)
+
+    def run(number: int, *, shared: bool = True) -> tuple[float, Answers]:
+        asked = [*QUESTIONS.values()][:number]
+        return seconds(lambda: answered(engine, requests(captioner, asked, shared=shared)))
+
+    run(2)  # compiles
+    (one, first), (two, both), (apart, alone) = run(1), run(2), run(2, shared=False)
+    assert both == alone
+    assert first == {key: ids for key, ids in both.items() if key[1] == 0}
+    return (
+        f"{slots} slots: one question {one:.2f} s, two {two:.2f} s ({two / one:.2f} times), "
+        f"apart {apart:.2f} s ({apart / one:.2f} times)"
+    )
+
+
+def main() -> None:
+    """Print a line for each number of slots."""
+    for slots in (1, 8):
+        print(measure(slots), flush=True)
+
+
+if __name__ == "__main__":
+    main()
