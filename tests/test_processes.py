@@ -134,7 +134,7 @@ def test_ctrl_c_that_c_code_prints_and_replaces_is_quiet():
     program = (
         "import os, signal, sys\n"
         "from vidcap_cli import __main__ as command, cli\n"
-        "def app():\n"
+        "def app(args):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "    except KeyboardInterrupt:\n"
@@ -203,7 +203,7 @@ def test_an_interrupted_command_ends_before_libraries_can_abort_it():
         "import atexit, os, signal\n"
         "from vidcap_cli import __main__ as command, cli\n"
         "atexit.register(os.abort)\n"
-        "cli.app = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        "cli.app = lambda args: os.kill(os.getpid(), signal.SIGINT)\n"
         "command.main()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)

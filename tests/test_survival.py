@@ -89,12 +89,27 @@ def test_all_ranks_are_killed(folder, undisturbed):
     assert_equal_and_nothing_twice(folder, undisturbed)
 
 
+SLOW_MSRUN = """
+import os, pathlib, sys, time
+said = pathlib.Path(__file__).with_name("pid")
+if "vidcap_cli.launch.bare_msrun" in sys.orig_argv and not said.exists():
+    said.write_text(str(os.getpid()))
+    time.sleep(60)
+"""
+
+
+def pid_of_msrun(folder):
+    """What tells the process number of the first msrun once there is one."""
+    said = folder / "slow" / "pid"
+    return lambda: said.exists() and said.read_text()
+
+
 def test_msrun_is_killed_while_it_starts_the_ranks(folder, undisturbed):
-    command = Command(caption(2), folder)
-    msrun = command.wait_until(
-        lambda: [p for p in command.processes() if "mindspore.parallel.cluster.run" in p.cmdline()]
-    )
-    msrun[0].kill()
+    # The first msrun takes a while, so that it can be met.
+    (folder / "slow").mkdir()
+    (folder / "slow" / "sitecustomize.py").write_text(SLOW_MSRUN)
+    command = Command(caption(2), folder, {"PYTHONPATH": str(folder / "slow")})
+    os.kill(int(command.wait_until(pid_of_msrun(folder))), signal.SIGKILL)
     code, _, err = command.finish()
     assert code == 0, err  # a launch that failed; the next one did not
     assert "msrun ended with -9" in err
