@@ -113,7 +113,7 @@ class CaptionConfig:
     question_column: Annotated[
         str | None,
         Option(
-            "Column of the table with questions for rows; where it is empty --question counts.",
+            "Column of the table with questions for rows; an empty one is asked that of all.",
             metavar="NAME",
             alters=True,
             last=True,

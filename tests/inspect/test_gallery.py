@@ -251,7 +251,8 @@ def test_of_several_questions_one_is_shown(tmp_path):
     make_plan(meta, run, CaptionConfig(family="qwen2vl", model="/m", question=asked))
     run.parts.mkdir()
     said = {"long": "A red circle moves.", "short": "A circle."}
-    result = Result(0, "x.mp4", "ok", said["long"], answers=json.dumps(said))
+    answers = {name: {"text": text} for name, text in said.items()}
+    result = Result(0, "x.mp4", "ok", said["long"], answers=json.dumps(answers))
     write_part(run.part(1, 0, 0, "parquet"), [result])
     for column, text in ((None, said["long"]), ("short", said["short"])):
         gallery(run.path, tmp_path / "g.html", caption_column=column)

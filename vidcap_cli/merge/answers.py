@@ -74,4 +74,5 @@ def read(text: str | None) -> dict[str, Any]:
         found = json.loads(text or "{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    whole = isinstance(found, dict) and all(isinstance(it, dict) for it in found.values())
+    return found if whole else {}
