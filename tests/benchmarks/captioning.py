@@ -39,7 +39,8 @@ def caption_clips(job: Job, generate: Callable[[Iterator[Prompt]], list[list[int
         nonlocal reading
         for path in paths:
             began = time.perf_counter()
-            prompt = captioner.prompt(video.read_frames(path, captioner.rule).frames)
+            clip = video.read_frames(path, captioner.rule)
+            prompt = captioner.prompt(clip.frames, clip.seconds)
             reading += time.perf_counter() - began
             yield prompt
 
