@@ -133,14 +133,15 @@ def test_ctrl_c_that_c_code_prints_and_replaces_is_quiet():
     """As numpy's ``import_array`` does with what stops the import of its core."""
     program = (
         "import os, signal, sys\n"
-        "from vidcap_cli import __main__ as command, cli\n"
-        "def app(args):\n"
+        "from vidcap_cli import __main__ as command, inspect\n"
+        "def look(*_):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "    except KeyboardInterrupt:\n"
         "        sys.excepthook(*sys.exc_info())\n"
         "    raise ImportError('numpy._core.multiarray failed to import')\n"
-        "cli.app = app\n"
+        "inspect.inspect = look\n"
+        "sys.argv = ['vidcap', 'inspect']\n"
         "command.main()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)

@@ -52,11 +52,12 @@ def main() -> None:
         # typer folds an option's help at the width of the terminal, and of a folded one some
         # shells offer the second line as a choice of its own.
         os.environ["TERMINAL_WIDTH"] = "10000"
+    if _MINE:  # before typer is imported, whose hook calls the one that is there then
+        sys.unraisablehook, sys.excepthook = _again, _unprinted
     from vidcap_cli.cli import app  # noqa: PLC0415 - an error while importing is shown below too
 
     try:
         if _MINE:
-            sys.unraisablehook, sys.excepthook = _again, _unprinted
             signal.signal(signal.SIGINT, _interrupt)
         try:
             app(args=_words())
