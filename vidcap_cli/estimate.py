@@ -20,6 +20,7 @@ from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.host_memory import available
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
+from vidcap_cli.inspect.video import probe_only
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.models.decoder_config import cache_length
 from vidcap_cli.native import library
@@ -30,7 +31,7 @@ from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.spans import Span
-from vidcap_cli.video import Clip, Rule, probe
+from vidcap_cli.video import Clip
 from vidcap_cli.video.pool import DecodePool
 from vidcap_cli.view.words import count, duration, figure, one_line, printable, size
 
@@ -98,7 +99,7 @@ def estimate(
     captioner = load_captioner(config)
     rule = captioner.rule
     found: list[Clip] = []
-    read = Anywhere(_probe, cache)
+    read = Anywhere(probe_only, cache)
     with DecodePool(rule, workers=config.decoders, timeout=_PROBE_SECONDS, read=read) as pool:
         for row, (path, span) in enumerate(videos):
             pool.submit(row, path, span)
@@ -119,21 +120,6 @@ def estimate(
             np.int64,
         ),
         words=captioner.size(tiny).tokens - rule.tokens(*tiny.shape[:3]),
-    )
-
-
-def _probe(path: str, rule: Rule, span: Span | None = None) -> Clip:
-    """In a decoder process: a clip of one black pixel, for the rest that it tells."""
-    info = probe(path, span)
-    return Clip(
-        frames=np.zeros((1, 1, 1, 3), np.uint8),
-        indices=rule.indices(info.frames, info.fps),
-        reader=info.reader,
-        source_frames=info.frames,
-        source_fps=info.fps,
-        source_height=info.height,
-        source_width=info.width,
-        flags=info.flags,
     )
 
 
