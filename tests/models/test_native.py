@@ -334,6 +334,53 @@ def test_rows_are_rounded_where_that_is_wanted(library):
         np.testing.assert_allclose(found, exact[:9], rtol=0, atol=1e-4)
 
 
+@pytest.fixture
+def rounding(library):
+    """A library that rounds many rows, where its processor is faster with it."""
+    library.round_rows(1)
+    yield library
+    library.round_rows(0)
+
+
+@pytest.mark.parametrize("head_dim", [7, 64, 80])
+@pytest.mark.parametrize(("patches", "seen"), [(64, 60), (97, 97), (420, 385)])
+def test_rounded_patches_attend_to_their_own_sequence(rounding, patches, seen, head_dim):
+    rng, heads = np.random.default_rng([patches, head_dim]), 3
+    q, k, v = rng.normal(0, 1, (3, 2, patches, heads, head_dim)).astype(np.float32)
+    found = call(rounding, "tower_attention", q, k, v, np.array([seen], np.int32))
+    hidden = np.arange(patches) >= seen
+    for at in np.ndindex(2, heads):
+        one = at[0], slice(None), at[1]
+        compare_rounded(rounding, found[one], q[one], k[one], v[one], hidden)
+
+
+@pytest.mark.parametrize("head_dim", [16, 72, 128])
+@pytest.mark.parametrize(("queries", "keys"), [(401, 401), (50, 801), (1, 70)])
+def test_a_rounded_token_attends_to_those_before_it(rounding, queries, keys, head_dim):
+    rng, heads, kv_heads = np.random.default_rng([queries, head_dim]), 4, 2
+    q = rng.normal(0, 1, (queries, heads * head_dim)).astype(np.float32)
+    k, v = rng.normal(0, 1, (2, kv_heads, keys, head_dim)).astype(np.float32)
+    found = call(rounding, "prompt_attention", q, k, v)
+    hidden = np.arange(keys) > np.arange(queries)[:, None] + keys - queries
+    for head in range(heads):
+        columns = slice(head * head_dim, (head + 1) * head_dim)
+        compare_rounded(
+            rounding, found[:, columns], q[:, columns], k[head // 2], v[head // 2], hidden
+        )
+
+
+def compare_rounded(library, found, q, k, v, hidden) -> None:
+    """Keys and values are those of bfloat16; so are queries, scaled, and weights: 2^-9 of each."""
+    exact = attended(q, k, v, hidden)
+    near = attended(q, rounded(k, "bfloat16"), rounded(v, "bfloat16"), hidden)
+    np.testing.assert_allclose(found, exact, rtol=0, atol=0.03)
+    if Path(library._name).stem not in {"amx", "avx512bf16"}:
+        np.testing.assert_allclose(found, exact, rtol=0, atol=5e-5)
+        return
+    assert np.abs(found - exact).max() > 1e-4
+    assert ((found - near) ** 2).mean() < ((found - exact) ** 2).mean()
+
+
 def test_numbers_out_of_the_ordinary(library):
     x = np.ones((1, 4), np.float32)
     weight = np.zeros((3, 4), np.float32)

@@ -5,6 +5,7 @@
  * weighted values; when a larger score comes, both sums are scaled down.
  */
 #include "flash.h"
+#include "pairs.h"
 #include "tiles.h"
 
 #include <math.h>
@@ -117,7 +118,7 @@ static void weigh(
 }
 
 static const products on_vectors = {
-    MOST_QUERIES, false, packed_floats, pack, pack_queries, score, weigh};
+    MOST_QUERIES, IN_VECTORS, packed_floats, pack, pack_queries, score, weigh};
 
 /* All heads of some tokens: these lie together in memory. */
 static void pack_some(void *context, int64_t index)
@@ -147,9 +148,10 @@ static void hide(
 
 /* The scores of a query as weights, in their place. ``largest`` and ``total`` take them in; what is
  * returned is the factor for sums of earlier weights. */
-INLINE float weights_of(
-    const bool tiled, float *scores, int64_t row, int64_t panels, float *largest, vec *total)
+static float weights_of(
+    enum way way, float *scores, int64_t row, int64_t panels, float *largest, vec *total)
 {
+    const bool tiled = way == IN_TILES;
     float *const first = place(tiled, scores, KEY_PANELS, row, 0);
     const int64_t next = tiled ? SUMS : PANEL;
     vec most = splat(*largest), sums = {0};
@@ -170,8 +172,10 @@ INLINE float weights_of(
                 sums += x[part][v];
             }
         /* Panels are an even number in a block: there is room for two. */
-        if (tiled)
+        if (way == IN_TILES)
             split_pairs(x[0][0], x[1][0], at, at + next);
+        else if (way == IN_PAIRS)
+            round_pairs(x[0][0], x[1][0], first + i * PANEL / 2);
         else
             for (int part = 0; part < 2; part++)
                 for (int v = 0; v < VECS; v++)
@@ -189,7 +193,7 @@ static void attend_block(void *context, int64_t index)
     const job *it = context;
     const flash *p = it->p;
     const products *with = it->with;
-    const bool tiled = with->tiled;
+    const bool tiled = with->way == IN_TILES;
     const int64_t blocks = (p->queries + with->queries - 1) / with->queries;
     const int64_t query = index % blocks * with->queries, width = p->heads * p->head_dim;
     const int64_t rows = least(p->queries - query, with->queries);
@@ -215,8 +219,7 @@ static void attend_block(void *context, int64_t index)
             hide(p, tiled, query, rows, start, panels, scores);
         for (int64_t row = 0; row < rows; row++) {
             const float share =
-                tiled ? weights_of(true, scores, row, panels, largest + row, totals + row)
-                      : weights_of(false, scores, row, panels, largest + row, totals + row);
+                weights_of(with->way, scores, row, panels, largest + row, totals + row);
             if (start && share != 1)
                 for (int64_t i = 0; i < columns; i++)
                     scale(place(tiled, sums, columns, row, i), share);
@@ -235,7 +238,9 @@ static void attend_block(void *context, int64_t index)
 
 void flash_attention(const flash *p)
 {
-    const products *with = tiles_usable() ? &on_tiles : &on_vectors;
+    const products *with = tiles_usable()                   ? &on_tiles
+                           : PAIRS && rounded(p->keys) ? &on_pairs
+                                                       : &on_vectors;
     const int64_t blocks = (p->queries + with->queries - 1) / with->queries;
     job it = {p, with, scratch(SHARED, p->sequences * p->kv_heads * with->packed_floats(p))};
     parallel(pack_some, &it, p->sequences * ((p->keys + PACKED - 1) / PACKED));

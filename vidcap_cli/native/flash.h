@@ -26,13 +26,17 @@ void flash_attention(const flash *p);
 #define PANELS_OF(n) (((n) + PANEL - 1) / PANEL)
 #define KEY_PANELS (KEYS / PANEL)
 
-/* The two products of attention, on vectors (flash.c) or on matrix registers (flash_tiles.c). The
- * keys and values of a head are packed beforehand, blocks of queries when their turn comes: into room
- * for MOST_QUERIES * BLOCK_DEPTH floats.
+/* Where scores and sums lie, and in what numbers weights are: in rows and float32, in tiles and two of
+ * bfloat16, in rows and bfloat16. */
+enum way { IN_VECTORS, IN_TILES, IN_PAIRS };
+
+/* The two products of attention, on vectors (flash.c), on matrix registers (flash_tiles.c) or by pairs
+ * (flash_pairs.c). The keys and values of a head are packed beforehand, blocks of queries when their
+ * turn comes: into room for MOST_QUERIES * BLOCK_DEPTH floats.
  */
 typedef struct {
     int64_t queries; /* in a block */
-    bool tiled;      /* scores and sums lie in tiles, not in rows; weights are in bfloat16 */
+    enum way way;
     /* Floats of the packed keys and values of a head. */
     int64_t (*packed_floats)(const flash *p);
     /* PACKED keys and values of a head from ``start`` on. */
@@ -51,5 +55,8 @@ typedef struct {
 
 /* flash_tiles.c; not to be used unless ``tiles_usable``. */
 extern const products on_tiles;
+
+/* flash_pairs.c; only where there are PAIRS, for keys that are to be ``rounded``. */
+extern const products on_pairs;
 
 #endif

@@ -114,7 +114,7 @@ static void weigh(
 }
 
 const products on_tiles = {
-    QUERIES, true, packed_floats, pack, pack_queries, score, weigh};
+    QUERIES, IN_TILES, packed_floats, pack, pack_queries, score, weigh};
 
 #else
 

@@ -10,12 +10,10 @@
 
 #if PAIRS
 
-#define STRIP 12          /* rows of x: their sums with two panels have registers */
 #define BLOCK_PAIRS 128   /* of a row at a time: two panels of them and a strip stay in the first cache */
 #define BLOCK_ROWS 240    /* x of so many rows and their sums stay in the second */
 #define MOST_PANELS 8     /* in an item of work */
 #define MOST_ROWS 1920    /* that are rounded at a time: this bounds the memory it takes */
-#define STRIPS(rows) (((rows) + STRIP - 1) / STRIP)
 
 typedef struct {
     const product *p;
@@ -47,40 +45,13 @@ static void round_strip(void *context, int64_t strip)
             const int64_t there = row < j->rows ? least(p->k - start, BLOCK_PAIRS * 2) : 0;
             const float *x = p->x + (j->row + row) * p->k + start;
             for (int64_t i = 0; i < BLOCK_PAIRS * 2; i += 16) {
-                const int64_t count = there - i;
-                const __mmask16 some = count >= 16 ? 0xffff : count > 0 ? (1 << count) - 1 : 0;
                 int32_t pairs[8];
-                const __m256bh numbers = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(some, x + i));
-                memcpy(pairs, &numbers, sizeof pairs);
+                round_numbers(x + i, there - i, pairs);
                 for (int pair = 0; pair < 8; pair++)
                     to[(i / 2 + pair) * STRIP + r] = pairs[pair];
             }
         }
     }
-}
-
-/* y [STRIP, 16 panels] (+)= x W^T of so many pairs; panels are ``next`` bytes apart, rows of y
- * ``stride`` floats. */
-INLINE void tile(
-    const int panels, const int32_t *x, const char *w, int64_t next, int64_t pairs, float *y,
-    int64_t stride, bool add)
-{
-    __m512 sums[2][STRIP];
-    for (int p = 0; p < panels; p++)
-        for (int r = 0; r < STRIP; r++)
-            sums[p][r] = add ? _mm512_loadu_ps(y + r * stride + p * PANEL) : _mm512_setzero_ps();
-    for (int64_t i = 0; i < pairs; i++, x += STRIP, w += PANEL * 4) {
-        __m512i numbers[2];
-        for (int p = 0; p < panels; p++)
-            numbers[p] = _mm512_loadu_si512(w + p * next);
-        for (int r = 0; r < STRIP; r++)
-            for (int p = 0; p < panels; p++)
-                sums[p][r] = _mm512_dpbf16_ps(
-                    sums[p][r], (__m512bh)numbers[p], (__m512bh)_mm512_set1_epi32(x[r]));
-    }
-    for (int p = 0; p < panels; p++)
-        for (int r = 0; r < STRIP; r++)
-            _mm512_storeu_ps(y + r * stride + p * PANEL, sums[p][r]);
 }
 
 /* Some pairs of a panel of ``there`` rows of W as one of 16; zeros for those it lacks. */
@@ -112,9 +83,10 @@ static void multiply_rows(
                 const int32_t *x = strip_of(j, block, row / STRIP + strip);
                 float *to = y + strip * STRIP * stride + i * PANEL;
                 if (count == 2)
-                    tile(2, x, here, PANEL * p->depth * 2, pairs, to, stride, block > 0);
+                    multiply_strip(
+                        2, x, 1, STRIP, here, PANEL * p->depth * 2, pairs, to, stride, block > 0);
                 else
-                    tile(1, x, here, 0, pairs, to, stride, block > 0);
+                    multiply_strip(1, x, 1, STRIP, here, 0, pairs, to, stride, block > 0);
             }
         }
     }

@@ -10,7 +10,55 @@
 #define PAIRS 0
 #endif
 
+#define STRIP 12 /* rows of x: their sums with two panels have registers */
+#define STRIPS(rows) (((rows) + STRIP - 1) / STRIP)
+
 /* y = x W^T of many rows of x, which are rounded to bfloat16. Weights of bfloat16 only. */
 void multiply_by_pairs(const product *p);
+
+/* 16 numbers and the 16 that follow, rounded, one after the other. */
+INLINE void round_pairs(vec first, vec second, void *to)
+{
+#if PAIRS
+    const __m512bh numbers = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    memcpy(to, &numbers, sizeof numbers);
+#endif
+}
+
+#if PAIRS
+
+/* 16 numbers, of which ``count`` are there, rounded; zeros for the others. */
+INLINE void round_numbers(const float *x, int64_t count, int32_t pairs[8])
+{
+    const __mmask16 there = count >= 16 ? 0xffff : count > 0 ? (1 << count) - 1 : 0;
+    const __m256bh numbers = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, x));
+    memcpy(pairs, &numbers, sizeof numbers);
+}
+
+/* y [STRIP, 16 panels] (+)= x W^T of one or two panels of so many pairs. Of x, rows are ``next_row``
+ * and pairs ``next_pair`` apart; panels are ``next`` bytes apart, rows of y ``stride`` floats. */
+INLINE void multiply_strip(
+    const int panels, const int32_t *x, const int64_t next_row, const int64_t next_pair, const char *w,
+    int64_t next, int64_t pairs, float *y, int64_t stride, bool add)
+{
+    __m512 sums[2][STRIP];
+    for (int p = 0; p < panels; p++)
+        for (int r = 0; r < STRIP; r++)
+            sums[p][r] = add ? _mm512_loadu_ps(y + r * stride + p * PANEL) : _mm512_setzero_ps();
+    for (int64_t i = 0; i < pairs; i++, x += next_pair, w += PANEL * 4) {
+        __m512i numbers[2];
+        for (int p = 0; p < panels; p++)
+            numbers[p] = _mm512_loadu_si512(w + p * next);
+        for (int r = 0; r < STRIP; r++)
+            for (int p = 0; p < panels; p++)
+                sums[p][r] = _mm512_dpbf16_ps(
+                    sums[p][r], (__m512bh)numbers[p], (__m512bh)_mm512_set1_epi32(x[r * next_row]));
+    }
+    for (int p = 0; p < panels; p++)
+        for (int r = 0; r < STRIP; r++)
+            _mm512_storeu_ps(y + r * stride + p * PANEL, sums[p][r]);
+}
+
+#endif
 
 #endif

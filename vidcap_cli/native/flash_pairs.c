@@ -1,0 +1,132 @@
+/* The products of attention in pairs of bfloat16 (pairs.c): queries, keys, weights and values are
+ * rounded.
+ */
+#include "flash.h"
+#include "pairs.h"
+
+#if PAIRS
+
+#define PAIRS_OF(n) (((n) + 1) / 2)
+
+/* Of a head: panels of 16 keys by pairs of their numbers, then panels of 16 numbers of the values by
+ * pairs of tokens. */
+INLINE int64_t tokens_of(const flash *p)
+{
+    return PANELS_OF(p->keys) * PANEL;
+}
+
+INLINE int32_t *values_of(const flash *p, const float *packed)
+{
+    return (int32_t *)packed + tokens_of(p) * PAIRS_OF(p->head_dim);
+}
+
+static int64_t packed_floats(const flash *p)
+{
+    return tokens_of(p) * (PAIRS_OF(p->head_dim) + PANELS_OF(p->head_dim) * PANEL / 2);
+}
+
+/* Numbers of a row as pairs that are ``next`` apart. */
+INLINE void spread(const float *from, int64_t count, int32_t *to, int64_t next)
+{
+    for (int64_t i = 0; i < count; i += 16) {
+        int32_t pairs[8];
+        round_numbers(from + i, count - i, pairs);
+        for (int64_t pair = 0; pair < least(PAIRS_OF(count - i), 8); pair++)
+            to[(i / 2 + pair) * next] = pairs[pair];
+    }
+}
+
+/* Numbers of two rows, side by side. */
+INLINE __m512i both(const float *first, int64_t count, const float *second, int64_t more)
+{
+    int32_t pairs[2][8];
+    __m256i numbers[2];
+    round_numbers(first, count, pairs[0]);
+    round_numbers(second, more, pairs[1]);
+    memcpy(numbers, pairs, sizeof numbers);
+    return _mm512_or_si512(
+        _mm512_cvtepu16_epi32(numbers[0]),
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers[1]), 16));
+}
+
+static void pack(const flash *p, const float *k, const float *v, int64_t start, float *packed)
+{
+    const int64_t end = least(start + PACKED, tokens_of(p));
+    for (int64_t token = start; token < end; token++) {
+        int32_t *to = (int32_t *)packed + token / PANEL * PANEL * PAIRS_OF(p->head_dim) + token % PANEL;
+        if (token < p->keys)
+            spread(k + token * p->next_token, p->head_dim, to, PANEL);
+        else
+            for (int64_t pair = 0; pair < PAIRS_OF(p->head_dim); pair++)
+                to[pair * PANEL] = 0;
+    }
+    for (int64_t token = start; token < end; token += 2) {
+        const float *value = v + token * p->next_token;
+        int32_t *to = values_of(p, packed) + token / 2 * PANEL;
+        for (int64_t i = 0; i < p->head_dim; i += PANEL, to += tokens_of(p) / 2 * PANEL) {
+            const int64_t count = p->head_dim - i;
+            _mm512_storeu_si512(
+                to, both(
+                        value + i, token < p->keys ? count : 0, value + p->next_token + i,
+                        token + 1 < p->keys ? count : 0));
+        }
+    }
+}
+
+static void pack_queries(const flash *p, const float *q, int64_t rows, float by, float *queries)
+{
+    const int64_t depth = PAIRS_OF(p->head_dim);
+    memset(queries, 0, (size_t)(STRIPS(rows) * STRIP * depth) * 4);
+    for (int64_t row = 0; row < rows; row++, q += p->heads * p->head_dim) {
+        float scaled[MOST_HEAD_DIM];
+        for (int64_t i = 0; i < p->head_dim; i++)
+            scaled[i] = q[i] * by;
+        spread(
+            scaled, p->head_dim, (int32_t *)queries + row / STRIP * STRIP * depth + row % STRIP, STRIP);
+    }
+}
+
+static void score(
+    const flash *p, const float *queries, int64_t rows, const float *packed, int64_t start,
+    int64_t panels, float *scores)
+{
+    const int64_t depth = PAIRS_OF(p->head_dim), size = PANEL * depth * 4;
+    for (int64_t i = 0; i < panels; i += 2) {
+        const char *keys = (const char *)packed + (start / PANEL + i) * size;
+        for (int64_t strip = 0; strip < STRIPS(rows); strip++) {
+            const int32_t *x = (const int32_t *)queries + strip * STRIP * depth;
+            float *to = scores + strip * STRIP * KEYS + i * PANEL;
+            if (i + 1 < panels)
+                multiply_strip(2, x, 1, STRIP, keys, size, depth, to, KEYS, false);
+            else
+                multiply_strip(1, x, 1, STRIP, keys, 0, depth, to, KEYS, false);
+        }
+    }
+}
+
+static void weigh(
+    const flash *p, const float *weights, int64_t rows, const float *packed, int64_t start,
+    int64_t panels, float *sums, bool add)
+{
+    const int64_t columns = PANELS_OF(p->head_dim), width = columns * PANEL, size = tokens_of(p) * PANEL * 2;
+    const int64_t pairs = panels * PANEL / 2;
+    for (int64_t i = 0; i < columns; i += 2) {
+        const char *values = (const char *)values_of(p, packed) + i * size + start / 2 * PANEL * 4;
+        for (int64_t strip = 0; strip < STRIPS(rows); strip++) {
+            const int32_t *x = (const int32_t *)weights + strip * STRIP * KEYS;
+            float *to = sums + strip * STRIP * width + i * PANEL;
+            if (i + 1 < columns)
+                multiply_strip(2, x, KEYS, 1, values, size, pairs, to, width, add);
+            else
+                multiply_strip(1, x, KEYS, 1, values, 0, pairs, to, width, add);
+        }
+    }
+}
+
+const products on_pairs = {MOST_QUERIES, IN_PAIRS, packed_floats, pack, pack_queries, score, weigh};
+
+#else
+
+const products on_pairs = {0};
+
+#endif
