@@ -10,26 +10,39 @@
 
 #if PAIRS
 
-#define BLOCK_PAIRS 128   /* of a row at a time: two panels of them and a strip stay in the first cache */
-#define BLOCK_ROWS 240    /* x of so many rows and their sums stay in the second */
-#define MOST_PANELS 8     /* in an item of work */
-#define MOST_ROWS 1920    /* that are rounded at a time: this bounds the memory it takes */
+#define BLOCK_PAIRS 256 /* of a row at a time: x of a block of rows, and the sums of these, */
+#define BLOCK_ROWS 240  /* stay in the second cache; whole strips */
+#define MOST_PANELS 8   /* in an item of work */
+#define MOST_ROWS 1920  /* that are rounded at a time: this bounds the memory it takes */
 
 typedef struct {
     const product *p;
-    int32_t *rounded; /* [blocks of pairs][strips][pairs of a block][STRIP] */
-    int64_t row, rows, panels_at_once;
+    int32_t *rounded; /* [blocks][strips][pairs of a block][STRIP] */
+    int64_t row, rows, rows_at_once, panels_at_once;
 } job;
+
+/* As many rows for each of as few parts as have no more than ``most``, in whole strips. */
+INLINE int64_t even_parts(int64_t rows, int64_t most)
+{
+    const int64_t parts = (rows + most - 1) / most;
+    return STRIPS((rows + parts - 1) / parts) * STRIP;
+}
 
 INLINE int64_t pair_blocks(const product *p)
 {
     return (p->depth / 2 + BLOCK_PAIRS - 1) / BLOCK_PAIRS;
 }
 
+INLINE int64_t pairs_of(const product *p, int64_t block)
+{
+    return least(p->depth / 2 - block * BLOCK_PAIRS, BLOCK_PAIRS);
+}
+
 /* Where a strip's pairs of a block are. */
 INLINE int32_t *strip_of(const job *j, int64_t block, int64_t strip)
 {
-    return j->rounded + (block * STRIPS(j->rows) + strip) * BLOCK_PAIRS * STRIP;
+    const int64_t before = block * BLOCK_PAIRS * STRIPS(j->rows) + strip * pairs_of(j->p, block);
+    return j->rounded + before * STRIP;
 }
 
 /* A strip of x, rounded; zeros for rows and numbers that it lacks. */
@@ -38,17 +51,17 @@ static void round_strip(void *context, int64_t strip)
     const job *j = context;
     const product *p = j->p;
     for (int64_t block = 0; block < pair_blocks(p); block++) {
-        const int64_t start = block * BLOCK_PAIRS * 2;
+        const int64_t start = block * BLOCK_PAIRS * 2, pairs = pairs_of(p, block);
         int32_t *to = strip_of(j, block, strip);
         for (int64_t r = 0; r < STRIP; r++) {
             const int64_t row = strip * STRIP + r;
-            const int64_t there = row < j->rows ? least(p->k - start, BLOCK_PAIRS * 2) : 0;
+            const int64_t there = row < j->rows ? p->k - start : 0;
             const float *x = p->x + (j->row + row) * p->k + start;
-            for (int64_t i = 0; i < BLOCK_PAIRS * 2; i += 16) {
-                int32_t pairs[8];
-                round_numbers(x + i, there - i, pairs);
-                for (int pair = 0; pair < 8; pair++)
-                    to[(i / 2 + pair) * STRIP + r] = pairs[pair];
+            for (int64_t i = 0; i < pairs; i += 8) {
+                int32_t numbers[8];
+                round_numbers(x + 2 * i, there - 2 * i, numbers);
+                for (int64_t pair = 0; pair < least(pairs - i, 8); pair++)
+                    to[(i + pair) * STRIP + r] = numbers[pair];
             }
         }
     }
@@ -69,7 +82,7 @@ static void multiply_rows(
     const product *p = j->p;
     const int64_t stride = panels * PANEL;
     for (int64_t block = 0; block < pair_blocks(p); block++) {
-        const int64_t start = block * BLOCK_PAIRS, pairs = least(p->depth / 2 - start, BLOCK_PAIRS);
+        const int64_t start = block * BLOCK_PAIRS, pairs = pairs_of(p, block);
         for (int64_t i = 0, count; i < panels; i += count) {
             const int64_t there = least(p->n - (panel + i) * PANEL, PANEL);
             const char *here = w + ((panel + i) * PANEL * p->depth / 2 + start * there) * 4;
@@ -97,9 +110,10 @@ static void multiply_block(void *context, int64_t index)
 {
     const job *j = context;
     const product *p = j->p;
-    const int64_t blocks = (j->rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    const int64_t row = index % blocks * BLOCK_ROWS, panel = index / blocks * j->panels_at_once;
-    const int64_t rows = least(j->rows - row, BLOCK_ROWS);
+    const int64_t blocks = (j->rows + j->rows_at_once - 1) / j->rows_at_once;
+    const int64_t row = index % blocks * j->rows_at_once;
+    const int64_t panel = index / blocks * j->panels_at_once;
+    const int64_t rows = least(j->rows - row, j->rows_at_once);
     const int64_t panels = least((p->n + PANEL - 1) / PANEL - panel, j->panels_at_once);
     const int64_t floats = STRIPS(rows) * STRIP * panels * PANEL;
     float *sums = scratch(OWN, 2 * floats), *up = sums + floats;
@@ -112,9 +126,11 @@ static void multiply_block(void *context, int64_t index)
 void multiply_by_pairs(const product *p)
 {
     const int64_t panels = (p->n + PANEL - 1) / PANEL;
-    for (int64_t row = 0; row < p->m; row += MOST_ROWS) {
-        job j = {.p = p, .row = row, .rows = least(p->m - row, MOST_ROWS)};
-        const int64_t strips = STRIPS(j.rows), blocks = (j.rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    const int64_t at_once = even_parts(p->m, MOST_ROWS);
+    for (int64_t row = 0; row < p->m; row += at_once) {
+        job j = {.p = p, .row = row, .rows = least(p->m - row, at_once)};
+        j.rows_at_once = even_parts(j.rows, BLOCK_ROWS);
+        const int64_t strips = STRIPS(j.rows), blocks = (j.rows + j.rows_at_once - 1) / j.rows_at_once;
         j.rounded =
             (int32_t *)scratch(SHARED, pair_blocks(p) * strips * BLOCK_PAIRS * STRIP);
         parallel(round_strip, &j, strips);

@@ -36,7 +36,8 @@ INLINE void round_numbers(const float *x, int64_t count, int32_t pairs[8])
 }
 
 /* y [STRIP, 16 panels] (+)= x W^T of one or two panels of so many pairs. Of x, rows are ``next_row``
- * and pairs ``next_pair`` apart; panels are ``next`` bytes apart, rows of y ``stride`` floats. */
+ * and pairs ``next_pair`` apart; panels are ``next`` bytes apart, rows of y ``stride`` floats. What
+ * follows x, most often the next strip, is fetched meanwhile. */
 INLINE void multiply_strip(
     const int panels, const int32_t *x, const int64_t next_row, const int64_t next_pair, const char *w,
     int64_t next, int64_t pairs, float *y, int64_t stride, bool add)
@@ -47,6 +48,7 @@ INLINE void multiply_strip(
             sums[p][r] = add ? _mm512_loadu_ps(y + r * stride + p * PANEL) : _mm512_setzero_ps();
     for (int64_t i = 0; i < pairs; i++, x += next_pair, w += PANEL * 4) {
         __m512i numbers[2];
+        __builtin_prefetch(x + pairs * next_pair);
         for (int p = 0; p < panels; p++)
             numbers[p] = _mm512_loadu_si512(w + p * next);
         for (int r = 0; r < STRIP; r++)

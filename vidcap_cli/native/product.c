@@ -17,6 +17,7 @@
 #define BLOCK_ROWS 96
 #define FETCH_AHEAD 2048 /* bytes, into the second cache */
 #define MANY_ROWS 18 /* so many that it pays to make a panel float32 for all of them at once */
+#define PAST_CACHE (8 << 20) /* bytes of y so many that the cache would not keep them */
 #define ROUNDED_ROWS 64 /* fewer are no faster for it: they wait for W */
 #define TILED_ROWS(kind) ((kind) == BFLOAT16 ? 4 : 24) /* so many are faster on matrix registers */
 
@@ -232,10 +233,20 @@ INLINE vec verf(vec x)
     return choose(x < 0, -erf, erf);
 }
 
+/* As ``store``, past the cache if the compiler can: none of the line is read before. */
+INLINE void store_past(float *to, vec x)
+{
+#if __has_builtin(__builtin_nontemporal_store)
+    __builtin_nontemporal_store(x, (vec *)to);
+#else
+    store(to, x);
+#endif
+}
+
 /* 16 numbers of y. Those of ``up``, ``bias`` and ``residual`` are read as far as they are used. */
 static void finish_panel(
     const product *p, const float *sums, const float *up, const float *const bias[2],
-    const float *residual, float *y)
+    const float *residual, float *y, bool past)
 {
     for (int64_t v = 0; v < PANEL; v += LANES) {
         vec x = load(sums + v);
@@ -250,7 +261,10 @@ static void finish_panel(
                 * (p->bias[1] ? load(up + v) + load(bias[1] + v) : load(up + v));
         if (p->residual)
             x += load(residual + v);
-        store(y + v, x);
+        if (past)
+            store_past(y + v, x);
+        else
+            store(y + v, x);
     }
 }
 
@@ -266,6 +280,7 @@ void finish(
     const product *p, int64_t row, int64_t rows, int64_t panel, int64_t panels, const float *sums,
     const float *up, int64_t next_row, int64_t next_panel)
 {
+    const bool past = p->m * p->n * 4 > PAST_CACHE && (uintptr_t)p->y % 64 == 0 && p->n % PANEL == 0;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < panels; i++) {
             const int64_t column = (panel + i) * PANEL, there = least(p->n - column, PANEL);
@@ -274,16 +289,18 @@ void finish(
                 p->bias[0] ? p->bias[0] + column : NULL, p->bias[1] ? p->bias[1] + column : NULL};
             const float *residual = p->residual ? p->residual + to : NULL;
             if (there == PANEL) {
-                finish_panel(p, sums + from, up + from, bias, residual, p->y + to);
+                finish_panel(p, sums + from, up + from, bias, residual, p->y + to, past);
                 continue;
             }
             float room[4][PANEL] = {{0}};
             for (int part = 0; part < 2; part++)
                 bias[part] = padded(bias[part], there, room[part]);
             residual = padded(residual, there, room[2]);
-            finish_panel(p, sums + from, up + from, bias, residual, room[3]);
+            finish_panel(p, sums + from, up + from, bias, residual, room[3], false);
             memcpy(p->y + to, room[3], (size_t)there * 4);
         }
+    if (past) /* such stores may come after all others that follow */
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
 /* Some panels for all rows. */
