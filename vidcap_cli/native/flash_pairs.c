@@ -7,6 +7,7 @@
 #if PAIRS
 
 #define PAIRS_OF(n) (((n) + 1) / 2)
+#define QUERY (MOST_HEAD_DIM / 2) /* from a query to the next; a multiple of 8 */
 
 /* Of a head: panels of 16 keys by pairs of their numbers, then panels of 16 numbers of the values by
  * pairs of tokens. */
@@ -25,40 +26,23 @@ static int64_t packed_floats(const flash *p)
     return tokens_of(p) * (PAIRS_OF(p->head_dim) + PANELS_OF(p->head_dim) * PANEL / 2);
 }
 
-/* Numbers of a row as pairs that are ``next`` apart. */
-INLINE void spread(const float *from, int64_t count, int32_t *to, int64_t next)
-{
-    for (int64_t i = 0; i < count; i += 16) {
-        int32_t pairs[8];
-        round_numbers(from + i, count - i, pairs);
-        for (int64_t pair = 0; pair < least(PAIRS_OF(count - i), 8); pair++)
-            to[(i / 2 + pair) * next] = pairs[pair];
-    }
-}
-
 /* Numbers of two rows, side by side. */
 INLINE __m512i both(const float *first, int64_t count, const float *second, int64_t more)
 {
-    int32_t pairs[2][8];
-    __m256i numbers[2];
-    round_numbers(first, count, pairs[0]);
-    round_numbers(second, more, pairs[1]);
-    memcpy(numbers, pairs, sizeof numbers);
-    return _mm512_or_si512(
-        _mm512_cvtepu16_epi32(numbers[0]),
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers[1]), 16));
+    const __m512i low = _mm512_cvtepu16_epi32(round_numbers(first, count));
+    const __m512i high = _mm512_cvtepu16_epi32(round_numbers(second, more));
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
 static void pack(const flash *p, const float *k, const float *v, int64_t start, float *packed)
 {
     const int64_t end = least(start + PACKED, tokens_of(p));
+    const int64_t depth = PAIRS_OF(p->head_dim);
     for (int64_t token = start; token < end; token++) {
-        int32_t *to = (int32_t *)packed + token / PANEL * PANEL * PAIRS_OF(p->head_dim) + token % PANEL;
-        if (token < p->keys)
-            spread(k + token * p->next_token, p->head_dim, to, PANEL);
-        else
-            for (int64_t pair = 0; pair < PAIRS_OF(p->head_dim); pair++)
-                to[pair * PANEL] = 0;
+        int32_t *to = (int32_t *)packed + token / PANEL * PANEL * depth + token % PANEL, key[QUERY];
+        round_row(k + token * p->next_token, token < p->keys ? p->head_dim : 0, key, depth);
+        for (int64_t pair = 0; pair < depth; pair++)
+            to[pair * PANEL] = key[pair];
     }
     for (int64_t token = start; token < end; token += 2) {
         const float *value = v + token * p->next_token;
@@ -75,14 +59,12 @@ static void pack(const flash *p, const float *k, const float *v, int64_t start, 
 
 static void pack_queries(const flash *p, const float *q, int64_t rows, float by, float *queries)
 {
-    const int64_t depth = PAIRS_OF(p->head_dim);
-    memset(queries, 0, (size_t)(STRIPS(rows) * STRIP * depth) * 4);
-    for (int64_t row = 0; row < rows; row++, q += p->heads * p->head_dim) {
+    for (int64_t row = 0; row < STRIPS(rows) * STRIP; row++, q += p->heads * p->head_dim) {
+        const int64_t count = row < rows ? p->head_dim : 0;
         float scaled[MOST_HEAD_DIM];
-        for (int64_t i = 0; i < p->head_dim; i++)
+        for (int64_t i = 0; i < count; i++)
             scaled[i] = q[i] * by;
-        spread(
-            scaled, p->head_dim, (int32_t *)queries + row / STRIP * STRIP * depth + row % STRIP, STRIP);
+        round_row(scaled, count, (int32_t *)queries + row * QUERY, PAIRS_OF(p->head_dim));
     }
 }
 
@@ -94,12 +76,12 @@ static void score(
     for (int64_t i = 0; i < panels; i += 2) {
         const char *keys = (const char *)packed + (start / PANEL + i) * size;
         for (int64_t strip = 0; strip < STRIPS(rows); strip++) {
-            const int32_t *x = (const int32_t *)queries + strip * STRIP * depth;
+            const int32_t *x = (const int32_t *)queries + strip * STRIP * QUERY;
             float *to = scores + strip * STRIP * KEYS + i * PANEL;
             if (i + 1 < panels)
-                multiply_strip(2, x, 1, STRIP, keys, size, depth, to, KEYS, false);
+                multiply_strip(2, x, QUERY, keys, size, depth, to, KEYS, false);
             else
-                multiply_strip(1, x, 1, STRIP, keys, 0, depth, to, KEYS, false);
+                multiply_strip(1, x, QUERY, keys, 0, depth, to, KEYS, false);
         }
     }
 }
@@ -116,9 +98,9 @@ static void weigh(
             const int32_t *x = (const int32_t *)weights + strip * STRIP * KEYS;
             float *to = sums + strip * STRIP * width + i * PANEL;
             if (i + 1 < columns)
-                multiply_strip(2, x, KEYS, 1, values, size, pairs, to, width, add);
+                multiply_strip(2, x, KEYS, values, size, pairs, to, width, add);
             else
-                multiply_strip(1, x, KEYS, 1, values, 0, pairs, to, width, add);
+                multiply_strip(1, x, KEYS, values, 0, pairs, to, width, add);
         }
     }
 }

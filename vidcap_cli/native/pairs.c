@@ -12,12 +12,12 @@
 
 #define BLOCK_PAIRS 256 /* of a row at a time: x of a block of rows, and the sums of these, */
 #define BLOCK_ROWS 240  /* stay in the second cache; whole strips */
-#define MOST_PANELS 8   /* in an item of work */
+#define MOST_PANELS 16  /* in an item of work */
 #define MOST_ROWS 1920  /* that are rounded at a time: this bounds the memory it takes */
 
 typedef struct {
     const product *p;
-    int32_t *rounded; /* [blocks][strips][pairs of a block][STRIP] */
+    int32_t *rounded; /* [blocks][strips][STRIP][BLOCK_PAIRS] */
     int64_t row, rows, rows_at_once, panels_at_once;
 } job;
 
@@ -41,8 +41,7 @@ INLINE int64_t pairs_of(const product *p, int64_t block)
 /* Where a strip's pairs of a block are. */
 INLINE int32_t *strip_of(const job *j, int64_t block, int64_t strip)
 {
-    const int64_t before = block * BLOCK_PAIRS * STRIPS(j->rows) + strip * pairs_of(j->p, block);
-    return j->rounded + before * STRIP;
+    return j->rounded + (block * STRIPS(j->rows) + strip) * STRIP * BLOCK_PAIRS;
 }
 
 /* A strip of x, rounded; zeros for rows and numbers that it lacks. */
@@ -50,19 +49,13 @@ static void round_strip(void *context, int64_t strip)
 {
     const job *j = context;
     const product *p = j->p;
-    for (int64_t block = 0; block < pair_blocks(p); block++) {
-        const int64_t start = block * BLOCK_PAIRS * 2, pairs = pairs_of(p, block);
-        int32_t *to = strip_of(j, block, strip);
-        for (int64_t r = 0; r < STRIP; r++) {
-            const int64_t row = strip * STRIP + r;
-            const int64_t there = row < j->rows ? p->k - start : 0;
-            const float *x = p->x + (j->row + row) * p->k + start;
-            for (int64_t i = 0; i < pairs; i += 8) {
-                int32_t numbers[8];
-                round_numbers(x + 2 * i, there - 2 * i, numbers);
-                for (int64_t pair = 0; pair < least(pairs - i, 8); pair++)
-                    to[(i + pair) * STRIP + r] = numbers[pair];
-            }
+    for (int64_t r = 0; r < STRIP; r++) {
+        const int64_t row = strip * STRIP + r;
+        const float *x = p->x + (j->row + row) * p->k;
+        for (int64_t block = 0; block < pair_blocks(p); block++) {
+            const int64_t start = block * BLOCK_PAIRS * 2;
+            int32_t *to = strip_of(j, block, strip) + r * BLOCK_PAIRS;
+            round_row(x + start, row < j->rows ? p->k - start : 0, to, pairs_of(p, block));
         }
     }
 }
@@ -97,9 +90,9 @@ static void multiply_rows(
                 float *to = y + strip * STRIP * stride + i * PANEL;
                 if (count == 2)
                     multiply_strip(
-                        2, x, 1, STRIP, here, PANEL * p->depth * 2, pairs, to, stride, block > 0);
+                        2, x, BLOCK_PAIRS, here, PANEL * p->depth * 2, pairs, to, stride, block > 0);
                 else
-                    multiply_strip(1, x, 1, STRIP, here, 0, pairs, to, stride, block > 0);
+                    multiply_strip(1, x, BLOCK_PAIRS, here, 0, pairs, to, stride, block > 0);
             }
         }
     }

@@ -28,27 +28,35 @@ INLINE void round_pairs(vec first, vec second, void *to)
 #if PAIRS
 
 /* 16 numbers, of which ``count`` are there, rounded; zeros for the others. */
-INLINE void round_numbers(const float *x, int64_t count, int32_t pairs[8])
+INLINE __m256i round_numbers(const float *x, int64_t count)
 {
     const __mmask16 there = count >= 16 ? 0xffff : count > 0 ? (1 << count) - 1 : 0;
-    const __m256bh numbers = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, x));
-    memcpy(pairs, &numbers, sizeof numbers);
+    return (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, x));
 }
 
-/* y [STRIP, 16 panels] (+)= x W^T of one or two panels of so many pairs. Of x, rows are ``next_row``
- * and pairs ``next_pair`` apart; panels are ``next`` bytes apart, rows of y ``stride`` floats. What
- * follows x, most often the next strip, is fetched meanwhile. */
+/* ``count`` numbers of a row, then zeros to ``pairs`` of them; what is beside a row is written, too, to a
+ * multiple of 8 pairs. */
+INLINE void round_row(const float *x, int64_t count, int32_t *to, int64_t pairs)
+{
+    for (int64_t i = 0; i < pairs; i += 8)
+        _mm256_storeu_si256((void *)(to + i), round_numbers(x + 2 * i, count - 2 * i));
+}
+
+/* y [STRIP, 16 panels] (+)= x W^T of one or two panels of so many pairs. Rows of x are ``next_row``
+ * pairs apart, panels ``next`` bytes, rows of y ``stride`` floats. The next strip of x is fetched
+ * meanwhile. */
 INLINE void multiply_strip(
-    const int panels, const int32_t *x, const int64_t next_row, const int64_t next_pair, const char *w,
-    int64_t next, int64_t pairs, float *y, int64_t stride, bool add)
+    const int panels, const int32_t *x, const int64_t next_row, const char *w, int64_t next,
+    int64_t pairs, float *y, int64_t stride, bool add)
 {
     __m512 sums[2][STRIP];
     for (int p = 0; p < panels; p++)
         for (int r = 0; r < STRIP; r++)
             sums[p][r] = add ? _mm512_loadu_ps(y + r * stride + p * PANEL) : _mm512_setzero_ps();
-    for (int64_t i = 0; i < pairs; i++, x += next_pair, w += PANEL * 4) {
+    const int32_t *ahead = x + STRIP * next_row;
+    for (int64_t i = 0; i < pairs; i++, x++, ahead += STRIP, w += PANEL * 4) {
         __m512i numbers[2];
-        __builtin_prefetch(x + pairs * next_pair);
+        __builtin_prefetch(ahead);
         for (int p = 0; p < panels; p++)
             numbers[p] = _mm512_loadu_si512(w + p * next);
         for (int r = 0; r < STRIP; r++)
