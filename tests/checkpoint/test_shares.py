@@ -12,6 +12,7 @@ from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.shares import Share, divides, ways
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models.decoder_config import DecoderConfig
+from vidcap_cli.models.vision_config import ClipConfig, Qwen2VLVisionConfig, Qwen25VLVisionConfig
 
 
 def qwen(hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab: int) -> dict:
@@ -70,6 +71,38 @@ def test_how_many_ranks_can_share_a_model():
     assert not divides(QWEN_7B, 8)
     with pytest.raises(ModelError, match=r"--tensor-parallel 8 .* 28 heads .* 1 or 2 or 4 or 28"):
         Share(0, 8).config(QWEN_7B)
+
+
+TOWERS = [
+    Qwen2VLVisionConfig.read({"vision_config": {}}, 8192),
+    Qwen25VLVisionConfig.read({"vision_config": {"hidden_size": 1280}}, 2048),
+    ClipConfig.read({}, 4096),
+]
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+@pytest.mark.parametrize("tower", TOWERS, ids=lambda tower: type(tower).__name__)
+def test_every_number_of_a_true_tower_is_in_a_share(tower, ranks):
+    """The layers' products are divided; what is added after a sum is added once."""
+    shares = [Share(index, ranks) for index in range(ranks)]
+    assert all(share.of_tower(tower) == share for share in shares)
+    one_layer = {name: it for name, it in tower.shapes().items() if "s.0." in name}
+    divided = [name for name in one_layer if "norm" not in name]
+    assert len(divided) >= 8
+    for name, shape in one_layer.items():
+        weight = np.arange(1, prod(shape) + 1, dtype=np.int32).reshape(shape)
+        parts = [share.tower_part(tower, name, weight) for share in shares]
+        times = np.bincount(np.concatenate([part.ravel() for part in parts]))[1:]
+        assert (times == (1 if name in divided else ranks)).all(), name
+    whole, most = Share().tower_parameters(tower), shares[-1].tower_parameters(tower)
+    assert whole == sum(map(prod, tower.shapes().values()))
+    assert whole / ranks < most < whole / ranks + 0.15 * whole
+
+
+def test_a_tower_whose_heads_do_not_divide_is_whole():
+    tower = TOWERS[0]
+    assert Share(1, 6).of_tower(tower) == Share()
+    assert Share(1, 6).tower_parameters(tower) == Share().tower_parameters(tower)
 
 
 @pytest.mark.parametrize("family", ["qwen2vl", "pllava"])

@@ -4,18 +4,16 @@ What loads a model and what checks a folder beforehand both read the layout, so 
 the other refuses. Only headers are read: a folder of 37 shards takes a fraction of a second.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidcap_cli.checkpoint.files import read_json
 from vidcap_cli.checkpoint.lora import Scaling, Source, canonical, merged
-from vidcap_cli.checkpoint.shares import WHOLE, Share, ways
+from vidcap_cli.checkpoint.shares import WHOLE, Share, Tower, ways
 from vidcap_cli.checkpoint.weights import Tensor, Weights
 from vidcap_cli.errors import ModelError
 from vidcap_cli.families import Family, family_for, part
@@ -24,13 +22,6 @@ from vidcap_cli.models.decoder_config import DecoderConfig
 _HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 _LANGUAGE = "model.language_model."
 _SAMPLE = 1 << 16  # numbers at either end by which a stored head is compared with the embeddings
-
-
-class Tower(Protocol):
-    """Sizes of a vision tower, whichever family's."""
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every weight, as in the files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +77,7 @@ class Layout:
 
     def parameters(self, share: Share = WHOLE) -> int:
         """How many numbers all weights are, or those of a rank that has a ``share`` of them."""
-        return share.parameters(self.text) + sum(map(math.prod, self.tower.shapes().values()))
+        return share.parameters(self.text) + share.tower_parameters(self.tower)
 
     def divided(self, least: int = 1) -> dict[int, int]:
         """How many numbers a rank keeps at most, by how many share the model, ``least`` or more."""
@@ -99,9 +90,12 @@ class Layout:
         weight = self.sources[_of_text(name)].read(rows)
         return weight[:, columns[0]] if columns else weight
 
-    def tower_weight(self, name: str) -> NDArray[np.float32]:
-        """A weight of the vision tower by its name in the ``shapes`` of its sizes."""
-        return self.sources[self.tower_prefix + name].read()
+    def tower_weight(self, name: str, share: Share = WHOLE) -> NDArray[np.float32]:
+        """A weight of the vision tower by its name in the ``shapes`` of its sizes, or a ``share``
+        of it.
+        """
+        whole = self.sources[self.tower_prefix + name].read()
+        return share.of_tower(self.tower).tower_part(self.tower, name, whole)
 
 
 def _of_text(name: str) -> str:

@@ -1,20 +1,56 @@
-"""Tensor parallelism: the share that each rank of a group has of a language model's weights.
+"""Tensor parallelism: the share that each rank of a group has of a model's weights.
 
 Divided are the heads, the inner numbers of the MLP and the vocabulary, as Megatron-LM does it
 (Shoeybi et al. 2019): a rank computes with its rows of the first product of attention and MLP and
 with its columns of the second, and what comes out is summed over the group. Where there are fewer
-heads of keys than ranks, several ranks keep the same one. Norms and the vision tower are whole on
-every rank.
+heads of keys than ranks, several ranks keep the same one. The layers of a vision tower are divided
+like those of the language model if their heads can be; norms, and what leads into the tower and out
+of it, are whole on every rank.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vidcap_cli.errors import ModelError
 from vidcap_cli.models.decoder_config import DecoderConfig
 
 Slices = tuple[slice, ...]
+
+# The products in the layers of towers of which a rank has some rows, or some columns: those of its
+# heads, or of its part of the MLP.
+_ROWS = {
+    "attn.qkv": "heads",
+    **dict.fromkeys(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "heads"),
+    **dict.fromkeys(("mlp.fc1", "mlp.gate_proj", "mlp.up_proj"), "mlp"),
+}
+_COLUMNS = {
+    **dict.fromkeys(("attn.proj", "self_attn.out_proj"), "heads"),
+    **dict.fromkeys(("mlp.fc2", "mlp.down_proj"), "mlp"),
+}
+
+
+class Tower(Protocol):
+    """Sizes of a vision tower, whichever family's."""
+
+    @property
+    def width(self) -> int:
+        """Numbers of a patch between layers."""
+
+    @property
+    def heads(self) -> int:
+        """Of a layer."""
+
+    @property
+    def mlp(self) -> int:
+        """Inner numbers of an MLP."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every weight, as in the files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +100,36 @@ class Share:
             "down_proj": (all_rows, mlp),
         }
         return divided.get(name.split(".")[-2], (all_rows,))
+
+    def of_tower(self, tower: Tower) -> "Share":
+        """The share of a vision tower: all of it where its heads cannot be divided."""
+        return self if tower.heads % self.of == 0 else WHOLE
+
+    def tower_part(self, tower: Tower, name: str, weight: NDArray[Any]) -> NDArray[Any]:
+        """What of the weight ``name`` of ``tower`` this rank computes with.
+
+        What is added to a sum over the ranks is the first's; the others add zeros.
+        """
+        product, kind = ".".join(name.split(".")[-3:-1]), name.rpartition(".")[2]
+        if self.of == 1 or product not in _ROWS | _COLUMNS:
+            return weight
+        inner = self.part(tower.mlp)
+        heads, head = self.part(tower.heads), tower.width // tower.heads
+        numbers = {"heads": slice(heads.start * head, heads.stop * head), "mlp": inner}
+        if product in _ROWS:
+            kinds = np.split(weight, 3) if product == "attn.qkv" else [weight]
+            return np.concatenate([rows[numbers[_ROWS[product]]] for rows in kinds])
+        if kind == "weight":
+            return weight[:, numbers[_COLUMNS[product]]]
+        return weight if self.index == 0 else np.zeros_like(weight)
+
+    def tower_parameters(self, tower: Tower) -> int:
+        """How many numbers of a vision tower this rank keeps."""
+        share, nothing = self.of_tower(tower), np.int8(0)
+        return sum(
+            share.tower_part(tower, name, np.broadcast_to(nothing, shape)).size
+            for name, shape in tower.shapes().items()
+        )
 
     def parameters(self, whole: DecoderConfig) -> int:
         """How many numbers of the language model this rank keeps."""

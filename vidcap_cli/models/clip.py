@@ -16,7 +16,9 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
+from vidcap_cli.checkpoint.shares import WHOLE, Share
 from vidcap_cli.models.kernels import Kernels
+from vidcap_cli.models.sharding import Whole, sharding_of
 from vidcap_cli.models.vision_config import ClipConfig
 from vidcap_cli.models.vit import (
     BLOCK,
@@ -38,15 +40,23 @@ _EMBED = 4
 
 
 class ClipVision:
-    """Tower and projector, their weights read by their names in ``ClipConfig.shapes``.
+    """Tower and projector, their weights read by their names in ``ClipConfig.shapes``: what
+    ``share`` has of them.
 
     ``pooled`` is PLLaVA's shape of the features of a video, None to keep all of every frame.
     """
 
     def __init__(
-        self, config: ClipConfig, read: Read, kernels: Kernels, dtype: Any, pooled: Shape | None
+        self,
+        config: ClipConfig,
+        read: Read,
+        kernels: Kernels,
+        dtype: Any,
+        pooled: Shape | None,
+        *,
+        share: Share = WHOLE,
     ) -> None:
-        self.config = config
+        self.config, self._heads = config, config.heads // share.of
         self._kernels, self._dtype = kernels, kernels.numbers(dtype)
         self._pooled = pooled
         weights = Weights(read, kernels, dtype)
@@ -55,7 +65,7 @@ class ClipVision:
         for part in ("1", "2"):
             name = f"multi_modal_projector.linear_{part}"
             self._parts[-1] += weights.pair(name, biased=config.biased)
-        self._graphs = _Graphs(config, kernels)
+        self._graphs = _Graphs(config, sharding_of(kernels, share), self._heads)
 
     def __call__(
         self, vision: Mapping[str, NDArray[Any]]
@@ -82,7 +92,7 @@ class ClipVision:
         """Bytes that a video takes at most, its pixels included."""
         config = self.config
         group = min(size.patches, _FRAMES * size.sequence)
-        scores = self._kernels.vit_score_bytes(group // size.sequence, size.sequence, config.heads)
+        scores = self._kernels.vit_score_bytes(group // size.sequence, size.sequence, self._heads)
         working = scores + block_bytes(group, config.width, config.mlp)
         return working + 4 * size.patches * (2 * 3 * config.patch**2 + 4 * config.out)
 
@@ -135,11 +145,12 @@ def _read_layer(weights: Weights, index: int) -> tuple[Tensor, ...]:
 class _Graphs(nn.Cell):  # type: ignore[misc]
     """What is compiled. F frames, n features of each with the class token first, W the width."""
 
-    def __init__(self, config: ClipConfig, kernels: Kernels) -> None:
+    def __init__(self, config: ClipConfig, sharding: Whole, heads: int) -> None:
         super().__init__(auto_prefix=False)
-        self.kernels = kernels
+        self.kernels = sharding.kernels
         self.width, self.eps, self.with_class = config.width, config.eps, config.with_class
-        self.block = ViTBlock(kernels, width=config.width, heads=config.heads, eps=config.eps)
+        head_dim = config.width // config.heads
+        self.block = ViTBlock(sharding, heads=heads, head_dim=head_dim, eps=config.eps)
 
     @ms.jit
     def part(self, x: Tensor, frames: int, *tensors: Tensor, first: bool, last: bool) -> Tensor:

@@ -28,7 +28,7 @@ from vidcap_cli.models.decoder_graphs import DecoderGraphs
 from vidcap_cli.models.kernels import Kernels
 from vidcap_cli.models.kv_cache import KVCache
 from vidcap_cli.models.rope import rope
-from vidcap_cli.models.sharding import Sharded, Whole
+from vidcap_cli.models.sharding import sharding_of
 from vidcap_cli.models.weights import Read, Weights, in_graphs
 
 # Tokens of a prompt that are prefilled together: all if there are no more than ``MOST_TOKENS``,
@@ -123,7 +123,7 @@ class Decoder:
         ]
         self._together = in_graphs(self._layers)
         self._all = [self.embedding, self._norm, self._lm_head, *chain(*self._layers)]
-        self._sharding = Whole(kernels) if share.of == 1 else Sharded(kernels, share, whole.vocab)
+        self._sharding = sharding_of(kernels, share, whole.vocab)
         self._graphs = DecoderGraphs(config, kernels, self._attention, self._sharding)
         self._masks_of = (0, False)  # tokens, first
         self._last_masks: list[Tensor] = []

@@ -155,29 +155,31 @@ def load_model(config: CaptionConfig, layout: Layout, dtype: Any, share: Share =
     decoder.kept = 1 if len(config.questions) == 1 else 2
     given = read_json(Path(config.model) / "config.json")
     tower = part(family_for(config.family, given).tower)
-    vision, positions = tower(config, layout, kernels, dtype)
+    vision, positions = tower(config, layout, kernels, dtype, share.of_tower(layout.tower))
     return Model(vision, decoder, placeholder(given), positions)
 
 
 def clip_tower(
-    _config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any
+    _config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any, share: Share
 ) -> tuple[Vision, Positions]:
     """The tower of LLaVA, and positions that count."""
     assert isinstance(layout.tower, ClipConfig)
-    return ClipVision(layout.tower, layout.tower_weight, kernels, dtype, None), counted
+    read = partial(layout.tower_weight, share=share)
+    return ClipVision(layout.tower, read, kernels, dtype, None, share=share), counted
 
 
 def pooled_clip_tower(
-    config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any
+    config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any, share: Share
 ) -> tuple[Vision, Positions]:
     """The tower of PLLaVA, which pools the features of frames, and positions that count."""
     assert isinstance(layout.tower, ClipConfig)
     pooled = pooled_shape(config)
-    return ClipVision(layout.tower, layout.tower_weight, kernels, dtype, pooled), counted
+    read = partial(layout.tower_weight, share=share)
+    return ClipVision(layout.tower, read, kernels, dtype, pooled, share=share), counted
 
 
 def qwen2vl_tower(
-    _config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any
+    _config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any, share: Share
 ) -> tuple[Vision, Positions]:
     """The tower of Qwen2-VL, and positions in time, height and width."""
     config = layout.tower
@@ -186,11 +188,12 @@ def qwen2vl_tower(
     def positions(here: NDArray[np.bool_], prompt: Prompt) -> NDArray[np.int64]:
         return mrope_positions(here, prompt.vision["video_grid_thw"][0], config.merge)
 
-    return Qwen2VLVision(config, layout.tower_weight, kernels, dtype), positions
+    read = partial(layout.tower_weight, share=share)
+    return Qwen2VLVision(config, read, kernels, dtype, share=share), positions
 
 
 def qwen25vl_tower(
-    _config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any
+    _config: CaptionConfig, layout: Layout, kernels: Kernels, dtype: Any, share: Share
 ) -> tuple[Vision, Positions]:
     """The tower of Qwen2.5-VL, and positions in time by the clock, in height and width."""
     config = layout.tower
@@ -200,7 +203,8 @@ def qwen25vl_tower(
         grid, seconds = prompt.vision["video_grid_thw"][0], prompt.vision["second_per_grid_ts"]
         return mrope_positions(here, grid, config.merge, config.rate * float(seconds[0]))
 
-    return Qwen25VLVision(config, layout.tower_weight, kernels, dtype), positions
+    read = partial(layout.tower_weight, share=share)
+    return Qwen25VLVision(config, read, kernels, dtype, share=share), positions
 
 
 def counted(here: NDArray[np.bool_], _: Prompt) -> NDArray[np.int64]:

@@ -7,11 +7,11 @@ Source: transformers 4.57 ``modeling_qwen2_5_vl.py``, ``Qwen2_5_VisionTransforme
 """
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 from numpy.typing import NDArray
 
 from vidcap_cli.models.qwen2vl_vision import EPS, Graphs, Qwen2VLVision, read_mlp
-from vidcap_cli.models.vision_config import Qwen2VLVisionConfig, Qwen25VLVisionConfig
+from vidcap_cli.models.vision_config import Qwen25VLVisionConfig
 from vidcap_cli.models.vit import Tensors, ViTBlock, gelu_mlp
 from vidcap_cli.models.weights import Weights
 from vidcap_cli.models.windows import window_order
@@ -48,7 +48,7 @@ class Qwen25VLVision(Qwen2VLVision):
 
     def graphs(self, block: int, merger: int) -> Graphs:
         """What is compiled."""
-        return _WindowedGraphs(self.config, self.kernels, block, merger)
+        return _WindowedGraphs(self.config, self.sharding, self.heads, block, merger)
 
     def order(self, height: int, width: int) -> NDArray[np.int64] | None:
         """Window by window."""
@@ -59,7 +59,7 @@ class Qwen25VLVision(Qwen2VLVision):
         config = self.config
         windows = window_order(height, width, config.merge, config.window)[1]
         near, far = (
-            self.kernels.window_mask(some, padded, group, config.heads)
+            self.kernels.window_mask(some, padded, group, self.heads)
             for some in (windows, np.array([[1, height * width]]))
         )
         return [far if index in config.whole else near for index in range(config.depth)]
@@ -76,19 +76,17 @@ class _SwigluBlock(ViTBlock):
         count = self.kernels.gate_tensors
         normed = self.kernels.rms_norm(x, block[_NORM1], self.eps)
         attended = self.attend(normed, batch, block[_QKV : _QKV_BIAS + 1], rope, mask)
-        x = self.kernels.linear_add(attended, block[_OUT], block[_OUT_BIAS], x)
+        x = self.sharding.linear_add(attended, block[_OUT], block[_OUT_BIAS], x)
         normed = self.kernels.rms_norm(x, block[_NORM2], self.eps)
         gate, bias = block[_GATE : _GATE + count], block[_GATE + count :]
         inner = self.kernels.swiglu(normed, gate, bias)
-        return self.kernels.linear_add(inner, block[_DOWN], block[_DOWN_BIAS], x)
+        return self.sharding.linear_add(inner, block[_DOWN], block[_DOWN_BIAS], x)
 
 
 class _WindowedGraphs(Graphs):
     """What is compiled."""
 
-    def block_of(self, config: Qwen2VLVisionConfig) -> nn.Cell:
-        """Host: a layer."""
-        return _SwigluBlock(self.kernels, width=config.width, heads=config.heads, eps=EPS)
+    block_of = _SwigluBlock
 
     def merge(self, x: Tensor, tensors: Tensors) -> Tensor:
         """Four neighbours become one embedding: ``[N, W]`` to ``[N / 4, out]``."""

@@ -16,8 +16,10 @@ import numpy as np
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
+from vidcap_cli.checkpoint.shares import WHOLE, Share
 from vidcap_cli.models.kernels import Kernels
 from vidcap_cli.models.rope import patch_rope
+from vidcap_cli.models.sharding import Whole, sharding_of
 from vidcap_cli.models.vision_config import Qwen2VLVisionConfig
 from vidcap_cli.models.vit import (
     Tensors,
@@ -39,12 +41,21 @@ EPS = 1e-6
 
 
 class Qwen2VLVision:
-    """The tower, its weights read by their names in ``Qwen2VLVisionConfig.shapes``."""
+    """The tower, its weights read by their names in ``Qwen2VLVisionConfig.shapes``: what ``share``
+    has of them.
+    """
 
     def __init__(
-        self, config: Qwen2VLVisionConfig, read: Read, kernels: Kernels, dtype: Any
+        self,
+        config: Qwen2VLVisionConfig,
+        read: Read,
+        kernels: Kernels,
+        dtype: Any,
+        *,
+        share: Share = WHOLE,
     ) -> None:
-        self.config = config
+        self.config, self.heads = config, config.heads // share.of
+        self.sharding = sharding_of(kernels, share)
         self.kernels, self._dtype = kernels, kernels.numbers(dtype)
         weights = Weights(read, kernels, dtype)
         blocks = [self.read_block(weights, f"blocks.{index}") for index in range(config.depth)]
@@ -98,7 +109,7 @@ class Qwen2VLVision:
         config = self.config
         padded = _padded(size.sequence)
         groups = _groups(size.patches // size.sequence, padded)
-        scores = self.kernels.vit_score_bytes(max(groups), padded, config.heads)
+        scores = self.kernels.vit_score_bytes(max(groups), padded, self.heads)
         working = scores + block_bytes(max(groups) * padded, config.width, config.mlp)
         numbers = 3 * config.temporal * config.patch**2
         # Making the patches and padding them takes three copies of them.
@@ -120,7 +131,7 @@ class Qwen2VLVision:
 
     def graphs(self, block: int, merger: int) -> "Graphs":
         """What is compiled, of layers with so many tensors and such a merger."""
-        return Graphs(self.config, self.kernels, block, merger)
+        return Graphs(self.config, self.sharding, self.heads, block, merger)
 
     def order(self, height: int, width: int) -> NDArray[np.int64] | None:  # noqa: ARG002
         """The order of a frame's tokens on their way through the tower; None for their own."""
@@ -128,7 +139,7 @@ class Qwen2VLVision:
 
     def masks(self, height: int, width: int, padded: int, group: int) -> list[Tensor]:
         """What patches see, for each layer; none where they see all."""
-        mask = self.kernels.patch_mask(height * width, padded, group, self.config.heads)
+        mask = self.kernels.patch_mask(height * width, padded, group, self.heads)
         return [] if mask is None else [mask] * self.config.depth
 
     def _masks(self, height: int, width: int, padded: int, group: int) -> list[list[Tensor]]:
@@ -159,7 +170,7 @@ class Qwen2VLVision:
             tables = tables[0][patches], tables[1][patches]
         fill = ((0, _padded(size) - size), (0, 0))
         cos, sin = (np.tile(np.pad(table, fill), (pairs, 1)) for table in tables)
-        return self.kernels.rope_tables(cos, sin, 2 * config.heads, ms.float32)
+        return self.kernels.rope_tables(cos, sin, 2 * self.heads, ms.float32)
 
 
 def read_mlp(weights: Weights) -> Tensors:
@@ -186,20 +197,19 @@ def _padded(size: int) -> int:
 class Graphs(nn.Cell):  # type: ignore[misc]
     """What is compiled. N patches of some pairs, W the tower's width.
 
-    A layer has ``size`` tensors, what merges patches has ``merger``.
+    A layer has ``size`` tensors, and ``heads`` here; what merges patches has ``merger``.
     """
 
+    block_of: type[ViTBlock] = ViTBlock
+
     def __init__(
-        self, config: Qwen2VLVisionConfig, kernels: Kernels, size: int, merger: int
+        self, config: Qwen2VLVisionConfig, sharding: Whole, heads: int, size: int, merger: int
     ) -> None:
         super().__init__(auto_prefix=False)
-        self.kernels, self.size, self.merger = kernels, size, merger
+        self.kernels, self.size, self.merger = sharding.kernels, size, merger
         self.merged = config.width * config.merge**2
-        self.block = self.block_of(config)
-
-    def block_of(self, config: Qwen2VLVisionConfig) -> nn.Cell:
-        """Host: a layer."""
-        return ViTBlock(self.kernels, width=config.width, heads=config.heads, eps=EPS)
+        head_dim = config.width // config.heads
+        self.block = self.block_of(sharding, heads=heads, head_dim=head_dim, eps=EPS)
 
     @ms.jit
     def part(

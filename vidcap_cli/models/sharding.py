@@ -33,6 +33,10 @@ class Whole(nn.Cell):  # type: ignore[misc]
         """The sum of every rank's ``x``."""
         return x
 
+    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+        """``residual`` and the sum of every rank's product of ``x``."""
+        return self.kernels.linear_add(x, weight, bias, residual)
+
     def joined(self, logits: Tensor) -> Tensor:
         """Logits ``[n, vocab]`` of which every rank has computed some, in float32."""
         return logits
@@ -40,10 +44,10 @@ class Whole(nn.Cell):  # type: ignore[misc]
 
 class Sharded(Whole):
     """A share is here. The table of embeddings and the head have the rows of ``vocab`` that are
-    this rank's.
+    this rank's; a tower has neither.
     """
 
-    def __init__(self, kernels: Kernels, share: Share, vocab: int) -> None:
+    def __init__(self, kernels: Kernels, share: Share, vocab: int = 0) -> None:
         super().__init__(kernels)
         own = share.part(vocab)
         self.first, self.end, self.vocab = own.start, own.stop, vocab
@@ -63,9 +67,18 @@ class Sharded(Whole):
         """In the dtype of ``x``."""
         return self.all_reduce(x)
 
+    def linear_add(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+        """The bias is one rank's."""
+        return residual + self.all_reduce(self.kernels.linear(x, weight, bias))
+
     def joined(self, logits: Tensor) -> Tensor:
         """Each at its place."""
         rows = logits.shape[0]
         before = ops.zeros((rows, self.first), ms.float32)
         after = ops.zeros((rows, self.vocab - self.end), ms.float32)
         return self.all_reduce(ops.concat((before, logits, after), -1))
+
+
+def sharding_of(kernels: Kernels, share: Share, vocab: int = 0) -> Whole:
+    """What a rank with ``share`` does with the others."""
+    return Whole(kernels) if share.of == 1 else Sharded(kernels, share, vocab)

@@ -7,6 +7,7 @@ Source: Dosovitskiy et al. 2021, as in transformers 4.57 ``modeling_clip.py`` an
 from mindspore import Tensor, nn
 
 from vidcap_cli.models.kernels import Kernels
+from vidcap_cli.models.sharding import Whole
 from vidcap_cli.models.weights import Weights
 
 # Tensors of a block by their places.
@@ -19,13 +20,16 @@ Tensors = tuple[Tensor, ...]
 
 
 class ViTBlock(nn.Cell):  # type: ignore[misc]
-    """Norm, attention, residual, norm, MLP, residual, over B sequences of n patches; W wide."""
+    """Norm, attention, residual, norm, MLP, residual, over B sequences of n patches; W wide.
 
-    def __init__(self, kernels: Kernels, *, width: int, heads: int, eps: float) -> None:
+    The ``heads``, and the numbers of the MLP, are those of this rank.
+    """
+
+    def __init__(self, sharding: Whole, *, heads: int, head_dim: int, eps: float) -> None:
         super().__init__(auto_prefix=False)
-        self.kernels = kernels
+        self.kernels, self.sharding = sharding.kernels, sharding
         self.heads, self.eps = heads, eps
-        self.qkv_split = kernels.qkv_split(width, width, width // heads)
+        self.qkv_split = self.kernels.qkv_split(heads * head_dim, heads * head_dim, head_dim)
 
     def construct(
         self, x: Tensor, batch: int, block: Tensors,
@@ -36,10 +40,10 @@ class ViTBlock(nn.Cell):  # type: ignore[misc]
         """
         normed = self.kernels.layer_norm(x, block[NORM1], block[NORM1_BIAS], self.eps)
         attended = self.attend(normed, batch, block[QKV : QKV_BIAS + 1], rope, mask)
-        x = self.kernels.linear_add(attended, block[OUT], block[OUT_BIAS], x)
+        x = self.sharding.linear_add(attended, block[OUT], block[OUT_BIAS], x)
         normed = self.kernels.layer_norm(x, block[NORM2], block[NORM2_BIAS], self.eps)
         inner = self.kernels.linear_quick_gelu(normed, block[FC1], block[FC1_BIAS])
-        return self.kernels.linear_add(inner, block[FC2], block[FC2_BIAS], x)
+        return self.sharding.linear_add(inner, block[FC2], block[FC2_BIAS], x)
 
     def attend(
         self, x: Tensor, batch: int, qkv: Tensors, rope: Tensors, mask: Tensor | None
