@@ -116,7 +116,7 @@ def test_parts_of_before_there_were_answers_are_merged(tmp_path, meta):
 def test_columns_that_cannot_be(tmp_path, meta):
     meta.write_text("path,brief\na.mp4,old\n")
     run = captioned(tmp_path / "run", meta, result(0, "A cat.", "Cat."))
-    with pytest.raises(TableError, match=r"`brief` is already there.*Rename it, or replace"):
+    with pytest.raises(TableError, match=r"`brief` is already there.* --overwrite-column repl.*t$"):
         merge([run.path], tmp_path / "out.csv")
     merge([run.path], tmp_path / "out.csv", overwrite_column=True)
     assert (tmp_path / "out.csv").read_text() == f"{HEAD}\na.mp4,A cat.,Cat.,ok,,\n"

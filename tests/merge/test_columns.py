@@ -31,10 +31,10 @@ def meta(tmp_path):
     return path
 
 
-def captioned(folder, meta, *texts, first=0, config=CONFIG) -> RunDir:
+def captioned(folder, meta, *texts, first=0, config=CONFIG, table_options=None) -> RunDir:
     """A run of ``meta`` with captions of the first rows; None is a failure."""
     run = RunDir(folder)
-    make_plan(meta, run, config)
+    make_plan(meta, run, config, table_options)
     run.parts.mkdir()
     results = [
         Result(row, f"{'abc'[row]}.mp4", "ok" if text else "oom", text=text)
@@ -46,7 +46,7 @@ def captioned(folder, meta, *texts, first=0, config=CONFIG) -> RunDir:
 
 def test_a_column_that_is_there_is_refused_with_both_options(tmp_path, meta):
     run = captioned(tmp_path / "run", meta, "A")
-    words = r"meta\.csv: the column `text` is already there.*--caption-column.*--overwrite-column"
+    words = r"meta\.csv: the column `text` is already there.*--overwrite-column.*--caption-column"
     with pytest.raises(TableError, match=words):
         merge([run.path], tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
@@ -76,6 +76,25 @@ def test_the_column_is_replaced(tmp_path, meta):
     assert meta.read_text() == OLD
 
 
+@pytest.mark.parametrize("table", ["run.csv", "other.csv"])
+def test_a_run_is_merged_as_it_was_asked_to_be(tmp_path, meta, table):
+    """So is the table that it wrote, which lies beside it; of another nobody knows."""
+    (tmp_path / "run.vidcap").mkdir()
+    options = {"overwrite_column": True}
+    run = captioned(tmp_path / "run.vidcap", meta, "A", "B", table_options=options)
+    merge([run.path], tmp_path / table)
+    alone = tmp_path / "alone.csv"
+    if table == "run.csv":
+        merge([tmp_path / table], alone, meta=meta)
+        assert alone.read_text() == (tmp_path / table).read_text()
+    else:
+        with pytest.raises(TableError, match="`text` is already there"):
+            merge([tmp_path / table], alone, meta=meta)
+    (run.plan).write_text("damaged")
+    with pytest.raises(TableError, match="`text` is already there"):
+        merge([tmp_path / table], tmp_path / "out.csv", meta=meta)
+
+
 def test_what_vidcap_wrote_is_captioned_again(tmp_path, meta):
     run = captioned(tmp_path / "run", meta, "A", "B", "C")
     first = tmp_path / "first.csv"
@@ -83,9 +102,7 @@ def test_what_vidcap_wrote_is_captioned_again(tmp_path, meta):
     again = captioned(tmp_path / "again", first, "X", "Y", "Z")
     with pytest.raises(TableError, match=r"`text`, `caption_status`, `caption_error`.*--overwrite"):
         merge([again.path], tmp_path / "out.csv")
-    words = (
-        r"`caption_status`.*already there.*go\. Rename it, or replace it with --overwrite-column"
-    )
+    words = r"`caption_status`.* are already there.*go\. --overwrite-column replaces them"
     with pytest.raises(TableError, match=words):
         merge([again.path], tmp_path / "out.csv", caption_column="second")
     merge([again.path], tmp_path / "out.csv", caption_column="second", overwrite_column=True)
@@ -223,9 +240,9 @@ def test_names_that_are_none(name):
 @pytest.mark.parametrize(
     ("header", "settings", "remedy"),
     [
-        ("path,text", {}, "--caption-column NAME, or replace it with --overwrite-column"),
+        ("path,text", {}, "--overwrite-column replaces it, --caption-column NAME"),
         ("path,mine", {"caption_column": "mine"}, "--caption-column NAME"),
-        ("path,caption_flags", {}, "replace it with --overwrite-column"),
+        ("path,caption_flags", {}, "go. --overwrite-column replaces it$"),
         ("path,caption_rank", {"all_columns": True}, "leave out --all-columns"),
     ],
 )

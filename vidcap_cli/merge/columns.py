@@ -91,17 +91,18 @@ class CaptionColumns:
         taken = [name for name in table.schema.names if name in self.names]
         if not taken or self.overwrite:
             return
-        remedy = (
-            "Name another with --caption-column NAME, or replace it with --overwrite-column"
-            if self.caption in taken and not self.questions
-            else "Rename it, or replace it with --overwrite-column"
-        )
+        listed = quoted(taken)
+        if {*taken} & {*self.captions} and not self.questions:
+            remedy = "--overwrite-column replaces it, --caption-column NAME names another"
+        else:
+            remedy = "--overwrite-column replaces it"
+        if len(taken) > 1:
+            remedy = remedy.replace("replaces it", "replaces them")
         if not set(taken) <= {*self.captions, STATUS, *(f"caption_{name}" for name in _BESIDE)}:
-            remedy += ", or leave out --all-columns"
+            remedy += "; or leave out --all-columns"
+        columns = f"the column {listed} is" if len(taken) == 1 else f"the columns {listed} are"
         raise TableError(
-            f"{table.path}: the column {quoted(taken)} is already there, where the captions would "
-            f"go. {remedy}; for the rows that an earlier run left without a caption, use what "
-            "`vidcap merge --missing` writes"
+            f"{table.path}: {columns} already there, where the captions would go. {remedy}"
         )
 
     def kept(self, schema: pa.Schema) -> pa.Schema:

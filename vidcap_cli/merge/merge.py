@@ -96,7 +96,8 @@ def merge(
     for the columns of ranges (``meta.open_meta``). ``form`` is csv, tsv, parquet or jsonl, by
     default what the suffix of ``out`` says. ``all_columns`` adds what else is known about a result.
     The captions are called ``caption_column``, or as the questions of the runs that have names;
-    ``overwrite_column`` leaves out columns of META that have a name of those added. ``missing``
+    ``overwrite_column`` leaves out columns of META that have a name of those added, as do runs that
+    were asked to, and the tables that they wrote. ``missing``
     gets META's other columns of the rows without a caption. The paths of videos are written
     relative to ``relative_to``, and what ``missing`` gets is as it was. ``sidecar`` and
     ``overwrite_sidecars`` are about files beside the videos (``Sidecars``); RunError tells, once
@@ -114,7 +115,7 @@ def merge(
     sources = [replace(source, questions=questions) for source in sources]
     columns = CaptionColumns(
         caption_column,
-        overwrite=overwrite_column,
+        overwrite=overwrite_column or any(source.overwrites for source in sources),
         everything=all_columns,
         questions=questions,
     )

@@ -8,16 +8,18 @@ here writes, and a file that is damaged is a ``TableError`` with its name.
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vidcap_cli.errors import DamagedPartError, TableError, UsageError
+from vidcap_cli.errors import DamagedPartError, RunError, TableError, UsageError
 from vidcap_cli.merge.columns import STATUS, caption_column
 from vidcap_cli.meta import BOUNDS, find_ranges, names_of
 from vidcap_cli.options import NO_RANGES, PATH, TEXT
+from vidcap_cli.outputs import default_run_dir
 from vidcap_cli.rundir.ledger import RunParts
 from vidcap_cli.rundir.parts import SCHEMA, read_part
 from vidcap_cli.rundir.paths import RunDir, attempt_of, part_files
@@ -51,6 +53,12 @@ class Source:
     def is_table(self) -> bool:
         """Whether it is a table with captions."""
         return self.captions is not None
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether the run that it is, or that wrote it, was asked to ``--overwrite-column``."""
+        plan = _plan_beside(self.name) if self.is_table else self.plan
+        return bool(plan and plan.table_options.get("overwrite_column"))
 
     @property
     def time(self) -> int:
@@ -93,6 +101,14 @@ def find_sources(
 
 def _of_run(run: RunDir, name: Path, given: int) -> Source:
     return Source(name, given, tuple(run.part_files()), run, read_plan(run))
+
+
+def _plan_beside(table: Path) -> Plan | None:
+    """The plan of the run directory beside its table, if there is one that can be read."""
+    run = RunDir(default_run_dir(table))
+    with suppress(RunError):
+        return read_plan(run) if run.is_run else None
+    return None
 
 
 def _of_parts(name: Path, files: list[Path], given: int) -> Source:
