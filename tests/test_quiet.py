@@ -42,9 +42,12 @@ def test_rows_that_failed_are_left_alone_when_asked_and_no_rank_is_started(folde
     code, out, err = vidcap("qwen2vl", *words, cwd=place)
     assert (code, out) == (3, "")
     assert "note: 1 row that failed before: left alone (--restart-failed none)" in err
-    assert "1 failed before and were left alone" in err
+    assert "1 failed before and was left alone" in err
     assert "not reached" not in err
-    assert f"next: vidcap inspect {run}" in err
+    look = (
+        f"  next, to look at the captions:\n    vidcap inspect {place / 'm_caption_qwen2vl.csv'}\n"
+    )
+    assert err.endswith(look)
     assert sorted(path.name for path in (run / "attempts").iterdir()) == launches
 
 

@@ -1,6 +1,6 @@
 """The words on the disk never change: tables and runs of older versions have them."""
 
-from vidcap_cli.statuses import FAILED, Doing, Flag, Status
+from vidcap_cli.statuses import FAILED, PASSING, Doing, Flag, Status
 
 
 def test_the_words_are_those_of_every_version():
@@ -20,3 +20,4 @@ def test_the_words_are_those_of_every_version():
 
 def test_a_row_that_failed_has_a_result_and_no_caption():
     assert set(FAILED) == set(Status) - {"ok", "missing"}
+    assert set(FAILED) > PASSING

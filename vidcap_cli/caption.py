@@ -39,6 +39,7 @@ from vidcap_cli.merge.merge import merge
 from vidcap_cli.merge.sidecars import RANGES
 from vidcap_cli.meta import check_questions, open_meta
 from vidcap_cli.models.decoder_config import DecoderConfig
+from vidcap_cli.next_steps import Ending
 from vidcap_cli.options import (
     NANO,
     PATH,
@@ -70,7 +71,8 @@ from vidcap_cli.view.words import folded
 class Request:
     """What a caption command was asked. ``meta`` None goes with ``run.demo``.
 
-    ``config.model`` is what the user called it, not yet a folder.
+    ``config.model`` is what the user called it, not yet a folder; ``typed`` are the words after
+    ``vidcap``.
     """
 
     meta: Path | None
@@ -78,7 +80,7 @@ class Request:
     table: TableOptions = field(default_factory=TableOptions)
     run: RunOptions = field(default_factory=RunOptions)
     launch: LaunchOptions = field(default_factory=LaunchOptions)
-    command_line: str = ""
+    typed: tuple[str, ...] = ()
 
 
 def caption(request: Request) -> int:
@@ -305,34 +307,57 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
         quiet=request.run.quiet,
         verbose=request.run.verbose,
     )
-    state = view.state
-    with _summarised(leader, state):
+    account = None
+    shard = _selection(request).is_shard  # its rows become a table with those of the others
+    with _summarised(leader, view.state, began):
         with view:
             leader.work(view)
-        shard = _selection(request).is_shard  # its rows become a table with those of the others
-        ok = leader.captioned() if shard else _merged(run, request, target, shown=shown).ok
-    failed = leader.rows - ok
-    settled = leader.settle(failed=failed)
+        if not shard:
+            account = _merged(run, request, target, shown=shown)
+    seconds = time.monotonic() - began
+    ok = account.ok if account else leader.captioned()
+    settled = leader.settle(failed=leader.rows - ok)
+    state, asked = view.state, request.run
     outcome = Outcome(
         rows=leader.rows,
         ok=ok,
         failed=state.failed_by,
         left_alone=leader.left_alone,
-        failures=state.failures,
+        # Elsewhere they stand right above, as they happened.
+        failures=state.failures if asked.quiet or asked.verbose else (),
         captioned=state.ok,
-        seconds=time.monotonic() - began,
-        output=None if shown else str(settled.path if shard else target),
-        next_command=_next_command(request, settled.path, target, failed=failed, shown=shown),
+        seconds=seconds,
+        tries_again=asked.restart_failed == "all" and not shown,
+        flagged=account.flagged if account else 0,
+        flags=account.flags if account else {},
     )
-    if failed or not (shown or request.run.quiet):
+    if not shown:
+        output = settled.path if shard else target
+        ending = _ending(request, outcome, settled.path, target)
+        outcome = replace(outcome, output=str(output), steps=ending.steps())
+    whole = ok == leader.rows
+    if not whole or not (asked.quiet or (shown and not outcome.flagged)):
         summary(outcome)
-    return not failed, settled
+    return whole, settled
+
+
+def _ending(request: Request, outcome: Outcome, run: Path, target: Path) -> Ending:
+    return Ending(
+        typed=request.typed,
+        asked=request.run,
+        table=_table_options(request.table),
+        path_column=request.config.path_column,
+        run=run,
+        target=target,
+        ok=outcome.ok,
+        flagged=outcome.flagged,
+        failed=outcome.failed,
+    )
 
 
 @contextmanager
-def _summarised(leader: Leader, state: RunState) -> Iterator[None]:
-    """However the work ends, the run directory has a summary of it then."""
-    began = time.monotonic()
+def _summarised(leader: Leader, state: RunState, began: float) -> Iterator[None]:
+    """However the work ends that ``began`` then, the run directory has a summary of it."""
     ended: Ended = "failed"
     try:
         yield
@@ -366,20 +391,6 @@ def _merged(run: Path, request: Request, target: Path, *, shown: bool) -> Reconc
     if request.table.sidecar and not request.run.quiet:
         notice("\n".join(account.notes))
     return account
-
-
-def _next_command(
-    request: Request, run: Path, target: Path, *, failed: int, shown: bool
-) -> str | None:
-    if shown:
-        return None
-    if failed and request.run.restart_failed == "all":
-        return f"{request.command_line}  (tries the {failed:,} failed again)"
-    selection = _selection(request)
-    if selection.is_shard:
-        others = f"the other {selection.of - 1} run directories"
-        return f"vidcap merge {run} … -o {target}  (with {others}, when they have finished)"
-    return f"vidcap inspect {run}"
 
 
 def _demo(request: Request) -> Request:

@@ -186,8 +186,6 @@ def _add_family(family: Family) -> None:
         run: dict[str, Any],
         launch: dict[str, Any],
     ) -> None:
-        import shlex
-
         from vidcap_cli.caption import Request, caption
 
         if run["prompt"]:
@@ -203,7 +201,7 @@ def _add_family(family: Family) -> None:
             table=wanted,
             run=RunOptions(**run),
             launch=LaunchOptions(**launch),
-            command_line=shlex.join(["vidcap", *sys.argv[1:]]),
+            typed=tuple(sys.argv[1:]),
         )
         raise typer.Exit(caption(request))
 

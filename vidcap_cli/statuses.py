@@ -23,6 +23,10 @@ class Status(StrEnum):
     MISSING = "missing"  # not done yet; never in a part
 
 
+# Another try of the same file may end otherwise.
+PASSING = frozenset(
+    {Status.DOWNLOAD_ERROR, Status.DECODE_TIMEOUT, Status.OOM, Status.MODEL_ERROR, Status.CRASHED}
+)
 FAILED = tuple(status for status in Status if status not in (Status.OK, Status.MISSING))
 
 

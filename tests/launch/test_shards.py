@@ -36,7 +36,10 @@ def test_two_shards_merged_are_the_single_run(tmp_path):
         run = place / OUTPUT.replace(".csv", f".{shard}-of-2.vidcap")
         assert {row for row, _ in committed(run)} == set(range(shard, ROWS, 2))
         assert not (place / OUTPUT).exists()
-        assert f"next: vidcap merge {run}" in err or "tries the" in err
+        other = place / OUTPUT.replace(".csv", f".{1 - shard}-of-2.vidcap")
+        joined = " ".join(map(str, sorted([run, other])))
+        assert "next, when the other shard has finished, to join them:\n" in err
+        assert f"    vidcap merge {joined} -o {place / OUTPUT}\n" in err
         runs.append(run)
     merged = tmp_path / "merged.csv"
     code, _, err = vidcap(

@@ -118,6 +118,15 @@ def test_exact_bytes_and_the_account(tmp_path, meta, run):
     assert plain["missing_file"] == str(tmp_path / "missing.csv")
 
 
+def test_flags_of_captions_are_counted(tmp_path, run):
+    flags = ["cut,repetitive", "", "cut", "hdr"]
+    put(run, [ok(row, "t", flags=given) for row, given in enumerate(flags[:3])])
+    put(run, [Result(3, "d.mp4", "oom", flags="hdr")], rank=1)
+    account = merge([run.path], tmp_path / "out.csv")
+    assert account.flagged == 2
+    assert account.flags == {"cut": 2, "repetitive": 1}
+
+
 def test_all_ok(tmp_path, run):
     put(run, [ok(i, f"t{i}") for i in range(4)])
     account = merge([run.path], tmp_path / "out.csv", missing=tmp_path / "left.csv")

@@ -77,7 +77,21 @@ def test_live_view_scrolls_problems_above_and_leaves_the_last_state():
     assert "1.mp4 · decode_error: moov atom not found" in text
     assert "rank 1 was killed by SIGKILL; restarting" in text
     assert text.rindex("1 of 2 captioned · 1 failed") > text.rindex("SIGKILL")
+    assert "so far" not in text[text.rindex("1 of 2 captioned · 1 failed") :]
     assert stream.getvalue().rstrip().endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_problems_are_folded_between_words_and_paths_stay_whole():
+    stream = io.StringIO()
+    console = Console(file=stream, width=60, force_terminal=True, _environ={"NO_COLOR": "1"})
+    with LiveView(console, title="vidcap", total=2) as view:
+        view.notice("a note that has more words than there is room for on a line of sixty columns")
+        view.notice("/a/path/that/is/longer/than/the/line/of/the/terminal/on/which/it/is.mp4 is")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert (
+        "! a note that has more words than there is room for on a\n  line of sixty columns" in text
+    )
+    assert "/a/path/that/is/longer/than/the/line/of/the/terminal/on/which/it/is.mp4\n  is" in text
 
 
 def test_no_color():

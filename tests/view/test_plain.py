@@ -50,6 +50,25 @@ def test_plain_view_is_quiet_while_nothing_changes():
     assert len(stream.getvalue().splitlines()) <= 6
 
 
+def test_the_last_line_is_not_said_twice():
+    clock, stream = Clock(), io.StringIO()
+    with PlainView(stream, title="t", total=1, now=clock) as view:
+        view.event(0, done(0, time=1.0))
+        clock.now += 10
+        view.tick()
+        clock.now += 2
+    assert len(stream.getvalue().splitlines()) == 2
+
+
+def test_lines_on_a_dumb_terminal_are_folded_between_words(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    with PlainView(stream, title="t", total=1) as view:
+        view.notice("more words than there is room for on a line of sixty columns of it")
+    assert "a line of sixty\n  columns of it\n" in stream.getvalue()
+
+
 def test_floods_of_failures_are_counted():
     stream = io.StringIO()
     with PlainView(stream, title="t", total=1000) as view:

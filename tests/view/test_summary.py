@@ -2,40 +2,79 @@
 
 import io
 import re
-from collections import Counter
+from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from tests.view.reports import CAPTION
+from vidcap_cli.view.steps import Step
 from vidcap_cli.view.summary import Outcome, captions_table, summary
 from vidcap_cli.view.tally import Failure
 
 
-def words(outcome, width=100):
-    console = Console(file=io.StringIO(), width=width, highlight=False)
+def words(outcome, width=None):
+    """What is said in a pipe, or on a terminal of this ``width``."""
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        highlight=False,
+        force_terminal=width is not None,
+        _environ={"NO_COLOR": "1"},
+    )
     summary(outcome, console)
-    return console.file.getvalue()
+    return re.sub(r"\x1b\[[\d;]*m", "", console.file.getvalue())
+
+
+FAILURES = [
+    Failure(n, f"a folder/{n}.mp4", "decode_error", "an MP4 file that was cut short")
+    for n in range(20)
+]
+STEP = Step.of("to look at the captions and their flags", "inspect", "an output " + "x" * 90)
+OUTCOME = Outcome(
+    30,
+    6,
+    {"decode_error": 20, "oom": 2},
+    FAILURES,
+    captioned=6,
+    seconds=5400,
+    output="out.csv",
+    steps=[STEP],
+    flagged=3,
+    flags={"cut": 3, "repetitive": 1},
+)
 
 
 def test_summary_of_success():
     text = words(Outcome(rows=2000, ok=2000, captioned=1200, seconds=5400, output="out.csv"))
-    assert "✓ 2,000 of 2,000 videos have a caption · 1 h 30 min · 800 videos/h" in text
-    assert "→ out.csv" in text
-    assert "next" not in text
+    assert text == (
+        "✓ 2,000 of 2,000 videos have a caption · 1 h 30 min, 800 videos/h from start to end\n"
+        "  → out.csv\n"
+    )
+    assert words(Outcome(1, 0, {"empty": 1})).startswith("! 0 of 1 video has a caption\n")
 
 
 def test_summary_of_failures_lists_a_few_and_says_what_to_run():
-    failures = [Failure(n, f"{n}.mp4", "decode_error", "moov atom not found") for n in range(20)]
-    failures.append(Failure(20, "gone.mp4", "missing_file", None))
-    failed = Counter(failure.status for failure in failures)
-    command = "vidcap qwen2vl meta.csv " + "--question why " * 12
-    text = words(Outcome(30, 7, failed, failures, next_command=command))
-    assert "! 7 of 30 videos have a caption" in text
-    assert re.search(r"20 decode_error\n +1 missing_file", text)
-    assert "0.mp4 · decode_error: moov atom not found" in text
-    assert "and 13 more" in text
+    text = words(OUTCOME)
+    assert text.startswith("! 6 of 30 videos have a caption · ")
+    assert "\n  20 decode_error\n  2 oom\n" in text
+    assert "    a folder/0.mp4 · decode_error: an MP4 file that was cut short\n" in text
+    assert "and 14 more" in text
+    assert "  another try alone does not help 20 of them: mend the files, or drop the rows" in text
     assert "2 not reached yet" in text
-    assert command in text  # on one line, to be copied
+    assert "  3 captions have flags: cut 3, repetitive 1\n" in text
+    assert text.endswith(f"next, to look at the captions and their flags:\n    {STEP.command}\n")
+    assert "--restart-failed" not in words(replace(OUTCOME, tries_again=False))
+    assert "another try" not in words(Outcome(2, 1, {"oom": 1}))
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_lines_are_folded_between_words_and_the_command_is_not(width):
+    lines = words(OUTCOME, width).splitlines()
+    assert f"    {STEP.command}" in lines
+    assert max(len(line) for line in lines if STEP.command not in line) <= width
+    unfolded = " ".join(" ".join(lines).split())
+    assert unfolded == " ".join(words(OUTCOME).split())
 
 
 def test_captions_on_a_pipe_are_tab_separated(capsys):

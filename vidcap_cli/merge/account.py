@@ -1,7 +1,8 @@
 """The account of a merge: what became of every planned row, with a few cases of everything odd."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class Reconciliation:
 
     ``duplicates`` are rows with more than one result, ``conflicts`` rows with different captions
     to choose from. ``unmatched`` are results that fit no planned row, ``mismatched`` those whose
-    ``row_id`` and ``path`` name different rows: neither is used. ``notes`` are sentences.
+    ``row_id`` and ``path`` name different rows: neither is used. ``flagged`` captions have flags,
+    so many each of ``flags``. ``notes`` are sentences.
     """
 
     out: str
@@ -51,6 +53,8 @@ class Reconciliation:
     conflicts: Tally
     unmatched: Tally
     mismatched: Tally
+    flagged: int = 0
+    flags: dict[str, int] = field(default_factory=dict)
     missing_file: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -109,21 +113,27 @@ class Account:
         self._rows = self._ok = 0
         self._statuses: dict[str, _Rows] = {}  # other than ok
         self._duplicates, self._conflicts = _Rows(), _Rows()
+        self._flags: Counter[str] = Counter()  # as they stand in the column
 
     def add(
         self,
         start: int,
         paths: pa.ChunkedArray,
         choice: Choice,
-        status: pa.ChunkedArray,
-        error: pa.ChunkedArray,
+        written: Sequence[pa.ChunkedArray],
     ) -> None:
-        """Count the rows from ``start`` on, of which these columns are written."""
+        """Count the rows from ``start`` on, of which these columns are ``written``: their statuses,
+        errors and flags.
+        """
+        status, error, flags = written
 
         def example(row: int, detail: str | None) -> Example:
             return Example(start + row, paths[row].as_py(), detail)
 
         self._rows += len(status)
+        ok = pc.equal(status, Status.OK)
+        for found in pc.value_counts(flags.filter(ok)).to_pylist():
+            self._flags[found["values"] or ""] += found["counts"]
         for name in pc.unique(status).to_pylist():
             rows = np.flatnonzero(pc.equal(status, name).to_numpy())
             if name == Status.OK:
@@ -150,6 +160,10 @@ class Account:
         notes: tuple[str, ...],
     ) -> Reconciliation:
         """The account, once all rows were written to ``out``, and to ``missing`` if given."""
+        flags: Counter[str] = Counter()
+        del self._flags[""]
+        for listed, rows in self._flags.items():
+            flags.update(dict.fromkeys(listed.split(","), rows))
         tallies = {name: self._statuses[name].tally for name in sorted(self._statuses)}
         return Reconciliation(
             out=str(out),
@@ -161,6 +175,8 @@ class Account:
             conflicts=self._conflicts.tally,
             unmatched=unmatched,
             mismatched=mismatched,
+            flagged=self._flags.total(),
+            flags=dict(flags.most_common()),
             missing_file=str(missing) if missing else None,
             notes=notes,
         )

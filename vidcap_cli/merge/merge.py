@@ -164,7 +164,7 @@ def merge(
                 sidecars.write(_paths(rows, target), pa.table(written, names=columns.names))
                 if write_missing:
                     write_missing(rows.filter(pc.not_equal(added[1], Status.OK)))
-                account.add(first, names.slice(0, rows.num_rows), choice, added[1], added[2])
+                account.add(first, names.slice(0, rows.num_rows), choice, added[1:4])
             start += block.num_rows
         else:
             if matches.rows not in (None, start):

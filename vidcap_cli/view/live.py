@@ -19,7 +19,9 @@ from vidcap_cli.statuses import Doing
 from vidcap_cli.view.follower import Follower, QuietView, View, count_words, pace_words
 from vidcap_cli.view.plain import PlainView
 from vidcap_cli.view.tally import RankState, RunState, joint_speed, joint_wait_share
-from vidcap_cli.view.words import clock, figure, one_line, printable, ranges
+from vidcap_cli.view.terminal import console as console_on
+from vidcap_cli.view.terminal import folding
+from vidcap_cli.view.words import clock, figure, one_line, printable, ranges, wrapped
 
 REDRAW_S = 0.2
 WHO_WIDTH = 9  # longest list of ranks that is spelled out on a line
@@ -43,7 +45,7 @@ def make_view(
     told: dict[str, Any] = {"title": title, "total": total, "finished": finished, "began": began}
     if quiet:
         return QuietView(**told)
-    console = Console(stderr=True, highlight=False)
+    console = console_on()
     if sys.stderr.isatty() and not console.is_dumb_terminal:
         return LiveView(console, **told, verbose=verbose)
     return PlainView(sys.stderr, **told, verbose=verbose)
@@ -82,7 +84,7 @@ class LiveView(Follower):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._draw()
+        self._draw(over=error is None)
         self._live.stop()
 
     def tick(self) -> None:
@@ -90,7 +92,7 @@ class LiveView(Follower):
         if time.monotonic() - self._drawn >= REDRAW_S:
             self._draw()
 
-    def _draw(self) -> None:
+    def _draw(self, *, over: bool = False) -> None:
         self._drawn = time.monotonic()
         now = self._now()
         picture = draw(
@@ -100,18 +102,31 @@ class LiveView(Follower):
             elapsed=now - self._began,
             width=self._console.width,
             height=self._console.height,
+            over=over,
         )
         self._live.update(picture, refresh=True)
 
     def _say(self, mark: str, text: str) -> None:
         style = {"✗": "red", "✓": "green"}.get(mark, "yellow")
-        self._console.print(Text.assemble((f"{mark} ", style), one_line(text)))
+        line = Text(wrapped(f"{mark} {one_line(text)}", folding(self._console), 2))
+        line.stylize(style, 0, 1)
+        self._console.print(line, soft_wrap=True)
 
 
 def draw(
-    state: RunState, *, title: str, now: float, elapsed: float, width: int, height: int
+    state: RunState,
+    *,
+    title: str,
+    now: float,
+    elapsed: float,
+    width: int,
+    height: int,
+    over: bool = False,
 ) -> RenderableType:
-    """The live region at ``now``: at most ``height`` - 1 lines of ``width`` columns."""
+    """The live region at ``now``: at most ``height`` - 1 lines of ``width`` columns.
+
+    One that stays when all is ``over`` has no pace: the last words tell that of the whole.
+    """
     head = Text(one_line(title), style="bold", no_wrap=True, overflow="ellipsis")
     facts = Text(no_wrap=True, overflow="ellipsis")
     facts.append(count_words(state))
@@ -120,7 +135,7 @@ def draw(
         facts.stylize("red", start, start + len(f"{state.failed:,} failed"))
     rest = " · ".join([*pace_words(state, now), f"{clock(elapsed)} so far"])
     pace = Text(rest, style="dim", no_wrap=True, overflow="ellipsis")
-    lines: list[RenderableType] = [head, _bar(state, width), facts, pace]
+    lines: list[RenderableType] = [head, _bar(state, width), facts, *([] if over else [pace])]
     if state.ranks:
         lines += [Text(""), _rank_table(state, width, height - len(lines) - 3)]
     return Group(*lines)
@@ -196,7 +211,7 @@ def _rank_table(state: RunState, width: int, room: int) -> Table:
     who = max(4 + folded, *(len(line.who) for line in lines))
     doing = min(18, max(10, *(len(line.state) for line in lines)))
     sizes = (who, doing, 6, 6, 6, 7)
-    left = width - sum(size + 2 for size in sizes)
+    left = width - sum(size + 2 for size in sizes) - len("^C")  # which a terminal adds to the end
     titles = ("ranks" if folded else "rank", "doing", "done", "failed", "tok/s", "waiting")
     for title, size in zip(titles, sizes, strict=True):
         side: JustifyMethod = "left" if title == "doing" else "right"

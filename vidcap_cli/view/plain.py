@@ -11,7 +11,8 @@ from typing import Self, TextIO
 
 from vidcap_cli.view.follower import Follower, count_words, pace_words
 from vidcap_cli.view.tally import RunState, joint_speed, joint_wait_share
-from vidcap_cli.view.words import clock, count, figure, one_line, printable
+from vidcap_cli.view.terminal import width_of
+from vidcap_cli.view.words import clock, count, figure, one_line, printable, wrapped
 
 PLAIN_S = 10.0
 PLAIN_UNCHANGED_S = 60.0
@@ -37,7 +38,7 @@ class PlainView(Follower):
         )
         self._stream = stream
         self._written = self._now()
-        self._last = ""
+        self._last = self._last_words = ""
 
     def __enter__(self) -> Self:
         earlier = f", {self.state.finished:,} of them from before" if self.state.finished else ""
@@ -50,7 +51,8 @@ class PlainView(Follower):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress()
+        if " · ".join(self._words()) != self._last_words:
+            self._progress()
 
     def tick(self) -> None:
         """Write the progress when a line is due: rarely while nothing changes."""
@@ -62,15 +64,19 @@ class PlainView(Follower):
     def _progress(self) -> None:
         now = self._now()
         self._written = now
-        self._last = count_words(self.state)
+        self._last, self._last_words = count_words(self.state), " · ".join(self._words())
         words = [self._last, *pace_words(self.state, now), *_ranks_in_words(self.state)]
         self._write(f"[{clock(now - self._began)}] " + " · ".join(words))
+
+    def _words(self) -> list[str]:
+        """What a line says besides the time and the pace, which always change."""
+        return [count_words(self.state), *_ranks_in_words(self.state)]
 
     def _say(self, mark: str, text: str) -> None:
         self._write(f"{_MARKS[mark]}: {one_line(text)}")
 
     def _write(self, line: str) -> None:
-        self._stream.write(printable(line) + "\n")
+        self._stream.write(wrapped(printable(line), width_of(self._stream), 2) + "\n")
         self._stream.flush()
 
 

@@ -4,6 +4,8 @@ import sys
 from types import TracebackType
 from typing import Self
 
+from vidcap_cli.view.terminal import console
+
 
 class Progress:
     """Shown on stderr while it is entered; ``total`` None is a number that is not known yet."""
@@ -11,7 +13,7 @@ class Progress:
     def __init__(self, things: str, total: int | None = None) -> None:
         self._bar = None
         if sys.stderr.isatty():
-            from rich.console import Console  # noqa: PLC0415 - only for a terminal
+            # Only for a terminal.
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
             from rich.progress import Progress as Bar  # noqa: PLC0415
 
@@ -20,7 +22,7 @@ class Progress:
                 TextColumn("{task.completed:,.0f}" + of_total + f" {things}"),
                 BarColumn(),
                 TimeElapsedColumn(),
-                console=Console(stderr=True),
+                console=console(),
                 transient=True,
             )
             self._task = self._bar.add_task("", total=total)

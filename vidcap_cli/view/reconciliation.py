@@ -3,11 +3,13 @@
 import json
 import sys
 
-from rich.console import Console
 from rich.text import Text
 
 from vidcap_cli.merge.account import Example, Reconciliation, Tally
-from vidcap_cli.view.words import printable
+from vidcap_cli.view.summary import flag_words
+from vidcap_cli.view.terminal import console as console_on
+from vidcap_cli.view.terminal import folding
+from vidcap_cli.view.words import count, printable, wrapped
 
 
 def show_merge(account: Reconciliation, *, as_json: bool) -> None:
@@ -15,36 +17,47 @@ def show_merge(account: Reconciliation, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(account.as_dict(), ensure_ascii=False, indent=1) + "\n")
         return
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = console_on()
+    width = folding(console)
+
+    def say(words: str, style: str = "") -> None:
+        console.print(Text(wrapped(printable(words), width, 4), style), soft_wrap=True)
+
     mark, style = ("✓", "green") if account.complete else ("!", "yellow")
+    verb = "has" if account.rows == 1 else "have"
     console.print(
-        Text(f"{mark} ", style) + Text(f"{account.ok:,} of {account.rows:,} rows have a caption")
+        Text(f"{mark} ", style) + f"{account.ok:,} of {count(account.rows, 'row')} {verb} a caption"
     )
     lines = {
         **{f"failed: {status}": tally for status, tally in account.failed.items()},
         "missing": account.missing,
-        "with several results": account.duplicates,
-        "with conflicting captions": account.conflicts,
+        "with several results, of which the best is taken": account.duplicates,
+        "with different captions, of which one is taken": account.conflicts,
         "results that fit no planned row": account.unmatched,
         "results whose row_id and path disagree": account.mismatched,
     }
     for name, tally in lines.items():
         if tally.count:
-            console.print(Text(f"  {tally.count:,} {name}") + _examples(tally))
+            say(f"  {tally.count:,} {name}")
+            if shown := _examples(tally):
+                say(f"    {shown}", "dim")
+    if account.flagged:
+        say(f"  {flag_words(account.flagged, account.flags)}")
     for note in account.notes:
-        console.print(Text(f"  note: {printable(note)}"))
-    console.print(Text(printable(f"  → {account.out}"), "bold"))
+        say(f"  note: {note}")
+    console.print(Text(printable(f"  → {account.out}"), "bold"), soft_wrap=True)
     if account.missing_file:
-        console.print(Text(printable(f"  still to do: {account.missing_file}"), "bold"))
+        console.print(
+            Text(printable(f"  still to do: {account.missing_file}"), "bold"), soft_wrap=True
+        )
 
 
-def _examples(tally: Tally) -> Text:
-    shown = "; ".join(_one(example) for example in tally.examples)
+def _examples(tally: Tally) -> str:
     more = " …" if tally.count > len(tally.examples) else ""
-    return Text(f"  {shown}{more}", "dim")
+    return "; ".join(_one(example) for example in tally.examples) + more
 
 
 def _one(example: Example) -> str:
     row = "" if example.row is None else f"row {example.row} "
     detail = f" ({example.detail})" if example.detail else ""
-    return printable(f"{row}{example.path or ''}{detail}")
+    return f"{row}{example.path or ''}{detail}"

@@ -4,17 +4,20 @@ The captions go to stdout, which carries data, and all else to stderr.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vidcap_cli.statuses import Status
+from vidcap_cli.statuses import PASSING, Status
 from vidcap_cli.view.follower import reason
+from vidcap_cli.view.steps import Step, step_lines
 from vidcap_cli.view.tally import Failure
-from vidcap_cli.view.words import duration, figure, one_line, printable
+from vidcap_cli.view.terminal import console as console_on
+from vidcap_cli.view.terminal import folding
+from vidcap_cli.view.words import count, duration, figure, one_line, printable, wrapped
 
 LISTED = 8  # failures
 
@@ -23,10 +26,12 @@ LISTED = 8  # failures
 class Outcome:
     """How a command ended: ``rows`` planned, ``ok`` with a caption, how many ``failed``, by status.
 
-    ``left_alone`` rows failed in an earlier command and were not tried again.
+    ``left_alone`` rows failed in an earlier command and were not tried again; with ``tries_again``
+    the same command would try what failed.
 
-    The ``failures`` are those to show, all or the first of them. This command ``captioned`` so many
-    rows in ``seconds``; ``next_command`` is what the user may want to run now, with a word why.
+    The ``failures`` are those to show that were not shown before, all or the first of them. This
+    command ``captioned`` so many rows in ``seconds``. So many captions are ``flagged``, with each
+    of the ``flags``. ``steps`` are what the user may want to do now.
     """
 
     rows: int
@@ -36,43 +41,80 @@ class Outcome:
     captioned: int = 0
     seconds: float = 0.0
     output: str | None = None
-    next_command: str | None = None
+    steps: Sequence[Step] = ()
     left_alone: int = 0
+    tries_again: bool = True
+    flagged: int = 0
+    flags: Mapping[str, int] = field(default_factory=dict)
 
 
 def summary(outcome: Outcome, console: Console | None = None) -> None:
     """Print the final words to stderr."""
-    console = console or Console(stderr=True, highlight=False)
-    failed = sum(outcome.failed.values())
-    missing = outcome.rows - outcome.ok - failed - outcome.left_alone
-    whole = outcome.ok == outcome.rows
-    head = Text("✓ " if whole else "! ", style="green" if whole else "yellow")
-    head.append(f"{outcome.ok:,} of {outcome.rows:,} videos have a caption", style="bold")
-    if outcome.captioned and outcome.seconds > 0:
-        speed = figure(outcome.captioned / outcome.seconds * 3600)
-        head.append(f" · {duration(outcome.seconds)} · {speed} videos/h", style="dim")
-    console.print(head)
+    console = console or console_on()
+    width = folding(console)
+    console.print(_head(outcome, width), soft_wrap=True)
     for status, rows in Counter(outcome.failed).most_common():
-        console.print(Text.assemble((f"  {rows:,} ", "red"), printable(status)))
-    for failure in outcome.failures[:LISTED]:
-        words = f"    {failure.path} · {reason(failure.status, failure.error)}"
-        console.print(Text(printable(words)), soft_wrap=True)
-    if failed > LISTED:
-        console.print(f"    and {failed - LISTED:,} more")
-    if outcome.left_alone:
-        console.print(f"  {outcome.left_alone:,} failed before and were left alone")
-    if missing:
-        console.print(f"  {missing:,} not reached yet")
+        console.print(Text.assemble((f"  {rows:,} ", "red"), printable(status)), soft_wrap=True)
+    for line in _details(outcome):
+        indent = len(line) - len(line.lstrip())
+        console.print(Text(wrapped(printable(line), width, indent + 2)), soft_wrap=True)
     if outcome.output:
         console.print(Text.assemble("  → ", (printable(outcome.output), "bold")), soft_wrap=True)
-    if outcome.next_command:
-        last = Text.assemble(("  next: ", "dim"), printable(outcome.next_command))
-        console.print(last, soft_wrap=True)
+    for purpose, command in step_lines(outcome.steps, width):
+        console.print(Text(purpose, "dim"), soft_wrap=True)
+        console.print(Text(command), soft_wrap=True)
+
+
+def _details(outcome: Outcome) -> Iterator[str]:
+    """What is said of rows without a caption, and of flags."""
+    failed = sum(outcome.failed.values())
+    for failure in outcome.failures[:LISTED]:
+        yield f"    {failure.path} · {reason(failure.status, failure.error)}"
+    if outcome.failures and failed > LISTED:
+        yield f"    and {failed - LISTED:,} more"
+    lasting = sum(rows for status, rows in outcome.failed.items() if status not in PASSING)
+    if lasting:
+        yield _lasting(lasting, failed, tries_again=outcome.tries_again)
+    if outcome.left_alone:
+        were = "was" if outcome.left_alone == 1 else "were"
+        yield f"  {outcome.left_alone:,} failed before and {were} left alone"
+    if missing := outcome.rows - outcome.ok - failed - outcome.left_alone:
+        yield f"  {missing:,} not reached yet"
+    if outcome.flagged:
+        yield f"  {flag_words(outcome.flagged, outcome.flags)}"
+
+
+def _head(outcome: Outcome, width: int | None) -> Text:
+    whole = outcome.ok == outcome.rows
+    verb = "has" if outcome.rows == 1 else "have"
+    said = f"{outcome.ok:,} of {count(outcome.rows, 'video')} {verb} a caption"
+    told = ""
+    if outcome.captioned and outcome.seconds > 0:
+        speed = figure(outcome.captioned / outcome.seconds * 3600)
+        told = f" · {duration(outcome.seconds)}, {speed} videos/h from start to end"
+    head = Text(wrapped(f"{'✓' if whole else '!'} {said}{told}", width, 2))
+    head.stylize("green" if whole else "yellow", 0, 1)
+    head.stylize("bold", 2, 2 + len(said))
+    head.stylize("dim", 2 + len(said))
+    return head
+
+
+def _lasting(rows: int, failed: int, *, tries_again: bool) -> str:
+    """What helps where the same try fails again; as short as it can be said."""
+    which = "another try alone does not help" + ("" if rows == failed else f" {rows:,} of them")
+    words = f"  {which}: mend the {'file' if rows == 1 else 'files'}, or drop the rows"
+    return words + (", or leave them with --restart-failed none" if tries_again else "")
+
+
+def flag_words(flagged: int, flags: Mapping[str, int]) -> str:
+    """How many captions have flags, and which."""
+    listed = ", ".join(f"{flag} {rows:,}" for flag, rows in Counter(flags).most_common())
+    return f"{count(flagged, 'caption')} {'has' if flagged == 1 else 'have'} flags: {listed}"
 
 
 def captions_table(pairs: Iterable[tuple[str, str | None]], console: Console | None = None) -> None:
     """Write clips and captions to stdout: a table on a terminal, else ``clip<TAB>caption``."""
-    console = console or Console(highlight=False)
+    console = console or console_on(stderr=False)
     if not console.is_terminal:
         for clip, caption in pairs:
             console.file.write(f"{one_line(clip)}\t{one_line(caption or '')}\n")

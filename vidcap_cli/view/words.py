@@ -3,6 +3,9 @@
 import re
 import sys
 from collections.abc import Sequence
+from typing import TextIO
+
+from vidcap_cli.view.terminal import width_of
 
 
 def one_line(text: str) -> str:
@@ -24,20 +27,30 @@ def lines(text: str) -> str:
     return "\n".join(printable(line.expandtabs()) for line in text.split("\n"))
 
 
-def folded(text: str) -> str:
-    """``lines`` of it for stderr: folded between words where that is a terminal.
+def wrapped(text: str, width: int | None, hanging: int = 0) -> str:
+    """A line folded between words at ``width`` columns, the rest of it ``hanging`` columns deep.
 
-    A word that is longer than a line, such as a path, stays whole.
+    A word that is longer than that, such as a path, stays whole; without a ``width`` all does.
     """
-    text = lines(text)
-    if not sys.stderr.isatty():
+    if width is None or len(text) < width // 2:
         return text
-    import shutil  # noqa: PLC0415 - they take a while, and most commands end without
-    import textwrap  # noqa: PLC0415
+    from rich.cells import cell_len  # noqa: PLC0415 - not for TAB and --help
 
-    width = max(20, shutil.get_terminal_size().columns)
-    fold = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
-    return "\n".join(line if len(line) < width else fold(line) for line in text.split("\n"))
+    found, (line, *words) = [], text.split(" ")
+    for word in words:
+        if line.strip() and cell_len(line) + 1 + cell_len(word) > width:
+            found.append(line.rstrip())
+            line = " " * hanging + word
+        else:
+            line = f"{line} {word}"
+    return "\n".join([*found, line])
+
+
+def folded(text: str, stream: TextIO | None = None) -> str:
+    """``lines`` of it for stderr, folded between words where that is a terminal."""
+    width = width_of(stream or sys.stderr)
+    indents = [(line, len(line) - len(line.lstrip())) for line in lines(text).split("\n")]
+    return "\n".join(wrapped(line, width, indent) for line, indent in indents)
 
 
 def figure(value: float) -> str:

@@ -1,0 +1,27 @@
+"""What the user may do next: a purpose in words, and under it the command, ready to be pasted."""
+
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from vidcap_cli.view.words import printable, wrapped
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command, and what it is for: "to look at the captions"."""
+
+    purpose: str
+    command: str
+
+    @classmethod
+    def of(cls, purpose: str, *words: object) -> "Step":
+        """The step whose command has these words."""
+        return cls(purpose, shlex.join(["vidcap", *map(str, words)]))
+
+
+def step_lines(steps: Iterable[Step], width: int | None) -> Iterator[tuple[str, str]]:
+    """Of each step its purpose and its command as lines; the latter is never folded."""
+    for step in steps:
+        purpose = wrapped(printable(f"  next, {step.purpose}:"), width, 2)
+        yield purpose, printable(f"    {step.command}")
