@@ -28,6 +28,7 @@ from vidcap_cli.processors import load_captioner
 from vidcap_cli.remote.cache import Anywhere, Cache, caching
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.places import failed_in
 from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.spans import Span
@@ -84,7 +85,7 @@ def look_ahead(
     left = rows = selection.count(plan.rows)
     if run and run.is_run:
         before = read_plan(run)
-        check_unchanged(before, meta, config)
+        check_unchanged(before, meta, config, failed=failed_in(run))
         left = int((~done_mask(run, before).ok & selection.mask(before.rows)).sum())
     return Planned(plan, rows, left, figures)
 

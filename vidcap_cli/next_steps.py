@@ -5,6 +5,7 @@ start it over, and one that cannot be known here is not made up.
 """
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,8 @@ from vidcap_cli.options import PATH, RunOptions, spelled
 from vidcap_cli.outputs import default_run_dir
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.statuses import PASSING, Status
-from vidcap_cli.view.steps import Step
+from vidcap_cli.view.steps import Step, again
 from vidcap_cli.view.summary import LISTED
-from vidcap_cli.view.words import count
 
 # With them the same command would begin anew, or do nothing.
 _ONCE = ("fresh", "extend", "skip_if_existing")
@@ -64,8 +64,7 @@ class Ending:
             return None  # what srun or mpirun was told is not known
         if around and not any(word.startswith("--worker") for word in words):
             words += ["--worker-num", str(around.per_node)]
-        rows = count(sum(self.failed.values()), "failed row")
-        return Step.of(f"to try the {rows} again", *words)
+        return again(sum(self.failed.values()), shlex.join(["vidcap", *words]))
 
     def _causes(self) -> Step | None:
         if not self.failed or (self.ok and sum(self.failed.values()) <= LISTED):

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from vidcap_cli.view.words import parse_size, size
+from vidcap_cli.view.words import parse_size, setting, size
 
 FRAMES = "Frames"
 LAUNCHING = "Launching"
@@ -129,7 +129,7 @@ def spelled(given: Mapping[str, Any]) -> list[str]:
         elif value is True:
             words.append(flag)
         else:
-            words += [flag, str(value)]
+            words += [flag, setting(value)]
     return words
 
 

@@ -154,8 +154,10 @@ def test_what_is_shown_and_told(tmp_path):
     shown = {section.title: section.facts for section in report.sections}
     assert shown["cut, for example"][0].label == "row 0"
     assert "waves to a" in shown["cut, for example"][0].words
-    remedies = [problem.remedy or "" for problem in report.problems]
-    assert [remedy.split()[-2] for remedy in remedies] == ["--html", "--export-flagged"]
+    assert report.doubtful
+    commands = [step.command.split() for step in report.steps]
+    assert [words[-2] for words in commands] == ["--html", "--export-flagged"]
+    assert report.as_dict()["next"][0]["command"].endswith(" --html gallery.html")
     json.dumps(report.as_dict())
 
 
@@ -167,7 +169,7 @@ def test_flagged_rows_are_exported_with_all_their_columns(tmp_path):
     assert found.column_names == ["id", "path", "text", "quality_flags"]
     assert found["id"].to_pylist() == ["000", "001", "002", "003"]
     assert found["quality_flags"].to_pylist() == ["cut", "duplicate", "duplicate", "empty"]
-    assert report.problems == ()
+    assert report.steps == ()
     again = inspect(tmp_path / "out.parquet", Wanted(export_flagged=tmp_path / "again.csv"))
     assert again.ok
     header = (tmp_path / "again.csv").read_text(encoding="utf-8").partition("\n")[0]
@@ -178,6 +180,7 @@ def test_captions_that_are_all_well(tmp_path):
     table = write(tmp_path / "t.csv", [ROWS[1], ROWS[4]])
     report = inspect(table, Wanted(export_flagged=tmp_path / "out.csv"))
     assert report.verdict.startswith("0 rows of 2 have a flag")
+    assert not report.doubtful
     assert (tmp_path / "out.csv").read_text() == "path,text,quality_flags\n"
 
 

@@ -170,6 +170,20 @@ def test_flags_of_captioning_and_of_inspect_stand_together(tmp_path):
     assert [names[flag] for flag in rows(tmp_path / "g.html")["flags"][0]] == ["cut", "hdr", "news"]
 
 
+def test_flags_are_counted_as_inspect_counts_them(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "path,text,caption_status,caption_error,caption_flags\n"
+        "a.mp4,A circle moves.,ok,,hdr\nb.mp4,,oom,,\nc.mp4,A square rests.,ok,,\n"
+    )
+    report = inspect(table, Wanted(html=tmp_path / "g.html"))
+    assert report.verdict.startswith("1 row of 3 has a flag")
+    found = about(tmp_path / "g.html")
+    assert found["summary"] == "3 rows · 2 captioned · 1 flagged"
+    assert {flag["name"]: flag["rows"] for flag in found["flags"]} == {"hdr": 1, "failed": 1}
+    assert report.as_dict()["facts"]["captions"]["noted_by_captioning"] == {"hdr": 1}
+
+
 def test_every_flag_has_a_meaning():
     assert make._MEANS.keys() == {*Flag, *Fault}
 
@@ -233,7 +247,7 @@ def test_a_run_is_shown_as_it_stands(tmp_path):
     write_part(run.part(1, 0, 0, "parquet"), results)
     meta.write_text("path\nchanged.mp4\n")  # what is captioned is what was planned
     verdict = gallery(run.path, tmp_path / "g.html")
-    assert verdict == f"not finished: 1 rows left, 1 failed; 4 rows shown in {tmp_path / 'g.html'}"
+    assert verdict == f"not finished: 1 row left, 1 failed; 4 rows shown in {tmp_path / 'g.html'}"
     found, words = rows(tmp_path / "g.html"), about(tmp_path / "g.html")["statuses"]
     statuses = [words[status]["name"] for status in found["status"]]
     assert statuses == ["ok", "decode_error", "missing", "ok"]

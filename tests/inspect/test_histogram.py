@@ -25,9 +25,9 @@ def test_every_value_is_counted(values):
 def test_ranges_are_round_and_whole_numbers_stay_whole():
     fact, lines = histogram("x", [10, 13, 12, 11])
     assert fact.value["edges"] == [10, 11, 12, 13]
-    assert lines.facts[-1].label == "12 or more"
+    assert [line.label for line in lines.facts] == ["10", "11", "12 or more"]
     lines = histogram("x", np.arange(100))[1].facts
-    assert [line.label for line in lines[:2]] == ["0 to 20", "20 to 40"]
+    assert [line.label for line in lines[:2]] == ["0 to 19", "20 to 39"]
     assert lines[0].words.endswith(" 20")
 
 

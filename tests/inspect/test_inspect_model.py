@@ -47,7 +47,7 @@ def test_a_whole_checkpoint(tmp_path: Path, dtype: str):
     vision = sum(array.size for name, array in arrays.items() if name.startswith("visual."))
     width = 4 if dtype == "F32" else 2
     assert report.ok, report.problems
-    assert report.verdict.startswith("can be used: vidcap qwen2vl META --model ")
+    assert report.verdict.startswith("can be used by vidcap qwen2vl, as --model ")
     weights = facts(report, "weights")
     assert weights["parameters"] == total
     assert weights["of_them_vision"] == vision
@@ -137,7 +137,7 @@ def test_an_unmerged_lora_is_seen(tmp_path: Path):
 def test_the_bundled_model_is_a_target():
     report = inspect(Path("nano"))
     assert report.ok
-    assert report.verdict == "can be used: vidcap qwen2vl META --model nano"
+    assert report.verdict == "can be used by vidcap qwen2vl, as --model nano"
 
 
 def test_a_model_without_weights_is_told_by_its_settings(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from vidcap_cli.errors import UsageError
 from vidcap_cli.inspect import inspect, render
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
+from vidcap_cli.view.steps import Step
 
 REPORT = Report(
     "model",
@@ -53,6 +54,38 @@ def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
     text = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())
     assert re.search(r"parameters +1\.08 million", text)
     assert "hf download " + "x" * 100 in text  # a command is not broken into lines
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_lines_are_folded_between_words_and_commands_stay_whole(width, monkeypatch, capsys):
+    many = "words that go on and on until there is no room for them on a line " * 2
+    path = "/a/path/" + "x" * 60 + ".mp4"
+    flags = (Fact("cut", many, figures=("1,204", "33.3 %")), Fact("loop", many, figures=("7", "")))
+    step = Step.of("to look at them", "inspect", path, "--html", "gallery.html")
+    report = Report(
+        "captions", path, many, (Section("flags", flags), Section("row", (Fact("row 1", path),))),
+        (Problem(many, many), Problem("odd", "pip install " + many)), (step,), doubtful=True,
+    )  # fmt: skip
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    render(report)
+    lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()).splitlines()
+    whole = [f"    {step.command}", f"  → pip install {many}", path]
+    assert all(line in lines for line in whole[:2])
+    folded = [line for line in lines if line not in whole and path not in line]
+    assert max(map(len, folded)) <= width
+    # Words hang beside their label and figures, so that columns stay columns.
+    first = next(place for place, line in enumerate(lines) if line.startswith("  cut"))
+    column = lines[first].index("words")
+    assert lines[first].startswith("  cut    1,204  33.3 %  words")
+    if width < 200:
+        assert lines[first + 1].strip()
+        assert lines[first + 1][:column].isspace()
+    monkeypatch.undo()
+    render(report)
+    unfolded = " ".join(capsys.readouterr().out.split())
+    assert unfolded == " ".join(" ".join(lines).split())
 
 
 def test_as_json(capsys):

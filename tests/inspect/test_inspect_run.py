@@ -69,9 +69,10 @@ def test_rows_and_what_continues_them(run):
     assert report.verdict == "not finished: 2 rows left, 1 failed"
     shown = {section.title: section.facts for section in report.shown}
     assert [(f.label, f.words) for f in shown["failures"]] == [("decode_error", "3.mp4 · no!")]
-    command = shlex.split(report.problems[-1].remedy or "")
+    assert report.steps[0].purpose == "to continue the run"
+    command = shlex.split(report.steps[0].command)
     assert command[:3] == ["vidcap", "qwen2vl", str(run.path.parent / "meta.csv")]
-    assert command[3:] == ["--model", "/models/q w", "--question", "What moves?", "--fps", "2.0"]
+    assert command[3:] == ["--model", "/models/q w", "--question", "What moves?", "--fps", "2"]
 
 
 def test_plan_and_launches(run):
@@ -87,7 +88,7 @@ def test_plan_and_launches(run):
     assert first["rank_0"]["failed"] == 1
     assert first["rank_1"]["exit_code"] == -9
     words = {f.label: f.words for s in report.sections for f in s.facts if s.title == "launch 1"}
-    assert words["done"] == "1 caption and 1 failure in 36 s, 100 videos/h"
+    assert words["done"] == "1 caption and 1 failure in 36 s"
     assert words["rank 0"].split(" ", 1) == [
         "█" * 10, "stopped · 1 ok · 1 failed · 5.0 tokens/s · waiting 20%"
     ]  # fmt: skip
@@ -126,7 +127,7 @@ def test_failed_rows_become_a_table(run, tmp_path):
     assert [cause["rows"] for cause in details["failures"]] == [2, 1]
     shown = {section.title: section.facts for section in report.shown}
     assert shown["failures"][0].words == "2 rows · no such file · such as 4.mp4"
-    assert "--failed" in (inspect(run.path).problems[0].remedy or "")
+    assert f"vidcap inspect {run.path} --failed failed.csv" == inspect(run.path).steps[-1].command
 
 
 @pytest.mark.parametrize("name", ["meta_caption_qwen2vl.vidcap/f.csv", "nowhere/f.csv", "f.doc"])
@@ -178,8 +179,8 @@ def test_a_rank_that_started_anew_has_the_sums_of_its_processes(run):
 
 def test_another_place_is_part_of_the_command(run, tmp_path):
     run.path.rename(tmp_path / "elsewhere.next")
-    remedy = inspect(tmp_path / "elsewhere.next").problems[-1].remedy or ""
-    assert remedy.endswith(f"--run-dir {tmp_path / 'elsewhere'}")
+    command = inspect(tmp_path / "elsewhere.next").steps[0].command
+    assert command.endswith(f"--run-dir {tmp_path / 'elsewhere'}")
 
 
 def test_how_the_work_was_done_is_part_of_the_command(run):
@@ -187,9 +188,9 @@ def test_how_the_work_was_done_is_part_of_the_command(run):
     folder = run.attempt(3)
     folder.claims.mkdir(parents=True)
     Attempt(config, rows=2, chunk=1, ranks=3, bases=()).write(folder)
-    command = shlex.split(inspect(run.path).problems[-1].remedy or "")
+    command = shlex.split(inspect(run.path).steps[0].command)
     assert command[3:] == [
-        *("--model", "/models/q w", "--question", "What moves?", "--bs", "8", "--fps", "2.0"),
+        *("--model", "/models/q w", "--question", "What moves?", "--bs", "8", "--fps", "2"),
         *("--memory-limit", "12000000000", "--worker-num", "3"),
     ]
 
@@ -200,14 +201,15 @@ def test_a_run_is_continued_by_the_command_that_inspect_prints(tmp_path, monkeyp
     (tmp_path / "meta.csv").write_text("path,text\nnone.mp4,mine\n")
 
     def fail(leader: Leader, view: object) -> None:
-        write_part(leader.run.part(1, 0, 0, "parquet"), [Result(0, "none.mp4", "missing_file")])
+        write_part(leader.run.part(1, 0, 0, "parquet"), [Result(0, "none.mp4", "oom")])
 
     monkeypatch.setattr(Leader, "work", fail)
     asked = ["-o", "out.csv", "--caption-column", "words", "--all-columns", "--reader", "decord"]
     words = ["llava", "meta.csv", "--model", "nano", "--num-frames", "4", *asked]
     assert CliRunner().invoke(app, words).exit_code == INCOMPLETE
-    command = shlex.split(inspect(tmp_path / "out.vidcap").problems[-1].remedy or "")
+    command = shlex.split(inspect(tmp_path / "out.vidcap").steps[0].command)
     assert command[0] == "vidcap"
+    assert command[command.index("--model") + 1] == "nano"
     assert command[command.index("--output") + 1] == str(tmp_path / "out.csv")
     assert "--all-columns" in command
     (tmp_path / "elsewhere").mkdir()
@@ -240,8 +242,9 @@ def finish(run, *, failed):
 def test_a_run_that_was_not_merged(run):
     finish(run, failed=None)
     report = inspect(run.path)
-    assert report.verdict == "not finished"
-    assert "not written yet" in report.problems[-1].text
+    assert report.verdict == "not finished: every row is captioned, but the table is not written"
+    assert report.doubtful
+    assert report.steps[0].purpose == "to write it"
 
 
 def test_a_finished_run(run):
@@ -249,15 +252,34 @@ def test_a_finished_run(run):
     run.finished.write_text(json.dumps({"planned": 6, "rows": 6, "failed": 0}))
     report = inspect(run.path)
     assert report.verdict == "finished: every row has a caption"
-    assert report.problems == ()
+    assert not report.doubtful
+    assert report.problems == report.steps == ()
+    run.summary.write_text(
+        '{"ended": "finished", "captions": 6, "seconds": 90, "captions_per_hour": 240.0}'
+    )
+    told = facts(inspect(run.path), "rows")["last_command"]
+    assert (told["seconds"], told["captions_per_hour"]) == (90, 240.0)
+    words = [f.words for s in inspect(run.path).sections for f in s.facts if f.value == told]
+    assert words == ["finished, 6 captions in 1 min 30 s, 240 videos/h from start to end"]
+    output = run.path.with_suffix(".csv")
+    output.touch()
+    assert [step.command for step in inspect(run.path).steps] == [f"vidcap inspect {output}"]
 
 
 def test_a_finished_run_with_failures(run):
     finish(run, failed=3)
     run.finished.write_text(json.dumps({"planned": 6, "rows": 6, "failed": 1}))
     report = inspect(run.path)
+    assert report.doubtful
+    lasting = "another try alone does not help: mend the file, or drop the rows"
+    assert report.verdict == f"finished: 1 failed; {lasting}"
+    assert [step.purpose for step in report.steps] == [
+        "for the failed rows, all of them, as a table"
+    ]
+    write_part(run.part(4, None, 0, "csv"), [Result(3, "3.mp4", "oom")])
+    report = inspect(run.path)
     assert report.verdict == "finished: 1 failed"
-    assert "tried again" in report.problems[-1].text
+    assert report.steps[0].purpose == "to try the failed row again"
 
 
 def test_damage_is_named(run):

@@ -30,6 +30,7 @@ from vidcap_cli.rundir.plan import (
 )
 from vidcap_cli.rundir.todo import Todo, write_todo
 from vidcap_cli.video import VideoError, read_frames
+from vidcap_cli.view.words import setting
 
 CONFIG = CaptionConfig("qwen2vl", "/models/qwen")
 
@@ -210,9 +211,18 @@ def test_every_difference_is_listed(tmp_path, run):
         check_unchanged(plan, meta, replace(CONFIG, fps=2.0, question="Why?"))
     message = str(caught.value)
     assert "the contents of meta.csv: 5 -> 6 rows" in message
-    assert "--fps: 4.0 -> 2.0" in message
+    assert "--fps: 4 -> 2\n" in message
     assert "--question: 'Describe the video in detail' -> 'Why?'" in message
+    assert message.startswith("the unfinished run was made with something else:\n")
+    assert "Name another output with -o to keep both" in message
     assert "--fresh" in message
+
+
+def test_a_run_that_is_finished_but_for_failed_rows_is_told_so(tmp_path, run):
+    meta = table(tmp_path)
+    plan = make_plan(meta, run, CONFIG)
+    with pytest.raises(RunChangedError, match=r"^the run there, finished but for 2 failed rows, "):
+        check_unchanged(plan, meta, replace(CONFIG, fps=2.0), failed=2)
 
 
 def test_another_command_is_a_change_told_by_options_that_exist(tmp_path, run):
@@ -257,7 +267,7 @@ def test_rows_have_questions_of_their_own(tmp_path, run, suffix):
         (0, "Who?"), (2, None), (3, asked[3]),
     ]  # fmt: skip
     check_unchanged(plan, meta, asking)
-    with pytest.raises(RunChangedError, match="--question-column: 'ask' -> None"):
+    with pytest.raises(RunChangedError, match="--question-column: 'ask' -> not given"):
         check_unchanged(plan, meta, CONFIG)
     other = RunDir(tmp_path / "other")
     with pytest.raises(TableError, match=r"no column is called `who`.*found: `path`, `ask`, `n`"):
@@ -292,7 +302,9 @@ def test_a_plan_of_before_there_was_an_option_goes_on_without_it(tmp_path, run, 
     old = replace(plan, options={k: v for k, v in plan.options.items() if k != option})
     check_unchanged(old, meta, CONFIG)
     if other:
-        with pytest.raises(RunChangedError, match=f"--{option.replace('_', '-')}: .* -> {other}"):
+        with pytest.raises(
+            RunChangedError, match=f"--{option.replace('_', '-')}: .* -> {setting(other)}"
+        ):
             check_unchanged(old, meta, replace(CONFIG, **{option: other}))
 
 

@@ -4,7 +4,6 @@ The table is read once to judge every caption (``judging``), and again for the r
 export.
 """
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,12 @@ from vidcap_cli.inspect import rules
 from vidcap_cli.inspect.gallery.make import Gallery, make_gallery
 from vidcap_cli.inspect.histogram import histogram
 from vidcap_cli.inspect.judging import BIT, FAULTS, MEANS, OPENING, Captions, Judged, judge
-from vidcap_cli.inspect.report import Fact, Problem, Report, Section
+from vidcap_cli.inspect.report import Fact, Report, Section
 from vidcap_cli.inspect.rules import Fault
 from vidcap_cli.options import PATH
 from vidcap_cli.table_writer import output_form, writing
 from vidcap_cli.tables import selectable
+from vidcap_cli.view.steps import Step
 from vidcap_cli.view.words import count, one_line
 
 FLAGS_COLUMN = "quality_flags"  # of the exported table
@@ -122,18 +122,21 @@ def _report(
     flagged = int(np.count_nonzero(judged.faults))
     spoken = judged.words[judged.words > 0]
     total = len(judged.faults)
-    name = str(captions.table.path)
+    name, share = str(captions.table.path), _share(flagged, total)
     facts = [
         Fact("rows", f"{total:,}", total),
         Fact("with a caption", f"{len(spoken):,}", len(spoken)),
         Fact("column", captions.text),
         Fact("script", rules.SCRIPTS[judged.script]),
-        Fact("with a flag", f"{flagged:,} {_share(flagged, total)}".strip(), flagged),
+        Fact("with a flag", f"{flagged:,}{f' ({share})' if share else ''}", flagged),
     ]
     statuses = {name or "none": n for name, n in judged.statuses.most_common()}
     if statuses:
         words = ", ".join(f"{status} {n:,}" for status, n in statuses.items())
         facts.insert(2, Fact("status", one_line(words), statuses))
+    if judged.noted:
+        words = ", ".join(f"{flag} {n:,}" for flag, n in judged.noted.most_common())
+        facts.append(Fact("noted by captioning", one_line(words), dict(judged.noted)))
     lengths = []
     if len(spoken):
         fact, lines = histogram("words in a caption", spoken)
@@ -144,29 +147,34 @@ def _report(
     for fault in FAULTS:
         shown = _shown(judged, fault)
         facts = [
-            Fact(f"row {row:,}", f"{_tail(rows[row].path)} · {_evidence(fault, row, judged, rows)}")
+            Fact(
+                f"row {row:,}",
+                f"{one_line(rows[row].path)} · {_evidence(fault, row, judged, rows)}",
+            )
             for row in shown
         ]
         if facts:
             sections.append(Section(f"{fault}, for example", tuple(facts), only_shown=True))
     verdict = f"{count(flagged, 'row')} of {total:,} {'has' if flagged == 1 else 'have'} a flag"
-    problems = []
+    steps = []
     if flagged and not (export or made):
-        look = shlex.join(["vidcap", "inspect", name, "--html", "gallery.html"])
-        export_all = shlex.join(["vidcap", "inspect", name, "--export-flagged", "flagged.csv"])
-        problems.append(Problem("to look at them beside their videos", look, serious=False))
-        problems.append(Problem("all of them as a table, to leave them out", export_all, False))
+        html = ("inspect", name, "--html", "gallery.html")
+        steps.append(Step.of("to look at them beside their videos", *html))
+        table = ("inspect", name, "--export-flagged", "flagged.csv")
+        steps.append(Step.of("for all of them as a table, to leave them out", *table))
     if export:
         verdict += f"; written to {export}"
     if made:
         verdict += f"; {made}"
-    return Report("captions", name, verdict, tuple(sections), tuple(problems))
+    return Report(
+        "captions", name, verdict, tuple(sections), steps=tuple(steps), doubtful=flagged > 0
+    )
 
 
 def _flag(fault: Fault, judged: Judged, rows: Mapping[int, _Row]) -> Fact:
     total = len(judged.faults)
     found = len(judged.having(fault))
-    words = f"{found:>9,} {_share(found, total):>7}  {MEANS[fault]}"
+    words, figures = MEANS[fault], (f"{found:,}", _share(found, total))
     value: dict[str, Any] = {"rows": found, "share": found / total}
     value["examples"] = [
         {
@@ -181,16 +189,11 @@ def _flag(fault: Fault, judged: Judged, rows: Mapping[int, _Row]) -> Fact:
         openings = [" ".join(repeats.words_of(rows[row].text)[:OPENING]) for row in judged.stock]
         words += ": " + ", ".join(openings)
         value["openings"] = openings
-    return Fact(fault, words, value)
+    return Fact(fault, words, value, figures)
 
 
 def _share(part: int, whole: int) -> str:
     return f"{max(0.1, 100 * part / whole):.1f} %" if part else ""
-
-
-def _tail(path: str) -> str:
-    shown = one_line(path)
-    return shown if len(shown) <= 36 else f"…{shown[-35:]}"
 
 
 def _check_export(export: Path, captions: Captions) -> None:

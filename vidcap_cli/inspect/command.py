@@ -1,17 +1,20 @@
-"""The command that continues a run, as a user would type it anywhere on this machine."""
+"""Commands that a user may type next, anywhere on this machine."""
 
 import shlex
 from dataclasses import asdict
 from pathlib import Path
 
+from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import options_of
-from vidcap_cli.families import FAMILIES
+from vidcap_cli.families import FAMILIES, RECOMMENDED
 from vidcap_cli.launch.ranks import devices
 from vidcap_cli.options import given, spelled
 from vidcap_cli.outputs import default_output, default_run_dir
+from vidcap_cli.presets import presets
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import Plan
 from vidcap_cli.rundir.records import Attempt
+from vidcap_cli.view.steps import Step
 
 
 def continue_command(run: RunDir, plan: Plan) -> str:
@@ -27,10 +30,27 @@ def continue_command(run: RunDir, plan: Plan) -> str:
     asked = given(options.values(), values) | plan.table_options
     if attempt and attempt.ranks != (devices(attempt.config.device_target) or 1):
         asked["worker_num"] = attempt.ranks
+    if "model" in asked:
+        asked["model"] = model_name(str(asked["model"]), name)
     words = ["vidcap", name, plan.meta, *spelled(asked)]
     # A run that starts over lies beside the one it will replace.
     place = RunDir(run.path.absolute()).settled.path
-    output = Path(plan.table_options.get("output") or default_output(Path(plan.meta), name, None))
-    if place != default_run_dir(output):
+    if place != default_run_dir(output_of(plan)):
         words += ["--run-dir", str(place)]
     return shlex.join(words)
+
+
+def output_of(plan: Plan) -> Path:
+    """The table that the run writes."""
+    asked = plan.table_options
+    name = str(plan.options.get("family", ""))
+    return Path(asked.get("output") or default_output(Path(plan.meta), name, asked.get("format")))
+
+
+def caption_step(target: Path, *options: str) -> Step:
+    """The command that captions a table, a folder or a video with the recommended model."""
+    usual = str(RECOMMENDED.defaults["model"])
+    named = Path(usual).is_dir() or "--model" in presets([RECOMMENDED.command]).words
+    model = () if named else ("--model", RECOMMENDED.hub_name)
+    purpose = f"to caption {'it' if target.is_file() else 'them'}"
+    return Step.of(purpose, RECOMMENDED.command, target, *model, *options)

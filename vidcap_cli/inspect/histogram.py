@@ -19,7 +19,7 @@ def histogram(label: str, values: npt.ArrayLike, unit: str = "") -> tuple[Fact, 
     least = 1.0 if (found == np.round(found)).all() else 1e-6  # width of a range
     edges = _edges(low, float(np.percentile(found, 99)), least)
     counts = np.histogram(found, [*edges[:-1], np.inf])[0].tolist()
-    labels = [f"{a} to {b}" for a, b in pairwise(map(_plain, edges))]
+    labels = [_range(a, b, whole=least == 1) for a, b in pairwise(edges)]
     if high >= edges[-1]:
         labels[-1] = f"{_plain(edges[-2])} or more"
     lines = [
@@ -33,6 +33,13 @@ def histogram(label: str, values: npt.ArrayLike, unit: str = "") -> tuple[Fact, 
         words, lines = f"{_plain(low)}{unit}", []
     title = f"{label} ({unit.strip()})" if unit else label
     return Fact(label, words, value), Section(title, tuple(lines), only_shown=True)
+
+
+def _range(first: float, end: float, *, whole: bool) -> str:
+    """The values from ``first`` on, below ``end``."""
+    if not whole:
+        return f"{_plain(first)} to {_plain(end)}"
+    return " to ".join(dict.fromkeys(map(_plain, (first, end - 1))))
 
 
 def bar(number: int, most: int, width: int = _BAR) -> str:

@@ -161,6 +161,7 @@ class Judged:
     script: int
     statuses: Counter[str]
     logprobs: npt.NDArray[np.float64]  # NaN where nothing says it
+    noted: Counter[str]  # flags that captioning gave, by the rows that have them
 
     def having(self, fault: Fault) -> npt.NDArray[np.int64]:
         """The rows with a flag."""
@@ -201,6 +202,7 @@ class _Reading:
     _seen: set[int] = field(default_factory=set)  # hashes of captions on the shelf
     _statuses: Counter[str] = field(default_factory=Counter)
     _logprobs: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    _noted: Counter[str] = field(default_factory=Counter)  # as they stand in a row
     _rows: int = 0
 
     def take(self, block: Mapping[str, list[str]]) -> None:
@@ -221,6 +223,7 @@ class _Reading:
         self._openings.append(_openings(words))
         self._shelve(numbers, of_text)
         self._statuses.update(block.get("status", ()))
+        self._noted.update(block.get("flags", ()))
         self._logprobs.append(_numbers(block.get(_LOGPROB, [""] * len(texts))))
         self._rows += len(texts)
 
@@ -257,7 +260,10 @@ class _Reading:
         logprobs = _together(self._logprobs, np.float64)
         logprobs[~spoken] = np.nan
         faults[rules.unsure(logprobs)] |= BIT[Fault.LOW_CONFIDENCE]
-        return Judged(faults, words, first, alike, spelled, script, self._statuses, logprobs)
+        return Judged(
+            faults, words, first, alike, spelled, script, self._statuses, logprobs,
+            _each(self._noted),
+        )  # fmt: skip
 
     def _alike(
         self, paths: npt.NDArray[np.int64], first: npt.NDArray[np.int64]
@@ -270,6 +276,14 @@ class _Reading:
         alike = np.full(len(paths), -1, np.int64)
         alike[rows[found >= 0]] = rows[found[found >= 0]]
         return alike[first] if len(first) else alike
+
+
+def _each(cells: Counter[str]) -> Counter[str]:
+    """Flags that stand together in cells, each by itself."""
+    found: Counter[str] = Counter()
+    for cell, rows in cells.items():
+        found.update(dict.fromkeys(filter(None, map(str.strip, cell.split(","))), rows))
+    return found
 
 
 def _numbers(cells: Sequence[str]) -> npt.NDArray[np.float64]:

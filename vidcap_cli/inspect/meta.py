@@ -4,7 +4,6 @@ Every row is read. Of the files, the first thousand and as many spread over the 
 for, and a hundred of those that exist are opened; or all of them, where that is wanted.
 """
 
-import shlex
 import stat
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from vidcap_cli.addresses import is_remote, locate
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import TableError, UsageError
-from vidcap_cli.families import RECOMMENDED
+from vidcap_cli.inspect.command import caption_step
 from vidcap_cli.inspect.probed import check_probed, write_probed
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.videos import Video, cause_words, causes, survey, survey_sections
@@ -91,7 +90,9 @@ def meta_report(target: Path, probing: Probing | None = None) -> Report:
         problems, videos = (Problem(text, serious=False),), replace(videos, ranges=())
         column = pa.chunked_array(list(row_names(videos)), pa.string())
     bases = [str(target.absolute().parent), str(Path.cwd())]
-    options = ("--ranges", NO_RANGES) if problems else ()
+    options: tuple[str, ...] = ("--ranges", NO_RANGES) if problems else ()
+    if {*table.schema.names} & {*CaptionColumns().names}:
+        options += ("--overwrite-column",)
     report = _report(
         "table", target, column, bases, (columns,), videos=videos, probing=probing, options=options
     )
@@ -153,10 +154,11 @@ def _report(
     if twice:
         problems.append(Problem(f"{count(twice, 'row')} repeat the path of another", serious=False))
     verdict = "no video of it could be opened"
-    words = ("vidcap", RECOMMENDED.command, str(target))
-    if found.readable.any():
-        verdict = f"can be captioned: {shlex.join([*words, *options])}"
+    readable, steps = int(found.readable.sum()), [caption_step(target, *options)]
+    if readable:
+        verdict = f"{readable:,} of {count(found.videos, 'video')} opened can be captioned"
     else:
+        steps = []
         problems.append(Problem("none of its videos gives frames"))
     if probing.output:
         places = {file: place for place, file in enumerate(opened)}
@@ -165,8 +167,11 @@ def _report(
             column = pa.chunked_array([[str(Path(files[name]).absolute()) for name in names]])
             of_name = dict(zip(column.to_pylist(), of_name.values(), strict=True))
         written = write_probed(videos, column, of_name, found, probing.output, drop=probing.drop)
-        verdict = f"{count(written, 'row')} written to {probing.output}"
-    return Report(kind, str(target), verdict, tuple(shown), tuple(problems))
+        verdict, steps = f"{count(written, 'row')} written to {probing.output}", []
+    return Report(
+        kind, str(target), verdict, tuple(shown), tuple(problems), tuple(steps),
+        doubtful=readable < found.videos or bool(missing),
+    )  # fmt: skip
 
 
 def _bytes_of(file: str) -> int | None:
@@ -190,7 +195,7 @@ def _problems(
         listed = _listed([one_line(name) for name in missing], _LISTED)
         places = " or ".join(dict.fromkeys(bases))
         problems.append(
-            Problem(f"{share}: {listed}", f"relative paths start from {places}", serious=False)
+            Problem(f"{share}: {listed}; relative paths start from {places}", serious=False)
         )
     problems += [Problem(cause_words(one), serious=False) for one in why[:_CAUSES]]
     if why[_CAUSES:]:

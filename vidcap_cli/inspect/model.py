@@ -65,7 +65,7 @@ def model_report(folder: Path, name: str | None = None) -> Report:
             )
     sections.append(Section("files", _file_facts(folder)))
     serious = any(problem.serious for problem in problems)
-    usage = f"can be used: vidcap {command} META --model {shlex.quote(name or str(folder))}"
+    usage = f"can be used by vidcap {command}, as --model {shlex.quote(name or str(folder))}"
     verdict = "cannot be used as it is" if serious else usage
     return Report("model", name or str(folder), verdict, tuple(sections), _distinct(problems))
 

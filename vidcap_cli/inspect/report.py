@@ -5,12 +5,16 @@ asked for is data, in colour on a terminal only.
 """
 
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from vidcap_cli.view.words import printable
+from vidcap_cli.view.steps import Step, step_lines
+from vidcap_cli.view.terminal import console
+from vidcap_cli.view.words import printable, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,12 +24,14 @@ if TYPE_CHECKING:
 class Fact:
     """``label``: what; ``words``: for people; ``value``: for JSON, the words when it is None.
 
-    Without words it is for JSON alone: a value, or null.
+    ``figures`` stand before the words, each in a column of the section, to be compared. Without
+    words it is for JSON alone: a value, or null.
     """
 
     label: str
     words: str
     value: Any = None
+    figures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,8 @@ class Problem:
 @dataclass(frozen=True, slots=True)
 class Report:
     """What vidcap knows about a target. ``kind`` is machine, table, captions, folder, video, model
-    or run; ``verdict`` one sentence.
+    or run; ``verdict`` one sentence, which may be ``doubtful``: good, but not wholly. ``steps`` are
+    what the user may do next.
     """
 
     kind: str
@@ -57,6 +64,8 @@ class Report:
     verdict: str
     sections: tuple[Section, ...]
     problems: tuple[Problem, ...] = ()
+    steps: tuple[Step, ...] = ()
+    doubtful: bool = False
 
     @property
     def ok(self) -> bool:
@@ -91,6 +100,7 @@ class Report:
                 {"text": problem.text, "remedy": problem.remedy, "serious": problem.serious}
                 for problem in self.problems
             ],
+            "next": [{"purpose": step.purpose, "command": step.command} for step in self.steps],
         }
 
 
@@ -99,57 +109,82 @@ def render(report: Report, *, as_json: bool = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps(report.as_dict(), ensure_ascii=False, indent=1) + "\n")
     elif sys.stdout.isatty():
-        from rich.console import Console  # noqa: PLC0415 - only for a terminal
-
-        draw(report, Console(highlight=False))
+        draw(report, console(stderr=False))
     else:
-        for line in _lines(report):
-            sys.stdout.write(printable(line) + "\n")
-
-
-def _lines(report: Report) -> Iterator[str]:
-    yield report.title
-    width = _label_width(report)
-    for section in report.shown:
-        yield ""
-        yield section.title
-        yield from (f"  {fact.label:<{width}}  {fact.words}" for fact in section.facts)
-    yield ""
-    for problem in report.problems:
-        yield f"{_mark(problem)} {problem.text}"
-        if problem.remedy:
-            yield f"  → {problem.remedy}"
-    yield f"{'✓' if report.ok else '✗'} {report.verdict}"
+        for line in _lines(report, None):
+            sys.stdout.write(line.text + "\n")
 
 
 def draw(report: Report, console: "Console") -> None:
     """Draw the report on a terminal."""
-    from rich.padding import Padding  # noqa: PLC0415 - as above
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415 - only for a terminal
 
-    console.print(Text(printable(report.title), "bold"))
-    width = _label_width(report)
+    for line in _lines(report, console.width):
+        text = Text(line.text)
+        for style, start, end in line.styles:
+            text.stylize(style, start, end)
+        # Folded already; a terminal breaks what is longer, and a copy of it is whole.
+        console.print(text, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line, perhaps folded into several, and how it is drawn from one character to another."""
+
+    text: str
+    styles: tuple[tuple[str, int, int], ...] = ()
+
+
+def _lines(report: Report, width: int | None) -> Iterator[_Line]:
+    yield _styled(report.title, "bold", width)
+    labels = _label_width(report)
     for section in report.shown:
-        console.print()
-        console.print(Text(section.title, "cyan"))
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        grid.add_column(width=width, style="dim")
-        grid.add_column(overflow="fold")
-        for fact in section.facts:
-            grid.add_row(Text(printable(fact.label)), Text(printable(fact.words)))
-        console.print(Padding(grid, (0, 0, 0, 2)))
-    console.print()
+        yield _Line("")
+        yield _styled(section.title, "cyan", width)
+        yield from _fact_lines(section.facts, labels, width)
+    yield _Line("")
     for problem in report.problems:
-        style = "red" if problem.serious else "yellow"
-        line = Table.grid(padding=(0, 1, 0, 0))
-        line.add_row(Text(_mark(problem), style), Text(printable(problem.text)))
-        console.print(line)
+        yield _marked(_mark(problem), problem.text, "red" if problem.serious else "yellow", width)
         if problem.remedy:
-            # Not wrapped: a command has to survive being copied.
-            console.print(Text.assemble(("  → ", "dim"), printable(problem.remedy)), soft_wrap=True)
-    mark, style = ("✓", "green") if report.ok else ("✗", "red")
-    console.print(Text.assemble((f"{mark} ", style), (printable(report.verdict), "bold")))
+            whole = _COMMAND.search(problem.remedy)
+            yield _Line(wrapped(printable(f"  → {problem.remedy}"), None if whole else width, 4))
+    mark = "✗" if not report.ok else "!" if report.doubtful else "✓"
+    yield _marked(
+        mark, report.verdict, {"✗": "red", "!": "yellow"}.get(mark, "green"), width, "bold"
+    )
+    for purpose, command in step_lines(report.steps, width):
+        yield _Line(purpose, (("dim", 0, len(purpose)),))
+        yield _Line(command)
+
+
+# A remedy that is to be copied, or ends with what is.
+_COMMAND = re.compile(r"(^|: )(docker|hf|npu-smi|pip|source|unset|uv|vidcap) ")
+
+
+def _fact_lines(facts: Sequence[Fact], labels: int, width: int | None) -> Iterator[_Line]:
+    """Facts of a section, one below the other; the words of each hang beside its label."""
+    most = max(len(fact.figures) for fact in facts)
+    sizes = [
+        max(len(fact.figures[place]) for fact in facts if place < len(fact.figures))
+        for place in range(most)
+    ]
+    hanging = labels + 4 + sum(size + 2 for size in sizes)
+    for fact in facts:
+        cells = zip_longest(fact.figures, sizes, fillvalue="")
+        figures = "".join(f"{figure:>{size}}  " for figure, size in cells)
+        label = printable(fact.label)
+        line = f"  {label:<{labels}}  {figures}{printable(fact.words)}"
+        yield _Line(wrapped(line, width, hanging), (("dim", 2, 2 + len(label)),))
+
+
+def _styled(text: str, style: str, width: int | None) -> _Line:
+    found = wrapped(printable(text), width)
+    return _Line(found, ((style, 0, len(found)),))
+
+
+def _marked(mark: str, text: str, style: str, width: int | None, of_text: str = "") -> _Line:
+    found = wrapped(f"{mark} {printable(text)}", width, 2)
+    return _Line(found, ((style, 0, 1), *([(of_text, 2, len(found))] if of_text else [])))
 
 
 def _label_width(report: Report) -> int:

@@ -4,21 +4,23 @@ Reads what the run left in files and nothing else, so it works while the run goe
 died, and on another machine that sees the folder.
 """
 
-import shlex
+import json
 import time
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import options_of
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import UsageError
 from vidcap_cli.families import FAMILIES
-from vidcap_cli.inspect.command import continue_command
+from vidcap_cli.inspect.command import continue_command, output_of
 from vidcap_cli.inspect.histogram import bar
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.speed import speed, stretches
+from vidcap_cli.options import PATH
 from vidcap_cli.rundir.events import Done, EventReader
 from vidcap_cli.rundir.lock import is_led
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
@@ -32,11 +34,13 @@ from vidcap_cli.rundir.standing import (
     failed_rows,
     read_standing,
 )
-from vidcap_cli.statuses import Status
+from vidcap_cli.statuses import PASSING, Status
 from vidcap_cli.table_writer import output_form, writing
 from vidcap_cli.view.follower import pace_words
+from vidcap_cli.view.steps import Step, again
+from vidcap_cli.view.summary import lasting_words
 from vidcap_cli.view.tally import RankState, RunState
-from vidcap_cli.view.words import count, duration, figure, one_line
+from vidcap_cli.view.words import count, duration, figure, one_line, setting
 
 if TYPE_CHECKING:
     from vidcap_cli.inspect.gallery.make import Gallery
@@ -58,7 +62,7 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
     plan = read_plan(run)
     standing = read_standing(run, plan)
     launches = [_Launch.read(folder) for folder in run.attempts()]
-    rows = [*_row_facts(plan.rows, standing), *_left_facts(run, launches)]
+    rows = [*_row_facts(plan.rows, standing), *_left_facts(run, launches), *_end_facts(run)]
     sections = [Section("plan", _plan_facts(plan)), Section("rows", tuple(rows))]
     sections += _details(standing)
     problems = _damage(run, plan, standing)
@@ -66,20 +70,21 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
         sections.append(Section(f"launch {launch.folder.number}", launch.facts()))
         sections += launch.speed()
         problems += _errors(launch.folder)
+    verdict, steps = _verdict(run, plan, standing)
     if failed:
         _write_failed(failed, run, plan)
-    elif standing.failed:
-        table = shlex.join(["vidcap", "inspect", str(run.path), "--failed", "failed.csv"])
-        problems.append(Problem("the failed rows, all of them, as a table", table, serious=False))
-    verdict, next_step = _verdict(run, plan, ok=standing.ok, failed=standing.failed)
-    if failed:
         verdict += f"; {count(standing.failed, 'failed row')} written to {failed}"
+    elif standing.failed:
+        words = ("inspect", run.path, "--failed", "failed.csv")
+        steps.append(Step.of("for the failed rows, all of them, as a table", *words))
     if gallery:
         from vidcap_cli.inspect.gallery.of_run import make_gallery_of_run  # noqa: PLC0415 - judges
 
         verdict += f"; {make_gallery_of_run(gallery, run, plan)}"
-    problems += next_step
-    return Report("run", str(run.path), verdict, tuple(sections), tuple(problems))
+    doubtful = bool(standing.failed) or verdict.startswith("not finished")
+    return Report(
+        "run", str(run.path), verdict, tuple(sections), tuple(problems), tuple(steps), doubtful
+    )
 
 
 def _check_table(failed: Path, run: RunDir) -> None:
@@ -95,28 +100,44 @@ def _write_failed(failed: Path, run: RunDir, plan: Plan) -> None:
             write(table.cast(FAILED_SCHEMA))
 
 
-def _verdict(run: RunDir, plan: Plan, *, ok: int, failed: int) -> tuple[str, list[Problem]]:
+def _verdict(run: RunDir, plan: Plan, standing: Standing) -> tuple[str, list[Step]]:
     """Where the run stands in one sentence, and what continues it."""
-    left = plan.rows - ok - failed
+    failed, left = standing.failed, plan.rows - standing.statuses.total()
     if is_led(run):
-        return f"goes on: {ok:,} of {plan.rows:,} captioned, {left:,} left", []
+        return f"goes on: {standing.ok:,} of {plan.rows:,} captioned, {left:,} left", []
     finished = run.finished.is_file()
-    if finished and not left and not failed:
-        return "finished: every row has a caption", []
     command = continue_command(run, plan)
     if not left and not failed:
-        why = "every row is captioned, but the table is not written yet"
-        return "not finished", [Problem(why, command, serious=False)]
-    parts = [f"{left:,} rows left"] if left else []
+        if not finished:
+            return "not finished: every row is captioned, but the table is not written", [
+                Step("to write it", command)
+            ]
+        return "finished: every row has a caption", _look(plan)
+    parts = [f"{count(left, 'row')} left"] if left else []
     parts += [f"{failed:,} failed"] if failed else []
-    why = "rows are left: continue the run" if left else "failed rows can be tried again"
-    step = Problem(why, command, serious=False)
-    return f"{'finished' if finished else 'not finished'}: {', '.join(parts)}", [step]
+    words = f"{'finished' if finished else 'not finished'}: {', '.join(parts)}"
+    if left:
+        return words, [Step("to continue the run", command)]
+    lasting = sum(n for status, n in standing.statuses.items() if status not in {*PASSING, "ok"})
+    if lasting:
+        words += f"; {lasting_words(lasting, failed)}"
+    if lasting < failed:
+        return words, [again(failed, command)]
+    return words, _look(plan) if finished and standing.ok else []
+
+
+def _look(plan: Plan) -> list[Step]:
+    """To look at the captions, if their table is where it was written."""
+    table = output_of(plan)
+    if plan.path_column != PATH or not table.is_file():
+        return []
+    return [Step.of("to look at the captions", "inspect", table)]
 
 
 def _damage(run: RunDir, plan: Plan, standing: Standing) -> list[Problem]:
-    remedy = f"its rows are done again by {continue_command(run, plan)}"
-    problems = [Problem(fault, remedy) for fault in standing.damaged]
+    if standing.damaged:
+        command = continue_command(run, plan)
+    problems = [Problem(f"{it}; its rows are done again by", command) for it in standing.damaged]
     aside = run.damaged_parts()
     if aside:
         what = f"{count(len(aside), 'damaged part')} set aside earlier, such as {aside[0]}"
@@ -133,10 +154,19 @@ def _plan_facts(plan: Plan) -> tuple[Fact, ...]:
         Fact(plan.kind, plan.meta),
         Fact("rows", f"{plan.rows:,}", plan.rows),
         *(
-            Fact(name.replace("_", " "), "" if value is None else str(value), value)
+            Fact(name.replace("_", " "), _setting(plan, name, value), value)
             for name, value in options.items()
         ),
     )
+
+
+def _setting(plan: Plan, name: str, value: Any) -> str:
+    """The value of an option, as people write it."""
+    if value is None:
+        return ""
+    if name == "model":
+        return model_name(str(value), str(plan.options.get("family", "")))
+    return setting(value)
 
 
 def _row_facts(planned: int, standing: Standing) -> tuple[Fact, ...]:
@@ -259,7 +289,6 @@ class _Launch:
         words = count(state.ok, "caption")
         words += f" and {count(state.failed, 'failure')}" if state.failed else ""
         words += f" in {duration(seconds)}"
-        words += f", {figure(per_hour)} videos/h" if per_hour else ""
         value: dict[str, Any] = {
             "rows": state.ok + state.failed,
             "captions": state.ok,
@@ -284,6 +313,20 @@ def _left_facts(run: RunDir, launches: list[_Launch]) -> list[Fact]:
     value = {"per_hour": state.videos_per_hour(now), "seconds": state.seconds_left(now)}
     words = " · ".join(pace_words(state, now)) or "all rows have a result"
     return [Fact("at this pace", words, value)]
+
+
+def _end_facts(run: RunDir) -> list[Fact]:
+    """What the last command made, and the pace that it told: from start to end."""
+    try:
+        told = json.loads(run.summary.read_bytes())
+        captions, seconds = int(told["captions"]), float(told["seconds"])
+        words = f"{told['ended']}, {count(captions, 'caption')} in {duration(seconds)}"
+        if captions and told["captions_per_hour"]:
+            words += f", {figure(told['captions_per_hour'])} videos/h from start to end"
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+    value = {name: told[name] for name in ("ended", "captions", "seconds", "captions_per_hour")}
+    return [Fact("last command", words, value)]
 
 
 def _rank_words(work: RankState, end: RankExit | None) -> str:

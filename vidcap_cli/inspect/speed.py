@@ -10,6 +10,7 @@ from vidcap_cli.view.words import clock, figure
 
 _STRETCHES = 10  # at most
 _LEAST_CAPTIONS = 10
+_LEAST_SECONDS = 60.0
 _LENGTHS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 
 
@@ -18,7 +19,7 @@ def speed(launch: int, times: Sequence[float], first: float, last: float) -> lis
 
     None for a launch that has made next to nothing.
     """
-    if len(times) < _LEAST_CAPTIONS:
+    if len(times) < _LEAST_CAPTIONS or last - first < _LEAST_SECONDS:
         return []
     edges, per_hour = stretches(times, first, last)
     most = max(per_hour)

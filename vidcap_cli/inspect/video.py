@@ -7,13 +7,13 @@ Files are opened in decoder processes, so one that hangs or crashes its decoder 
 that file and not the end of the command.
 """
 
-import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from vidcap_cli.families import FAMILIES, RECOMMENDED, part
+from vidcap_cli.inspect.command import caption_step
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.processors import FrameRule
 from vidcap_cli.spans import Span
@@ -82,9 +82,10 @@ def video_report(path: Path) -> Report:
     return Report(
         "video",
         str(path),
-        f"can be captioned: {shlex.join(['vidcap', RECOMMENDED.command, str(path)])}",
+        "can be captioned",
         tuple(sections),
         tuple(problems),
+        (caption_step(path),),
     )
 
 

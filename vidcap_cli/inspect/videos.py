@@ -194,9 +194,10 @@ def cause_words(one: dict[str, Any]) -> str:
 
 
 def _frame_sizes(sizes: Counter[tuple[int, int]]) -> Fact:
+    """The most common sizes, and all of them by area."""
     ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
-    spelled = [f"{wide} x {tall}" for wide, tall in (ordered[0], ordered[-1])]
-    return Fact("frame size", " to ".join(dict.fromkeys(spelled)), [list(s) for s in ordered])
+    words = _common("", Counter({f"{wide} x {tall}": n for (wide, tall), n in sizes.items()})).words
+    return Fact("frame size", words, [list(size) for size in ordered])
 
 
 def _common(label: str, counts: Counter[str]) -> Fact:

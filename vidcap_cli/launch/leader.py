@@ -33,7 +33,7 @@ from vidcap_cli.rundir.nodes import Heartbeat, Nodes
 from vidcap_cli.rundir.ownership import Found, acquire, discard, empty, read_mark
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir, attempt_of
-from vidcap_cli.rundir.places import Places
+from vidcap_cli.rundir.places import Places, failed_in
 from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan
 from vidcap_cli.rundir.records import (
     DEATHS_TO_GIVE_UP,
@@ -116,7 +116,7 @@ def _plan_of(job: Job, run: RunDir, found: Found) -> Plan:
     """The plan of a run that is continued, or a new one; without it a new directory goes."""
     if run.is_run:
         plan = read_plan(run)
-        check_unchanged(plan, job.meta, job.config)
+        check_unchanged(plan, job.meta, job.config, failed=failed_in(run))
         return plan
     if run.part_files():
         raise RunError(

@@ -120,3 +120,12 @@ def complete(run: RunDir, selection: Selection) -> bool:
     if done is None:
         return False
     return done.rows >= selection.count(done.planned) and not done.failed
+
+
+def failed_in(run: RunDir) -> int | None:
+    """How many rows failed in a run that has finished; None of another."""
+    try:
+        done = Finished.read(run)
+    except RunError:
+        return None
+    return done.failed if done else None

@@ -11,7 +11,7 @@ Memory is bounded by a few machine words a row, whatever the table holds.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidcap_cli.atomic import atomic_write, committing
+from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError, UsageError
 from vidcap_cli.meta import BOUNDS, open_meta, row_names, row_questions
@@ -33,6 +34,7 @@ from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.tables import READABLE_WORDS, Table, regroup, table_form
 from vidcap_cli.video import DECORD
 from vidcap_cli.video.by_decord import NO_SPANS
+from vidcap_cli.view.words import count, setting
 
 VERSION = 1
 # fmt: off
@@ -273,15 +275,18 @@ def _digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_unchanged(plan: Plan, meta: Path, config: CaptionConfig) -> None:
+def check_unchanged(
+    plan: Plan, meta: Path, config: CaptionConfig, *, failed: int | None = None
+) -> None:
     """Raise ``RunChangedError`` with every difference between the plan and what is asked now.
 
     META at another place is a change, even with the same bytes: its relative paths would name
-    other videos. Another working directory alone is not; the plan's own keeps counting.
+    other videos. Another working directory alone is not; the plan's own keeps counting. A run that
+    is finished but for ``failed`` rows is told so.
     """
     contents, others = _differences(plan, meta, config)
     if contents or others:
-        raise _changed([*contents, *others], extends=not others)
+        raise _changed([*contents, *others], extends=not others, failed=failed)
 
 
 def only_contents_changed(plan: Plan, meta: Path, config: CaptionConfig) -> bool:
@@ -296,13 +301,23 @@ def only_contents_changed(plan: Plan, meta: Path, config: CaptionConfig) -> bool
     return bool(contents)
 
 
-def _changed(differences: list[str], *, extends: bool) -> RunChangedError:
-    remedy = "Repeat the command as it was to continue the run, or add --fresh to start over"
+def _changed(
+    differences: list[str], *, extends: bool, failed: int | None = None
+) -> RunChangedError:
+    what, again = "the unfinished run", "continue the run"
+    if failed:
+        what = f"the run there, finished but for {count(failed, 'failed row')},"
+        again = "try these rows again"
+    remedies = [
+        "Name another output with -o to keep both (another --run-dir, too, where you give one)",
+        f"or repeat the command as it was to {again}",
+        "or add --fresh to start over",
+    ]
     if extends:
-        remedy += ", or --extend to keep the captions of the rows that are still there"
+        remedies.append("or --extend to keep the captions of the rows that are still there")
     listed = "\n  ".join(differences)
     return RunChangedError(
-        f"the unfinished run was made with something else:\n  {listed}\n{remedy}"
+        f"{what} was made with something else:\n  {listed}\n{', '.join(remedies)}"
     )
 
 
@@ -314,20 +329,28 @@ def _differences(plan: Plan, meta: Path, config: CaptionConfig) -> tuple[list[st
     if str(meta) != plan.meta:
         others.append(f"the table: {plan.meta} -> {meta}")
     if fingerprint_of(meta, kind, plan.reading) != plan.fingerprint:
-        count = "changed"
+        change = "changed"
         if not plan.reading.cuts:
             _, table = _reading(meta, kind, config)
             rows = sum(batch.num_rows for batch in _planned(meta, kind, table))
-            count = f"{plan.rows} -> {rows} rows" if rows != plan.rows else f"still {rows} rows"
-        contents.append(f"the contents of {meta.name}: {count}")
+            change = f"{plan.rows} -> {rows} rows" if rows != plan.rows else f"still {rows} rows"
+        contents.append(f"the contents of {meta.name}: {change}")
     now = config.caption_options()
     before = {**config.usual_caption_options(), **plan.options}
     for name in dict.fromkeys([*plan.options, *now]):
         # Through JSON, as the plan's options went: a tuple and a list are the same option.
         new, called = json.loads(json.dumps(now.get(name))), config.called(name)
         if called and before.get(name) != new:
-            others.append(f"{called}: {before.get(name)!r} -> {new!r}")
+            was = _setting(before.get(name), name, plan.options)
+            others.append(f"{called}: {was} -> {_setting(new, name, now)}")
     return contents, others
+
+
+def _setting(value: Any, name: str, options: Mapping[str, Any]) -> str:
+    """The value of an option in a list of differences, a text in quotes."""
+    if name == "model" and value:
+        value = model_name(str(value), str(options.get("family", "")))
+    return repr(value) if isinstance(value, str) else setting(value)
 
 
 def kind_of(meta: Path) -> str:

@@ -20,6 +20,12 @@ class Step:
         return cls(purpose, shlex.join(["vidcap", *map(str, words)]))
 
 
+def again(failed: int, command: str) -> Step:
+    """To try so many rows again."""
+    rows = "failed row" if failed == 1 else f"{failed:,} failed rows"
+    return Step(f"to try the {rows} again", command)
+
+
 def step_lines(steps: Iterable[Step], width: int | None) -> Iterator[tuple[str, str]]:
     """Of each step its purpose and its command as lines; the latter is never folded."""
     for step in steps:

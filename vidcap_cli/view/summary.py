@@ -74,7 +74,8 @@ def _details(outcome: Outcome) -> Iterator[str]:
         yield f"    and {failed - LISTED:,} more"
     lasting = sum(rows for status, rows in outcome.failed.items() if status not in PASSING)
     if lasting:
-        yield _lasting(lasting, failed, tries_again=outcome.tries_again)
+        leave = ", or leave them with --restart-failed none" if outcome.tries_again else ""
+        yield f"  {lasting_words(lasting, failed)}{leave}"
     if outcome.left_alone:
         were = "was" if outcome.left_alone == 1 else "were"
         yield f"  {outcome.left_alone:,} failed before and {were} left alone"
@@ -99,11 +100,10 @@ def _head(outcome: Outcome, width: int | None) -> Text:
     return head
 
 
-def _lasting(rows: int, failed: int, *, tries_again: bool) -> str:
-    """What helps where the same try fails again; as short as it can be said."""
+def lasting_words(rows: int, failed: int) -> str:
+    """What helps so many of the ``failed`` rows that would fail again as they are."""
     which = "another try alone does not help" + ("" if rows == failed else f" {rows:,} of them")
-    words = f"  {which}: mend the {'file' if rows == 1 else 'files'}, or drop the rows"
-    return words + (", or leave them with --restart-failed none" if tries_again else "")
+    return f"{which}: mend the {'file' if rows == 1 else 'files'}, or drop the rows"
 
 
 def flag_words(flagged: int, flags: Mapping[str, int]) -> str:

@@ -58,6 +58,20 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
+def setting(value: object) -> str:
+    """The value of an option: on, 4, 0.5, a text as it is, 'a=b' for several by their names."""
+    match value:
+        case None:
+            return "not given"
+        case bool():
+            return "on" if value else "off"
+        case float():
+            return str(value).removesuffix(".0")
+        case dict():
+            return ", ".join(f"{name}={one}" for name, one in value.items())
+    return str(value)
+
+
 def count(number: int, thing: str) -> str:
     """How many of a thing whose plural takes an s: 1 video, 2,000 videos."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"

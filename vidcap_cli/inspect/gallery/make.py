@@ -132,5 +132,5 @@ def _about(title: str, rows: Rows, pieces: int) -> dict[str, Any]:
 
 def _summary(judged: Judged) -> str:
     total, spoken = len(judged.faults), int(np.count_nonzero(judged.words))
-    flagged = int(np.count_nonzero(judged.suspect))
+    flagged = int(np.count_nonzero(judged.faults))
     return f"{count(total, 'row')} · {spoken:,} captioned · {flagged:,} flagged"

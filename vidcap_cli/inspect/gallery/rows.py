@@ -20,7 +20,6 @@ import pyarrow as pa
 from vidcap_cli.addresses import locate
 from vidcap_cli.inspect.histogram import histogram
 from vidcap_cli.inspect.judging import BIT, FAULTS, Captions, Judged
-from vidcap_cli.inspect.rules import Fault
 from vidcap_cli.options import PATH
 from vidcap_cli.spans import named
 from vidcap_cli.statuses import Status
@@ -140,7 +139,7 @@ class Rows:
 
     def _flags(self, mask: int, told: str) -> list[int]:
         """The flags that ``inspect`` gives a row, and those that its captioning gave it."""
-        found = [str(fault) for fault in FAULTS if mask & BIT[fault] and fault != Fault.FAILED]
+        found = [str(fault) for fault in FAULTS if mask & BIT[fault]]
         words = dict.fromkeys([*found, *filter(None, map(str.strip, told.split(",")))])
         return [self.flags.number(word) for word in words]
 
