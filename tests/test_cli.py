@@ -63,14 +63,14 @@ def test_missing_table_is_named_with_the_remedy(tmp_path):
 
 
 def test_missing_model_folder(table):
-    err = refusal("qwen2vl", "meta.csv", "--model", "models/none", cwd=table.parent, code=1)
+    err = refusal("qwen2vl", "meta.csv", "--model", "models/none", cwd=table.parent, code=2)
     assert str(table.parent / "models" / "none") in err
     assert "--model" in err
     assert "nano" in err
 
 
 def test_default_model_folder_is_the_original_one(table):
-    err = refusal("qwen2vl", "meta.csv", cwd=table.parent, code=1)
+    err = refusal("qwen2vl", "meta.csv", cwd=table.parent, code=2)
     assert str(table.parent / "pretrained_models" / "Qwen2-VL-7B-Instruct") in err
 
 
@@ -86,14 +86,14 @@ def test_model_of_another_family(table, kind, advice):
     folder = table.parent / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": kind}), encoding="utf-8")
-    err = refusal("qwen2vl", "meta.csv", "--model", "model", cwd=table.parent, code=1)
+    err = refusal("qwen2vl", "meta.csv", "--model", "model", cwd=table.parent, code=2)
     assert str(folder) in err
     assert f"type {kind}" in err
     assert advice in err
 
 
 def test_folder_that_is_no_checkpoint(table):
-    err = refusal("qwen2vl", "meta.csv", "--model", ".", cwd=table.parent, code=1)
+    err = refusal("qwen2vl", "meta.csv", "--model", ".", cwd=table.parent, code=2)
     assert "config.json" in err
 
 
@@ -119,9 +119,34 @@ def test_wrong_value_names_the_option(table, option, value):
     assert "vidcap qwen2vl -h" in err.replace("python -m vidcap_cli", "vidcap")
 
 
-def test_unknown_option_and_command(tmp_path):
-    assert "--frobnicate" in refusal("qwen2vl", "--frobnicate", cwd=tmp_path, code=2)
-    assert "'caption'" in refusal("caption", cwd=tmp_path, code=2)
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("qwen2vl x --frobnicat", "No such option: --frobnicat."),
+        ("qwen2vl x --modle nano", "No such option: --modle. Did you mean --model?"),
+        ("--versoin", "No such option: --versoin. Did you mean --version?"),
+        ("--max_new_tokens 3 qwen2vl x", "--max-new-tokens belongs after the command: vidcap"),
+        ("qwenvl x", "There is no command 'qwenvl'. Did you mean qwen2vl?"),
+        ("help", "There is no command 'help'. The commands are llava, pllava, qwen2vl, merge"),
+        ("my clips", "There is no command 'my'. To caption it: vidcap qwen2vl 'my clips'"),
+        ("meta.csv", "To caption it: vidcap qwen2vl meta.csv"),
+        ("qwen2vl my clips --model nano", "Put quotes around a name with spaces: 'my clips'"),
+        ("inspect my clips", "Put quotes around a name with spaces: 'my clips'"),
+        ("qwen2vl a b", "b is more than is asked for."),
+        ("qwen2vl x --fps abc", "'--fps': 'abc' is no number."),
+        ("qwen2vl x --bs 1.5", "'--bs': '1.5' is no whole number."),
+        ("qwen2vl x --bs 0", "'--bs': 0 is less than 1."),
+        ("qwen2vl x --master-port 70000", "70000 is more than 65535."),
+        ("qwen2vl x --dtype flaot32", "Did you mean float32?"),
+        ("qwen2vl x --memory-limit 12Q", "'12Q': write a number and a unit"),
+        ("qwen2vl meta.csv --model nanoo", "nanoo. Did you mean nano?"),
+        ("qwen2vl meta.csv --model modle", "model? Give --model the folder"),
+    ],
+)
+def test_what_may_be_meant_is_said(table, typed, said):
+    (table.parent / "my clips").mkdir()
+    (table.parent / "model").mkdir()
+    assert said in refusal(*typed.split(), cwd=table.parent, code=2)
 
 
 def test_merge_needs_inputs_and_an_output(tmp_path):
@@ -160,7 +185,7 @@ def test_underscores_end_to_end(table):
 
 
 def test_values_keep_their_underscores(table):
-    err = refusal("qwen2vl", "meta.csv", "--model", "my_model", cwd=table.parent, code=1)
+    err = refusal("qwen2vl", "meta.csv", "--model", "my_model", cwd=table.parent, code=2)
     assert "my_model" in err
 
 

@@ -129,7 +129,7 @@ def test_words_of_flags_and_paths():
 def test_sizes_that_are_none(option, value, remedy):
     done = CliRunner().invoke(app, ["qwen2vl", "m.csv", option, value], env={"COLUMNS": "200"})
     assert done.exit_code == 2
-    assert f"'{option}': {remedy}" in " ".join(done.output.replace("│", " ").split())
+    assert f"'{option}': '{value}': {remedy}" in " ".join(done.output.replace("│", " ").split())
 
 
 def test_a_reader_that_is_not_installed(monkeypatch):

@@ -42,6 +42,7 @@ from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.next_steps import Ending
 from vidcap_cli.options import (
     NANO,
+    NANO_QUESTIONS,
     PATH,
     TEXT,
     LaunchOptions,
@@ -177,7 +178,20 @@ def _with_model(request: Request) -> CaptionConfig:
     _say_sampling(request, model)
     config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
     load_captioner(config)  # refuses now what every rank would refuse
+    if request.config.model in bundled_models(family):
+        _say_what_toys_know(request)
     return config
+
+
+def _say_what_toys_know(request: Request) -> None:
+    config = request.config
+    if config.question_column or not set(config.questions.values()) <= {*NANO_QUESTIONS}:
+        known = " and ".join(f'"{question}"' for question in NANO_QUESTIONS)
+        _say(
+            request,
+            f"{config.model} is a toy that knows two questions, word for word: {known}. What it "
+            "answers to others means nothing.",
+        )
 
 
 def _check_share(config: CaptionConfig, model: Path) -> None:

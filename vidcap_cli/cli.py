@@ -29,6 +29,9 @@ from vidcap_cli.options import (
     declared,
 )
 
+# What typer raises for words that it does not understand.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
 
 class _Commands(TyperGroup):
     """The commands, whose own flags are parsed without pydantic (60 ms of every start)."""
@@ -41,6 +44,38 @@ class _Commands(TyperGroup):
             if parameter.default is None:
                 parameter.default = False
         return parameters
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words after ``vidcap``; what is wrong with the first of them is said in our words."""
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            from vidcap_cli.usage import misplaced_option, reword
+
+            option = getattr(error, "option_name", None)
+            if told := option and misplaced_option(option, self.commands.values()):
+                ctx.fail(told)
+            reword(error)
+            raise
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first word names."""
+        name = args[0].replace("_", "-")
+        if not name.startswith("-") and not ctx.resilient_parsing and name not in self.commands:
+            from vidcap_cli.usage import unknown_command
+
+            ctx.fail(unknown_command(args[0], list(self.commands)))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what is wrong with its words is said in ours."""
+        try:
+            return super().invoke(ctx)
+        except _UsageError as error:
+            from vidcap_cli.usage import reword
+
+            reword(error)
+            raise
 
 
 app = typer.Typer(
@@ -133,7 +168,8 @@ def _reading(read: Callable[[Any], Any], *, several: bool = False) -> Callable[[
         try:
             found = None if value is None else read(value)
         except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
+            named = not isinstance(value, str) or value in str(error)
+            raise typer.BadParameter(f"{'' if named else f'{value!r}: '}{error}") from error
         return [found] if several else found
 
     return callback

@@ -33,6 +33,8 @@ class TableError(UsageError):
 class ModelError(VidcapError):
     """A checkpoint folder that is missing, incomplete or of another family."""
 
+    exit_code: ClassVar[int] = USAGE
+
 
 class RunError(VidcapError):
     """The run as a whole failed; finished rows are on disk."""

@@ -44,6 +44,8 @@ PROMPTS = {
     ),
 }
 
+NANO_QUESTIONS = (PROMPTS["detailed"], PROMPTS["brief"])  # that the bundled checkpoints know
+
 _NAMED = re.compile(r"([^\W\d]\w*)=(.+)", re.DOTALL)  # a question with a name
 
 Prompt = Literal["detailed", "brief", "structured", "motion"]

@@ -27,6 +27,7 @@ from vidcap_cli.options import (
     declared,
     spelled,
 )
+from vidcap_cli.view.words import nearest
 
 CONFIG = "VIDCAP_CONFIG"
 _FILE, _PROJECT = "vidcap.toml", "pyproject.toml"
@@ -140,10 +141,8 @@ def _checked(path: Path, key: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if name in names:
         return name
-    from difflib import get_close_matches  # noqa: PLC0415 - for this rare case only
-
-    near = get_close_matches(name, names, 1)
-    hint = f"did you mean {near[0]}?" if near else "vidcap qwen2vl --help lists them all."
+    near = nearest(name, names)
+    hint = f"did you mean {near}?" if near else "vidcap qwen2vl --help lists them all."
     raise UsageError(f"{path}: there is no option {key}; {hint}")
 
 

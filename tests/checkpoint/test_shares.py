@@ -125,7 +125,7 @@ def test_a_model_with_heads_that_do_not_divide_is_refused_beforehand(tmp_path):
     (tmp_path / "meta.csv").write_text("path\nclip.mp4\n")
     command = ("qwen2vl", "meta.csv", "--model", model, "--tensor-parallel")
     code, _, told = vidcap(*command, 4, cwd=tmp_path)
-    assert code == 1
+    assert code == 2
     assert "--tensor-parallel 4 does not divide the 6 heads" in " ".join(told.split())
     code, _, told = vidcap(*command, 2, "--worker-num", 3, cwd=tmp_path)
     assert code == 2

@@ -4,6 +4,7 @@ A folder is in the Hugging Face layout: ``config.json``, ``tokenizer.json``, saf
 perhaps ``generation_config.json``. Pickled weights are never loaded.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.settings import check_settings
 from vidcap_cli.errors import ModelError
-from vidcap_cli.families import FAMILIES, recognised
+from vidcap_cli.families import FAMILIES, bundled_models, recognised
+from vidcap_cli.view.words import nearest
 
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # loading one runs whatever code is in it
 
@@ -25,9 +27,10 @@ def check_model(folder: Path, family: str, *, weights: bool = True) -> None:
     """
     if not folder.is_dir():
         raise ModelError(
-            f"no model folder at {folder}. Give --model the folder of a checkpoint, or its name on "
-            f"the hub, such as {FAMILIES[family].hub_name}, which is downloaded; --model nano is a "
-            "bundled toy that knows drawn shapes alone, to try the command with."
+            f"no model folder at {folder}.{_meant(folder, family)} Give --model the folder of a "
+            f"checkpoint, or its name on the hub, such as {FAMILIES[family].hub_name}, which is "
+            "downloaded; --model nano is a bundled toy that knows drawn shapes alone, to try the "
+            "command with."
         )
     _check_adapter(folder)
     config = read_json(folder / "config.json")
@@ -56,6 +59,16 @@ def check_model(folder: Path, family: str, *, weights: bool = True) -> None:
         Layout.read(folder, family)
     else:
         Layout.of_settings(folder, family)
+
+
+def _meant(folder: Path, family: str) -> str:
+    """A bundled model or a folder there that is called nearly like ``folder``."""
+    with suppress(OSError):
+        folders = {path.name: str(path) for path in folder.parent.iterdir() if path.is_dir()}
+        known = folders | {name: name for name in bundled_models(family)}
+        near = nearest(folder.name, known)
+        return f" Did you mean {known[near]}?" if near else ""
+    return ""
 
 
 def has_weights(folder: Path) -> bool:

@@ -52,7 +52,7 @@ class PlainView(Follower):
         trace: TracebackType | None,
     ) -> None:
         if " · ".join(self._words()) != self._last_words:
-            self._progress()
+            self._progress(over=error is None)
 
     def tick(self) -> None:
         """Write the progress when a line is due: rarely while nothing changes."""
@@ -61,11 +61,13 @@ class PlainView(Follower):
         if quiet >= (PLAIN_S if changed else PLAIN_UNCHANGED_S):
             self._progress()
 
-    def _progress(self) -> None:
+    def _progress(self, *, over: bool = False) -> None:
+        """Write how far it is; when all is ``over`` the last words tell the pace."""
         now = self._now()
         self._written = now
         self._last, self._last_words = count_words(self.state), " · ".join(self._words())
-        words = [self._last, *pace_words(self.state, now), *_ranks_in_words(self.state)]
+        pace = [] if over else pace_words(self.state, now)
+        words = [self._last, *pace, *_ranks_in_words(self.state)]
         self._write(f"[{clock(now - self._began)}] " + " · ".join(words))
 
     def _words(self) -> list[str]:

@@ -108,8 +108,10 @@ def lasting_words(rows: int, failed: int) -> str:
 
 def flag_words(flagged: int, flags: Mapping[str, int]) -> str:
     """How many captions have flags, and which."""
+    if flagged == 1:
+        return f"1 caption has a flag: {', '.join(flags)}"
     listed = ", ".join(f"{flag} {rows:,}" for flag, rows in Counter(flags).most_common())
-    return f"{count(flagged, 'caption')} {'has' if flagged == 1 else 'have'} flags: {listed}"
+    return f"{flagged:,} captions have flags: {listed}"
 
 
 def captions_table(pairs: Iterable[tuple[str, str | None]], console: Console | None = None) -> None:

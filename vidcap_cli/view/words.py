@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from vidcap_cli.view.terminal import width_of
@@ -70,6 +70,13 @@ def setting(value: object) -> str:
         case dict():
             return ", ".join(f"{name}={one}" for name, one in value.items())
     return str(value)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that is most like ``name``, if any is."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for errors only
+
+    return next(iter(get_close_matches(name, list(known), 1)), None)
 
 
 def count(number: int, thing: str) -> str:

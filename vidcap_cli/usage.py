@@ -1,0 +1,80 @@
+"""What is said of a command line that cannot be understood: what is meant by it, where that shows.
+
+typer finds what is wrong; here its words get what was typed, and the nearest thing that there is.
+"""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vidcap_cli.families import RECOMMENDED
+from vidcap_cli.view.words import nearest
+
+_EXTRA = re.compile(r"Got unexpected extra argument.*?\s\((.*)\)$")
+_NUMBERS = {"int_parsing": "no whole number", "float_parsing": "no number"}
+
+
+def reword(error: Any) -> None:
+    """Say in ``error``, which typer is about to show, what was typed and what may be meant."""
+    if hasattr(error, "possibilities"):  # there is no such option
+        error.message = f"{error.message}.{_meant(error.option_name, error.possibilities or ())}"
+        error.possibilities = None
+    elif extra := _EXTRA.match(error.message):
+        error.message = f"{extra[1]} is more than is asked for.{_quotes(sys.argv[1:])}"
+    elif fault := next(iter(getattr(error.__cause__, "errors", list)()), None):
+        error.message = _wrong_value(fault)
+
+
+def unknown_command(name: str, commands: Sequence[str]) -> str:
+    """What to say of a word where a command should be."""
+    said = f"There is no command {name!r}."
+    if near := _meant(name, commands):
+        return said + near
+    if found := _with_spaces(sys.argv[1:]) or (name if Path(name).exists() else ""):
+        caption = shlex.join(["vidcap", RECOMMENDED.command, found])
+        return f"{said} To caption it: {caption}"
+    return f"{said} The commands are {', '.join(commands)}; vidcap --help says what they do."
+
+
+def misplaced_option(name: str, commands: Iterable[Any]) -> str | None:
+    """What to say of an option before the command; None where no command has it."""
+    name = "--" + name.removeprefix("--").replace("_", "-")
+    if any(name in option.opts for command in commands for option in command.params):
+        return f"{name} belongs after the command: vidcap {RECOMMENDED.command} ... {name}"
+    return None
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    near = nearest(name, known)
+    return f" Did you mean {near}?" if near else ""
+
+
+def _quotes(typed: Sequence[str]) -> str:
+    found = _with_spaces(typed)
+    return f" Put quotes around a name with spaces: {shlex.quote(found)}" if found else ""
+
+
+def _with_spaces(typed: Sequence[str]) -> str:
+    """What several words are together, where that is the name of something that exists."""
+    for first in range(len(typed)):
+        for last in range(len(typed), first + 1, -1):
+            joined = " ".join(typed[first:last])
+            if Path(joined).exists():
+                return joined
+    return ""
+
+
+def _wrong_value(fault: dict[str, Any]) -> str:
+    """What pydantic finds wrong with a value."""
+    value, bounds = fault.get("input"), fault.get("ctx") or {}
+    if fault["type"] in _NUMBERS:
+        return f"{value!r} is {_NUMBERS[fault['type']]}."
+    for bound, word in (("ge", "less"), ("le", "more")):
+        if bound in bounds:
+            return f"{value} is {word} than {bounds[bound]}."
+    told = str(fault["msg"]).removeprefix("Value error, ")
+    near = _meant(str(value), re.findall(r"'([^']+)'", told.partition(" is not one of ")[2]))
+    return (told if repr(value) in told else f"{value!r}: {told}") + near
