@@ -70,4 +70,4 @@ def test_a_limit_that_the_weights_exceed_ends_the_run_with_what_to_do(folder):
 def test_a_limit_that_is_no_size_is_a_usage_error(folder, text):
     code, err, _ = caption(folder, "never.csv", "--memory-limit", text)
     assert code == 2
-    assert "such as 12G" in err
+    assert "such as 12G" in " ".join(err.replace("│", " ").split())
