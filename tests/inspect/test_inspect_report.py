@@ -108,6 +108,9 @@ def test_unknown_targets(tmp_path):
         inspect(tmp_path / "nothing")
     with pytest.raises(UsageError, match=r"neither a run directory .* nor a model .* nor .*videos"):
         inspect(tmp_path)
+    (tmp_path / "g.html").touch()
+    with pytest.raises(UsageError, match=r"g\.html: is a page; open it in a browser"):
+        inspect(tmp_path / "g.html")
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UsageError, match="neither a table"):
         inspect(tmp_path / "notes.txt")

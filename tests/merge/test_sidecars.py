@@ -78,7 +78,7 @@ def test_another_caption_that_is_there_stays_unless_it_is_to_go(tmp_path, run, k
     found = merge([run.path], tmp_path / "out.csv", sidecar=kind)
     assert file.read_text() == theirs
     assert found.notes[1].startswith(
-        f"1 sidecar files were there with another caption and stay: {file}"
+        f"1 sidecar file was there with another caption and stays: {file}"
     )
     merge([run.path], tmp_path / "out.csv", sidecar=kind, overwrite_sidecars=True)
     ours = file.read_text()
@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_written_is_told_when_the_table_is_there(tmp_pat
     assert out.read_text().count("ok") == 2
     (tmp_path / "moved").rename(tmp_path / "videos")
     (tmp_path / "videos" / "a.txt").mkdir()
-    with pytest.raises(RunError, match=r"1 sidecar files .*a\.txt: Is a directory"):
+    with pytest.raises(RunError, match=r"1 sidecar file .*a\.txt: Is a directory"):
         merge([run.path], out, sidecar="txt")
     assert set(os.listdir(tmp_path / "videos")) == {"a.txt", "b.tar.txt"}
 
@@ -160,4 +160,4 @@ def test_videos_elsewhere_have_no_sidecars(tmp_path):
     run.parts.mkdir()
     write_part(run.part(1, 0, 0, "parquet"), [Result(0, "https://h/a.mp4", "ok", text="A")])
     found = merge([run.path], tmp_path / "out.csv", sidecar="both")
-    assert found.notes[1] == "1 videos are elsewhere and have no sidecar files"
+    assert found.notes[1] == "1 video is elsewhere and has no sidecar files"

@@ -122,6 +122,8 @@ def _folder(target: Path, wanted: Wanted) -> Report:
 def _file(target: Path, wanted: Wanted) -> Report:
     from vidcap_cli.rundir.plan import TABLE, kind_of  # noqa: PLC0415
 
+    if target.suffix.lower() in {".html", ".htm"}:
+        raise UsageError(f"{target}: is a page; open it in a browser.")
     if kind_of(target) == TABLE:
         return _table(target, wanted)
     from vidcap_cli.inspect.video import video_report  # noqa: PLC0415

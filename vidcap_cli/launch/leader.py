@@ -199,7 +199,8 @@ class Leader:
                         f"{fruitless} launches in a row brought no caption; the last words of "
                         f"the ranks are in {self._logs(folder)}"
                     )
-                view.notice(f"starting the ranks again for the {left:,} rows left")
+                rows = "row that is" if left == 1 else f"{left:,} rows that are"
+                view.notice(f"starting the ranks again for the {rows} not on the disk yet")
                 number += 1
 
     def captioned(self) -> int:

@@ -18,6 +18,7 @@ from vidcap_cli.atomic import replace_file
 from vidcap_cli.errors import RunError
 from vidcap_cli.options import Sidecar
 from vidcap_cli.table_writer import jsonable
+from vidcap_cli.view.words import count
 
 FILES: Mapping[Sidecar | None, tuple[str, ...]] = {
     None: (),
@@ -76,22 +77,30 @@ class Sidecars:
         """Raise RunError when files could not be written, though the table ``out`` is there."""
         if self.failed:
             raise RunError(
-                f"{self.failed:,} sidecar files cannot be written, such as {self.fault}. All "
-                f"captions are in {out}: put the place right and repeat the command."
+                f"{count(self.failed, 'sidecar file')} cannot be written, such as {self.fault}. "
+                f"All captions are in {out}: put the place right and repeat the command."
             )
 
     def notes(self) -> tuple[str, ...]:
         """What was done, in sentences."""
         if not self._suffixes:
             return ()
-        found = [f"{self.written:,} sidecar files say what the table says"]
+        one = self.written == 1
+        found = [
+            f"{self.written:,} sidecar {'file says' if one else 'files say'} what the table says"
+        ]
+        if not self.written:
+            found = ["no sidecar file says what the table says"]
         if self.kept:
+            one = self.kept == 1
+            were, stay = ("file was", "stays") if one else ("files were", "stay")
             found.append(
-                f"{self.kept:,} sidecar files were there with another caption and stay: "
-                f"{self.first_kept} (--overwrite-sidecars replaces them)"
+                f"{self.kept:,} sidecar {were} there with another caption and {stay}: "
+                f"{self.first_kept} (--overwrite-sidecars replaces {'it' if one else 'them'})"
             )
         if self.elsewhere:
-            found.append(f"{self.elsewhere:,} videos are elsewhere and have no sidecar files")
+            are = "is elsewhere and has" if self.elsewhere == 1 else "are elsewhere and have"
+            found.append(f"{count(self.elsewhere, 'video')} {are} no sidecar files")
         return tuple(found)
 
     def _one(self, file: Path, caption: str, row: Mapping[str, Any]) -> None:

@@ -84,7 +84,7 @@ class LiveView(Follower):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._draw(over=error is None)
+        self._draw(over=True)
         self._live.stop()
 
     def tick(self) -> None:
@@ -125,7 +125,7 @@ def draw(
 ) -> RenderableType:
     """The live region at ``now``: at most ``height`` - 1 lines of ``width`` columns.
 
-    One that stays when all is ``over`` has no pace: the last words tell that of the whole.
+    One that stays when all is ``over`` has neither pace nor time: the last words tell them.
     """
     head = Text(one_line(title), style="bold", no_wrap=True, overflow="ellipsis")
     facts = Text(no_wrap=True, overflow="ellipsis")

@@ -52,7 +52,7 @@ class PlainView(Follower):
         trace: TracebackType | None,
     ) -> None:
         if " · ".join(self._words()) != self._last_words:
-            self._progress(over=error is None)
+            self._progress(over=True)
 
     def tick(self) -> None:
         """Write the progress when a line is due: rarely while nothing changes."""
