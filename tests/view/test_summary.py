@@ -60,7 +60,9 @@ def test_summary_of_failures_lists_a_few_and_says_what_to_run():
     assert "\n  20 decode_error\n  2 oom\n" in text
     assert "    a folder/0.mp4 · decode_error: an MP4 file that was cut short\n" in text
     assert "and 14 more" in text
-    assert "  another try alone does not help 20 of them: mend the files, or drop the rows" in text
+    assert (
+        "  another try alone does not help 20 of them: mend the files, or drop their rows" in text
+    )
     assert "2 not reached yet" in text
     assert "  3 captions have flags: cut 3, repetitive 1\n" in text
     assert text.endswith(f"next, to look at the captions and their flags:\n    {STEP.command}\n")

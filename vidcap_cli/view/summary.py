@@ -74,7 +74,8 @@ def _details(outcome: Outcome) -> Iterator[str]:
         yield f"    and {failed - LISTED:,} more"
     lasting = sum(rows for status, rows in outcome.failed.items() if status not in PASSING)
     if lasting:
-        leave = ", or leave them with --restart-failed none" if outcome.tries_again else ""
+        leave = ", or leave it with --restart-failed none" if outcome.tries_again else ""
+        leave = leave if lasting == 1 else leave.replace(" it ", " them ")
         yield f"  {lasting_words(lasting, failed)}{leave}"
     if outcome.left_alone:
         were = "was" if outcome.left_alone == 1 else "were"
@@ -103,7 +104,8 @@ def _head(outcome: Outcome, width: int | None) -> Text:
 def lasting_words(rows: int, failed: int) -> str:
     """What helps so many of the ``failed`` rows that would fail again as they are."""
     which = "another try alone does not help" + ("" if rows == failed else f" {rows:,} of them")
-    return f"{which}: mend the {'file' if rows == 1 else 'files'}, or drop the rows"
+    files, their = ("the file", "its row") if rows == 1 else ("the files", "their rows")
+    return f"{which}: mend {files}, or drop {their}"
 
 
 def flag_words(flagged: int, flags: Mapping[str, int]) -> str:
