@@ -45,6 +45,18 @@ class _Commands(TyperGroup):
                 parameter.default = False
         return parameters
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command, in whose help bounds and lists of values leave their column to words."""
+        command = super().get_command(ctx, cmd_name)
+        parameters: list[Any] = list(command.params) if command else []
+        for parameter in parameters:
+            parameter.min = parameter.max = None  # an error tells them
+            choices = parameter.type_descriptor.choices
+            if choices and parameter.metavar is None:
+                parameter.metavar = "CHOICE"
+                parameter.help += f" One of {', '.join(map(str, choices))}."
+        return command
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The words after ``vidcap``; what is wrong with the first of them is said in our words."""
         try:
@@ -137,6 +149,9 @@ def version(
         raise typer.Exit
 
 
+_NUMBERS: dict[Any, str] = dict.fromkeys((int, int | None, float, float | None), "N")
+
+
 @cache  # most options are those of several commands
 def _parameter(option: Declared) -> signatures.Parameter:
     """``option`` as the parameter of a function that typer makes a command of."""
@@ -144,7 +159,7 @@ def _parameter(option: Declared) -> signatures.Parameter:
     shown: Any = typer.Option(
         *option.flags,
         help=its.help,
-        metavar=its.metavar,
+        metavar=its.metavar or _NUMBERS.get(its.given or option.type),
         min=its.low,
         max=its.high,
         show_default=its.usual or True,
