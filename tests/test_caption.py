@@ -8,9 +8,9 @@ import pytest
 from tests.helpers.commands import vidcap
 from vidcap_cli.caption import Request, caption
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import OK, ModelError, RunChangedError, UsageError
+from vidcap_cli.errors import OK, ModelError, RunChangedError, RunError, UsageError
 from vidcap_cli.launch.leader import Job, Leader, leading
-from vidcap_cli.options import LaunchOptions, RunOptions, TableOptions, declared
+from vidcap_cli.options import PROMPTS, LaunchOptions, RunOptions, TableOptions, declared
 from vidcap_cli.rundir.parts import Result, write_part
 
 
@@ -143,3 +143,28 @@ def test_a_table_that_changed_while_videos_were_captioned_is_not_called_a_full_d
     config = CaptionConfig("qwen2vl", "nano")
     with pytest.raises(RunChangedError, match="the table has changed since"):
         caption(Request(meta, config))
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_is_to_be_repeated_goes_on(tmp_path, monkeypatch, fresh):
+    """With --fresh it would start over once more."""
+    (tmp_path / "meta.csv").write_text("path\na.mp4\n")
+
+    def fail(leader: Leader, view: object) -> None:
+        raise RunError(f"{leader.run.path}: the disk is full; repeat the command to continue.")
+
+    monkeypatch.setattr(Leader, "work", fail)
+    request = Request(tmp_path / "meta.csv", CaptionConfig("qwen2vl", "nano"))
+    how = "repeat the command without --fresh to" if fresh else "repeat the command to"
+    with pytest.raises(RunError, match=how):
+        caption(replace(request, run=RunOptions(fresh=fresh)))
+
+
+def test_a_toy_says_which_questions_it_knows(tmp_path, monkeypatch, capsys):
+    (tmp_path / "meta.csv").write_text("path\na.mp4\n")
+    monkeypatch.setattr(Leader, "work", lambda *_: None)
+    for question, warned in (("Who?", True), (PROMPTS["brief"], False)):
+        config = CaptionConfig("qwen2vl", "nano", question=question)
+        caption(Request(tmp_path / "meta.csv", config, run=RunOptions(fresh=True)))
+        told = "nano is a toy that knows two questions" in capsys.readouterr().err
+        assert told == warned

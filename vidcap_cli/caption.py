@@ -121,7 +121,7 @@ def caption(request: Request) -> int:
             shows = {"quiet": request.run.quiet, "verbose": request.run.verbose}
             say = partial(_say, request)
             return join(run_dir, job.cluster, request.launch.log_dir, say, **shows)
-        with leading(job) as leader:
+        with _without_fresh(job), leading(job) as leader:
             complete, run = _lead(leader, request, target, shown=shown)
         if request.run.as_json:
             print_json(run, target, _caption_columns(request), shown=shown)
@@ -385,6 +385,18 @@ def _summarised(leader: Leader, state: RunState, began: float) -> Iterator[None]
     finally:
         with suppress(OSError, RunError):  # a full disk, or no folder any more: told already
             leader.summarise(ended, state, time.monotonic() - began)
+
+
+@contextmanager
+def _without_fresh(job: Job) -> Iterator[None]:
+    """Where a command is to be repeated, ``--fresh`` would start over once more."""
+    again = "repeat the command"
+    try:
+        yield
+    except RunError as error:
+        if job.fresh and again in str(error):
+            raise RunError(str(error).replace(again, f"{again} without --fresh")) from error
+        raise
 
 
 def _merged(run: Path, request: Request, target: Path, *, shown: bool) -> Reconciliation:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from vidcap_cli.addresses import locate
 from vidcap_cli.calibration import Measured
+from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.checkpoint.files import stored_type
 from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.shares import Share
@@ -150,11 +151,12 @@ def report(
     """What would be done. ``places`` say where output goes; ``weights``: whether they are there."""
     rows, in_all, guess = planned.rows, planned.plan.rows, planned.estimate
     of_all = f" of {in_all:,}" if rows < in_all else ""
+    model = model_name(config.model, config.family)
     ranks = f"{cluster.worker_num}, {count(config.slots, 'video')} at a time each"
     what = (
         Fact("rows", f"{rows:,}{of_all}", rows),
         Fact("to caption", f"{planned.left:,}", planned.left),
-        Fact("model", f"{printable(config.model)} ({config.family}, engine {config.engine})"),
+        Fact("model", f"{printable(model)} ({config.family}, engine {config.engine})"),
         *(
             Fact(f"question {name}".strip(), one_line(text))
             for name, text in config.questions.items()

@@ -185,9 +185,10 @@ class Leader:
                     view.event(None, crash)
                 if self._interrupts.count:
                     done = self.rows - self._left()
+                    same = f"the same command{' without --fresh' if self._job.fresh else ''}"
                     raise StoppedError(
                         f"stopped; {done:,} of {self.rows:,} rows are on disk in {self.run.path}, "
-                        "and the same command continues"
+                        f"and {same} continues"
                     )
                 before, left = left, self._left()
                 self._tell_damage(view)

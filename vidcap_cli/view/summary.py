@@ -76,7 +76,7 @@ def _details(outcome: Outcome) -> Iterator[str]:
     if lasting:
         leave = ", or leave it with --restart-failed none" if outcome.tries_again else ""
         leave = leave if lasting == 1 else leave.replace(" it ", " them ")
-        yield f"  {lasting_words(lasting, failed)}{leave}"
+        yield f"  {lasting_words(lasting, failed, of_table=bool(outcome.output))}{leave}"
     if outcome.left_alone:
         were = "was" if outcome.left_alone == 1 else "were"
         yield f"  {outcome.left_alone:,} failed before and {were} left alone"
@@ -101,11 +101,11 @@ def _head(outcome: Outcome, width: int | None) -> Text:
     return head
 
 
-def lasting_words(rows: int, failed: int) -> str:
-    """What helps so many of the ``failed`` rows that would fail again as they are."""
+def lasting_words(rows: int, failed: int, *, of_table: bool = True) -> str:
+    """What helps so many of the ``failed`` rows, of a table, that would fail again as they are."""
     which = "another try alone does not help" + ("" if rows == failed else f" {rows:,} of them")
     files, their = ("the file", "its row") if rows == 1 else ("the files", "their rows")
-    return f"{which}: mend {files}, or drop {their}"
+    return f"{which}: mend {files}" + (f", or drop {their}" if of_table else "")
 
 
 def flag_words(flagged: int, flags: Mapping[str, int]) -> str:
