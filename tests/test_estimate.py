@@ -87,7 +87,7 @@ def test_a_dry_run_needs_no_weights_but_a_calibration_does(table, tmp_path):
     assert json.loads(out)["facts"]["memory_of_a_rank"]["weights"] == whole
     for more in (["--calibrate", "2"], []):
         code, out, err = vidcap(*words, *more, cwd=tmp_path)
-        assert (code, out) == (1, "")
+        assert (code, out) == (2, "")
         assert "lacks model.safetensors" in err
 
 

@@ -56,7 +56,7 @@ def test_a_run_of_clips_that_is_stopped_goes_on(scene, tmp_path, how):
     assert done
     code, _, err = scene.command(work, workers=2).finish()
     assert code == 2
-    assert "--clip-length: 0.25 -> None" in err
+    assert "--clip-length: 0.25 -> not given" in err
     code, _, err = scene.command(work, *words, workers=2).finish()
     assert code in FINISHED, err
     assert written(work / OUTPUT) == expected(work, work / "meta.csv")

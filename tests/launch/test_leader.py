@@ -95,7 +95,7 @@ def test_options_that_alter_captions_are_refused_with_the_difference(job):
     with pytest.raises(RunChangedError) as caught, leading(changed):
         pass
     words = str(caught.value)
-    assert "--fps: 4.0 -> 2.0" in words
+    assert "--fps: 4 -> 2" in words
     assert "--question: 'Describe the video in detail' -> 'Who?'" in words
     assert "slots" not in words
     assert "--fresh" in words
