@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vidcap_cli.checkpoint.files import lacking
 from vidcap_cli.errors import ModelError
-from vidcap_cli.view.words import printable
+from vidcap_cli.view.words import folded
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SETTINGS, _WEIGHTS = ["*.json", "tokenizer.model"], ["*.safetensors"]
@@ -74,7 +74,7 @@ def _download(name: str, wanted: list[str]) -> tuple[Path | None, str]:
     if not sys.stderr.isatty():
         disable_progress_bars()
     where = constants.ENDPOINT
-    print(printable(f"downloading {name} from {where}"), file=sys.stderr)  # noqa: T201 - to the user
+    print(folded(f"downloading {name} from {where}"), file=sys.stderr)  # noqa: T201 - to the user
     reason = ""
     for _ in range(_TRIES):
         try:

@@ -22,6 +22,7 @@ import psutil
 from vidcap_cli.atomic import replace_file
 from vidcap_cli.errors import RunError, UsageError
 from vidcap_cli.rundir.nodes import BEAT_SECONDS, LOST_SECONDS
+from vidcap_cli.view.words import folded
 
 _LOOK_SECONDS = 0.5
 
@@ -55,8 +56,10 @@ class LockFile:
             elif waited > BEAT_SECONDS and not told:
                 told = True
                 print(  # noqa: T201
-                    f"{self._path} is of {_holder(seen)}; looking for {LOST_SECONDS:g} s whether "
-                    "that gets on",
+                    folded(
+                        f"{self._path} is of {_holder(seen)}; looking for {LOST_SECONDS:g} s "
+                        "whether that gets on"
+                    ),
                     file=sys.stderr,
                 )
         self._thread.start()
