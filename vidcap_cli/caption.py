@@ -121,7 +121,7 @@ def caption(request: Request) -> int:
             shows = {"quiet": request.run.quiet, "verbose": request.run.verbose}
             say = partial(_say, request)
             return join(run_dir, job.cluster, request.launch.log_dir, say, **shows)
-        with _without_fresh(job), leading(job) as leader:
+        with leading(job) as leader:
             complete, run = _lead(leader, request, target, shown=shown)
         if request.run.as_json:
             print_json(run, target, _caption_columns(request), shown=shown)
@@ -309,7 +309,6 @@ def _dry_run(request: Request, job: Job, output: Path | None) -> int:
 
 def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tuple[bool, RunDir]:
     """Have the run done and its table written; whether every row has a caption, and the run."""
-    began = time.monotonic()
     title = f"vidcap {request.config.family}"
     if not shown and request.meta:
         title += f" {request.meta.name} → {target.name}"
@@ -323,12 +322,11 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
     )
     account = None
     shard = _selection(request).is_shard  # its rows become a table with those of the others
-    with _summarised(leader, view.state, began):
+    with _summarised(leader, view.state) as took:
         with view:
             leader.work(view)
         if not shard:
             account = _merged(run, request, target, shown=shown)
-    seconds = time.monotonic() - began
     ok = account.ok if account else leader.captioned()
     settled = leader.settle(failed=leader.rows - ok)
     state, asked = view.state, request.run
@@ -340,7 +338,7 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
         # Elsewhere they stand right above, as they happened.
         failures=state.failures if asked.quiet or asked.verbose else (),
         captioned=state.ok,
-        seconds=seconds,
+        seconds=took.seconds,
         tries_again=asked.restart_failed == "all" and not shown,
         flagged=account.flagged if account else 0,
         flags=account.flags if account else {},
@@ -372,31 +370,28 @@ def _ending(request: Request, outcome: Outcome, run: Path, target: Path) -> Endi
     )
 
 
+@dataclass(slots=True)
+class _Took:
+    """How long the work took, once it has ended."""
+
+    seconds: float = 0.0
+
+
 @contextmanager
-def _summarised(leader: Leader, state: RunState, began: float) -> Iterator[None]:
-    """However the work ends that ``began`` then, the run directory has a summary of it."""
+def _summarised(leader: Leader, state: RunState) -> Iterator[_Took]:
+    """However the work ends, the run directory has a summary of it then."""
+    began, took = time.monotonic(), _Took()
     ended: Ended = "failed"
     try:
-        yield
+        yield took
         ended = "finished"
     except (StoppedError, KeyboardInterrupt):
         ended = "stopped"
         raise
     finally:
+        took.seconds = time.monotonic() - began
         with suppress(OSError, RunError):  # a full disk, or no folder any more: told already
-            leader.summarise(ended, state, time.monotonic() - began)
-
-
-@contextmanager
-def _without_fresh(job: Job) -> Iterator[None]:
-    """Where a command is to be repeated, ``--fresh`` would start over once more."""
-    again = "repeat the command"
-    try:
-        yield
-    except RunError as error:
-        if job.fresh and again in str(error):
-            raise RunError(str(error).replace(again, f"{again} without --fresh")) from error
-        raise
+            leader.summarise(ended, state, took.seconds)
 
 
 def _merged(run: Path, request: Request, target: Path, *, shown: bool) -> Reconciliation:

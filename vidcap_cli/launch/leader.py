@@ -85,7 +85,7 @@ def leading(job: Job) -> Iterator["Leader"]:
     process leads it or the disk fails, TableError when the table cannot be planned, UsageError
     when the directory is not vidcap's own.
     """
-    with faults_told(job.run_dir), ExitStack() as locks:
+    with _without_fresh(job), faults_told(job.run_dir), ExitStack() as locks:
         places = Places.of(job.run_dir)
         places.mend()
         run = places.choose(job.selection, fresh=job.fresh)
@@ -110,6 +110,18 @@ def leading(job: Job) -> Iterator["Leader"]:
         leader = Leader(job, run, plan)
         with leader.heartbeat:
             yield leader
+
+
+@contextmanager
+def _without_fresh(job: Job) -> Iterator[None]:
+    """Where a command is to be repeated, ``--fresh`` would start over once more."""
+    again = "repeat the command"
+    try:
+        yield
+    except RunError as error:
+        if job.fresh and again in str(error):
+            raise RunError(str(error).replace(again, f"{again} without --fresh")) from error
+        raise
 
 
 def _plan_of(job: Job, run: RunDir, found: Found) -> Plan:
