@@ -37,3 +37,7 @@ def test_a_change_of_speed_shows():
 
 def test_a_launch_of_few_captions_has_no_picture():
     assert speed(1, [1.0, 2.0], 0.0, 3.0) == []
+
+
+def test_a_launch_of_seconds_is_not_drawn():
+    assert speed(1, [float(second) for second in range(20)], 0.0, 20.0) == []

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from tests.view import make_live_view_svg
-from tests.view.reports import done, folded, shown
+from tests.view.reports import CAPTION, done, folded, shown
 from vidcap_cli.rundir.events import Began, Started, State
 from vidcap_cli.view.live import LiveView, draw
 
@@ -40,6 +40,13 @@ def test_live_region_fits_the_terminal(ranks, width, height):
     lines = shown(folded(*events, total=100), width=width, height=height).splitlines()
     assert len(lines) < height
     assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_the_last_line_has_room_for_what_a_terminal_adds_at_ctrl_c(width):
+    events = [(rank, done(rank, text=CAPTION * 3)) for rank in range(3)]
+    lines = shown(folded(*events), width=width).splitlines()
+    assert len(lines[-1].rstrip()) <= width - len("^C")
 
 
 def test_many_ranks_are_folded_by_what_they_do():
