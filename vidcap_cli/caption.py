@@ -279,8 +279,11 @@ def _dry_run(request: Request, job: Job, output: Path | None) -> int:
     from vidcap_cli.inspect.report import render  # noqa: PLC0415
 
     config = job.config
-    run = Places.of(job.run_dir).choose(job.selection) if output else None
-    planned = look_ahead(job.meta, None if job.fresh else run, config, job.selection)
+    run = None
+    if output:
+        run = Places.of(job.run_dir).choose(job.selection, job.is_same, fresh=job.fresh)
+    before = None if job.fresh and run and not job.goes_on(run) else run
+    planned = look_ahead(job.meta, before, config, job.selection)
     measured = None
     if request.run.calibrate:
         from vidcap_cli.calibration import measure  # noqa: PLC0415
@@ -307,12 +310,34 @@ def _dry_run(request: Request, job: Job, output: Path | None) -> int:
     return OK
 
 
+def _say_done(leader: Leader, request: Request, target: Path) -> None:
+    """Say that there is nothing to do."""
+    asked, whole = request.run.limit, leader.selection.until(leader.plan.rows)
+    place = leader.run.path if leader.selection.is_shard else target
+    words = f"finished: all {leader.rows:,} rows have a caption in {place}"
+    if asked and asked < whole:
+        words += f", of which --limit {asked} removes none"
+    begun = Places.of(leader.run.path)
+    over = "--fresh starts over"
+    if begun.begun:
+        over = f"{begun.coming.path} was cut off, and --fresh goes on with it"
+    _say(request, f"{words}; {over}.")
+
+
 def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tuple[bool, RunDir]:
     """Have the run done and its table written; whether every row has a caption, and the run."""
+    shard = leader.selection.is_shard  # its rows become a table with those of the others
+    if not shown and leader.is_done and (shard or target.is_file()):
+        _say_done(leader, request, target)
+        return True, leader.run
     title = f"vidcap {request.config.family}"
     if not shown and request.meta:
         title += f" {request.meta.name} → {target.name}"
     run = leader.run.path
+    limit = request.run.limit
+    if limit and not shard and leader.selection != _selection(request):
+        rows = f"{leader.rows:,} rows already, which stay"
+        _say(request, f"--limit {limit}: the table has {rows}; --fresh makes a smaller one.")
     view = make_view(
         title=title,
         total=leader.rows - leader.left_alone,
@@ -321,12 +346,11 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
         verbose=request.run.verbose,
     )
     account = None
-    shard = _selection(request).is_shard  # its rows become a table with those of the others
     with _summarised(leader, view.state) as took:
         with view:
             leader.work(view)
         if not shard:
-            account = _merged(run, request, target, shown=shown)
+            account = _merged(run, request, target, leader.selection.limit, shown=shown)
     ok = account.ok if account else leader.captioned()
     settled = leader.settle(failed=leader.rows - ok)
     state, asked = view.state, request.run
@@ -394,14 +418,16 @@ def _summarised(leader: Leader, state: RunState) -> Iterator[_Took]:
             leader.summarise(ended, state, took.seconds)
 
 
-def _merged(run: Path, request: Request, target: Path, *, shown: bool) -> Reconciliation:
+def _merged(
+    run: Path, request: Request, target: Path, limit: int | None, *, shown: bool
+) -> Reconciliation:
     """Write the table of a run that has all its results."""
     asked = asdict(request.table)
     del asked["output"]
     if shown:
         asked["form"] = None
     try:
-        account = merge([run], target, limit=request.run.limit, **asked)
+        account = merge([run], target, limit=limit, **asked)
     except UsageError as error:
         fault = error.__cause__
         if isinstance(error, TableError) or not isinstance(fault, OSError):

@@ -57,7 +57,7 @@ class DamagedPartError(RunError):
 
 
 class RunChangedError(UsageError):
-    """An unfinished run was made from another table or with other options."""
+    """A run was made from another table or with other options."""
 
 
 class StoppedError(VidcapError):

@@ -53,7 +53,7 @@ def test_captions_of_rows_that_are_still_there_are_kept(scene, tmp_path, interru
         code, _, err = scene.command(work).finish()
         assert code == 2
         assert "8 -> 11 rows" in err
-        assert "--extend to keep the captions" in err
+        assert "--extend keeps the captions" in err
     code, _, err = scene.command(work, "--extend").finish()
     assert code in FINISHED, err
     assert [row["path"] for row in rows_of(work / OUTPUT)] == [row[path] for row in now]

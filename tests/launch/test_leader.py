@@ -261,7 +261,7 @@ def test_a_run_directory_that_vanishes_ends_in_a_sentence_and_is_not_made_again(
 
 
 def test_a_disk_that_fills_up_at_the_end_loses_nothing(job):
-    full = pytest.raises(RunError, match=r"finished\.json: File too large.*is kept")
+    full = pytest.raises(RunError, match=r"scope\.json: File too large.*is kept")
     with full, leading(job) as leader:
         caption_rows(leader.run, 0, 1, 2)
         with small_disk(10):

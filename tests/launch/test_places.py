@@ -45,24 +45,29 @@ def test_starting_over_keeps_the_old_run_until_the_new_one_has_finished(job):
     ]
 
 
-def test_starting_over_twice_forgets_the_first_try(job):
+def test_a_start_over_that_was_cut_off_goes_on(job):
+    """By the same command; with other options it is another one."""
     with leading(job) as leader:
         caption_rows(leader.run, 0)
     fresh = replace(job, fresh=True)
-    for _ in range(2):
+    for before in range(2):
         with leading(fresh) as leader:
-            assert leader.finished_before == 0
-            caption_rows(leader.run, 1)
+            assert leader.finished_before == before
+            caption_rows(leader.run, before, attempt=before + 1)
+    with leading(replace(fresh, config=replace(CONFIG, fps=1.0))) as leader:
+        assert leader.finished_before == 0
 
 
-@pytest.mark.parametrize(("failed", "before"), [(0, 0), (1, 2)])
-def test_a_finished_run_starts_over_unless_rows_failed(job, failed, before):
+@pytest.mark.parametrize(("failed", "before"), [(0, 3), (1, 2)])
+def test_a_finished_run_does_not_start_over(job, failed, before):
     with leading(job) as leader:
         caption_rows(leader.run, 0, 1)
         caption_rows(leader.run, 2, attempt=2, status="empty" if failed else "ok")
         leader.settle(failed=failed)
     with leading(job) as leader:
+        assert leader.run.path == job.run_dir
         assert leader.finished_before == before
+        assert leader.is_done == (not failed)
 
 
 def test_a_limit_is_raised_within_the_same_run(job):

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ from vidcap_cli.rundir.nodes import Heartbeat, Nodes
 from vidcap_cli.rundir.ownership import Found, acquire, discard, empty, read_mark
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir, attempt_of
-from vidcap_cli.rundir.places import Places, failed_in
-from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan
+from vidcap_cli.rundir.places import Places, failed_in, read_finished
+from vidcap_cli.rundir.plan import Plan, check_unchanged, is_unchanged, make_plan, read_plan
 from vidcap_cli.rundir.records import (
     DEATHS_TO_GIVE_UP,
     Attempt,
@@ -44,6 +44,7 @@ from vidcap_cli.rundir.records import (
     read_errors,
     read_exits,
 )
+from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.rundir.standing import read_standing
 from vidcap_cli.rundir.summary import Ended, RankWork, RunSummary
@@ -76,6 +77,24 @@ class Job:
     selection: Selection = field(default_factory=Selection)
     table_options: dict[str, Any] = field(default_factory=dict)
 
+    def is_same(self, plan: Plan) -> bool:
+        """Whether a run with this plan makes the captions that are asked for."""
+        return is_unchanged(plan, self.meta, self.config)
+
+    def goes_on(self, run: RunDir) -> bool:
+        """Whether a run that was cut off makes them, as far as its plan can be read."""
+        with suppress(RunError):
+            return run.is_run and self.is_same(read_plan(run))
+        return False
+
+    def widened(self, run: RunDir, rows: int) -> Selection:
+        """The rows that are asked for of ``rows``, and those that its table has already."""
+        done = None if self.selection.is_shard else read_finished(run)
+        before = max(Scope.read(run).table_rows, done.rows if done else 0)
+        selection = self.selection.at_least(before)
+        everything = selection.limit is not None and before and selection.limit >= rows
+        return replace(selection, limit=None) if everything else selection
+
 
 @contextmanager
 def leading(job: Job) -> Iterator["Leader"]:
@@ -85,10 +104,10 @@ def leading(job: Job) -> Iterator["Leader"]:
     process leads it or the disk fails, TableError when the table cannot be planned, UsageError
     when the directory is not vidcap's own.
     """
-    with _without_fresh(job), faults_told(job.run_dir), ExitStack() as locks:
+    with faults_told(job.run_dir), ExitStack() as locks:
         places = Places.of(job.run_dir)
         places.mend()
-        run = places.choose(job.selection, fresh=job.fresh)
+        run = places.choose(job.selection, job.is_same, fresh=job.fresh)
         replaces = ""
         if job.extend and places.settled.is_run and read_mark(places.settled):
             locks.enter_context(leadership(places.settled))
@@ -103,25 +122,13 @@ def leading(job: Job) -> Iterator["Leader"]:
         if run.path == places.coming.path or not replaces:
             locks.enter_context(leadership(run))
         _sweep(run)
-        if job.fresh and run.path == places.coming.path:
+        if job.fresh and run.path == places.coming.path and not job.goes_on(run):
             empty(run)
         plan = _plan_of(job, run, found)
         run.parts.mkdir(exist_ok=True)
-        leader = Leader(job, run, plan)
+        leader = Leader(replace(job, selection=job.widened(run, plan.rows)), run, plan)
         with leader.heartbeat:
             yield leader
-
-
-@contextmanager
-def _without_fresh(job: Job) -> Iterator[None]:
-    """Where a command is to be repeated, ``--fresh`` would start over once more."""
-    again = "repeat the command"
-    try:
-        yield
-    except RunError as error:
-        if job.fresh and again in str(error):
-            raise RunError(str(error).replace(again, f"{again} without --fresh")) from error
-        raise
 
 
 def _plan_of(job: Job, run: RunDir, found: Found) -> Plan:
@@ -168,14 +175,18 @@ class Leader:
         numbers = [attempt.number for attempt in run.attempts()]
         numbers += [attempt_of(part) or 0 for part in run.part_files()]
         self.first = max(numbers, default=0) + 1
-        run.finished.unlink(missing_ok=True)  # one that is continued is not finished
-        run.summary.unlink(missing_ok=True)
         self.finished_before = self._captioned = int((done.ok & self._selected).sum())
         self._interrupts = Interrupts()
         self.heartbeat = Heartbeat(run, job.cluster.node)
         self._nodes = Nodes(run)
         self._told: dict[str, set[str]] = {}  # of nodes, by what was said of them
         self._next_look = 0.0
+        before = Scope.read(run)
+        self.is_done = self._is_done(before)
+        if not self.is_done:
+            run.finished.unlink(missing_ok=True)  # one that is continued is not finished
+            run.summary.unlink(missing_ok=True)
+            replace(before, selection=self.selection).write(run)
 
     def work(self, view: View) -> None:
         """Launch ranks until every row has a result.
@@ -197,10 +208,9 @@ class Leader:
                     view.event(None, crash)
                 if self._interrupts.count:
                     done = self.rows - self._left()
-                    same = f"the same command{' without --fresh' if self._job.fresh else ''}"
                     raise StoppedError(
                         f"stopped; {done:,} of {self.rows:,} rows are on disk in {self.run.path}, "
-                        f"and {same} continues"
+                        "and the same command continues"
                     )
                 before, left = left, self._left()
                 self._tell_damage(view)
@@ -215,6 +225,21 @@ class Leader:
                 rows = "row that is" if left == 1 else f"{left:,} rows that are"
                 view.notice(f"starting the ranks again for the {rows} not on the disk yet")
                 number += 1
+
+    @property
+    def selection(self) -> Selection:
+        """The rows that the command is about, with those that its table has already."""
+        return self._job.selection
+
+    def _is_done(self, before: Scope) -> bool:
+        """Whether every row has a caption, and a command has finished with just such a table."""
+        asked = before.table_options
+        return (
+            self._captioned == self.rows
+            and (self.plan.table_options if asked is None else asked) == self._job.table_options
+            and read_finished(self.run) is not None
+            and self.selection.until(self.plan.rows) <= (before.table_rows or self.rows)
+        )
 
     def captioned(self) -> int:
         """How many of the rows have a caption."""
@@ -233,12 +258,14 @@ class Leader:
             )
             for number, rank in state.ranks.items()
         }
-        standing = read_standing(self.run, self.plan)
+        standing = read_standing(self.run, self.plan, self.selection)
         RunSummary(ended, self.rows, state.ok, seconds, standing, ranks).write(self.run)
 
     def settle(self, *, failed: int) -> RunDir:
         """Note that the merged table exists and, after a fresh start, replace the old run."""
         _sweep(self.run)  # of what ranks left that died in this command
+        table_rows = self.selection.until(self.plan.rows)
+        Scope(self.selection, table_rows, self._job.table_options).write(self.run)
         Finished(planned=self.plan.rows, rows=self.rows, failed=failed).write(self.run)
         self.heartbeat.end()  # before the folder may get another name
         return Places.of(self._job.run_dir).settle(self.run)

@@ -2,14 +2,15 @@
 
 A row is its position in META, so a changed META is a new plan. The run that replaces the old one
 begins with the old captions, by path letter by letter: rows that are new or failed are left to do.
-Whether a file behind a path is still the same is not asked.
+Whether a file behind a path is still the same is not asked. A table that was written keeps the rows
+of captions that are kept, whatever ``--limit`` says.
 
 The new run is made at ``RUN_DIR.next.next`` and takes the place ``RUN_DIR.next``, where a fresh
-start works until it has finished, when it is whole; an extension that was begun before, for what
-META was then, gives it its captions and goes.
+start works until it has finished, when it is whole; what was begun there before, a fresh start or
+an extension for what META was then, gives it its captions and goes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count, islice
@@ -23,12 +24,13 @@ import pyarrow.parquet as pq
 
 from vidcap_cli.atomic import atomic_write
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import DamagedPartError
-from vidcap_cli.rundir.ledger import RunParts
+from vidcap_cli.errors import DamagedPartError, RunChangedError
+from vidcap_cli.rundir.ledger import RunParts, done_mask
 from vidcap_cli.rundir.ownership import acquire, discard
 from vidcap_cli.rundir.parts import SCHEMA, Result, write_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import GROUP, Plan, make_plan, only_contents_changed, read_plan
+from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.statuses import Status
 from vidcap_cli.tables import hashes
 
@@ -53,24 +55,46 @@ def extend(wanted: Wanted, settled: RunDir, coming: RunDir, *, replaces: str) ->
     staged = coming.next
     if not coming.path.exists() and staged.is_run:
         staged.path.rename(coming.path)  # cut off between the last two steps
-    before = [run for run in (coming, settled) if run.is_run]
-    plans = [read_plan(run) for run in before]
-    if not only_contents_changed(plans[0], wanted.meta, wanted.config):
-        return before[0]
+    before = {run: read_plan(run) for run in (coming, settled) if run.is_run}
+    newest = next(iter(before))
+    changed = only_contents_changed(before[newest], wanted.meta, wanted.config)
+    if newest != settled and not _extends(before[settled], wanted):
+        del before[settled]  # its captions are of other options
+    if not changed and (len(before) == 1 or not _lacks(newest, settled, before)):
+        return newest
     discard(staged)
     acquire(staged, replaces=replaces)
     plan = make_plan(wanted.meta, staged, wanted.config, wanted.table_options, finish=False)
     staged.parts.mkdir(exist_ok=True)
-    results = _kept(list(zip(before, plans, strict=True)), Index(staged, plan.rows))
-    sequence = count()
+    results = _kept(list(before.items()), Index(staged, plan.rows))
+    sequence, last = count(), -1
     while some := list(islice(results, _ROWS_IN_A_PART)):
+        last = max(last, *(result.row_id for result in some))
         write_part(staged.part(0, None, next(sequence), wanted.config.part_format), some)
+    if any(Scope.read(run).table_rows for run in before):  # they stay in it whatever the limit
+        Scope(table_rows=last + 1).write(staged)
     # The old plan's folders keep counting for relative paths.
-    atomic_write(staged.plan, replace(plan, bases=plans[0].bases).to_json().encode())
+    atomic_write(staged.plan, replace(plan, bases=before[newest].bases).to_json().encode())
     if coming.path.exists():
         discard(coming)
     staged.path.rename(coming.path)
     return coming
+
+
+def _extends(plan: Plan, wanted: Wanted) -> bool:
+    """Whether captions of ``plan`` may be kept: its options are the same."""
+    try:
+        only_contents_changed(plan, wanted.meta, wanted.config)
+    except RunChangedError:
+        return False
+    return True
+
+
+def _lacks(coming: RunDir, settled: RunDir, plans: Mapping[RunDir, Plan]) -> bool:
+    """Whether the settled run has a caption that the coming one, of the same META, has not."""
+    done = done_mask(coming, plans[coming]).ok
+    index = Index(coming, plans[coming].rows)
+    return any(not done[result.row_id] for result in _kept([(settled, plans[settled])], index))
 
 
 class Index:

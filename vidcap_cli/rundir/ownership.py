@@ -139,6 +139,7 @@ def _own(run: RunDir) -> tuple[str, ...]:
         run.rows,
         run.clips,
         run.finished,
+        run.scope,
         run.summary,
         run.parts,
         run.attempts_folder,

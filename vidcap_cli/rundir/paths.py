@@ -6,6 +6,7 @@
       vidcap-run.json              the mark: vidcap made this directory
       plan.json, rows.parquet      what is to be captioned, written once
       clips.parquet                META with a row for each clip, where videos are cut
+      scope.json                   which rows the last command was about, and what its table has
       summary.json                 how the last command ended, for programs
       finished.json                written last: the merged table exists
       lock, lock.held              held by the process that leads the run
@@ -68,6 +69,11 @@ class RunDir:
     def finished(self) -> Path:
         """Exists once the merged table does."""
         return self.path / "finished.json"
+
+    @property
+    def scope(self) -> Path:
+        """Which rows the last command was about; see ``rundir.scope``."""
+        return self.path / "scope.json"
 
     @property
     def summary(self) -> Path:

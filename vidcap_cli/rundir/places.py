@@ -1,5 +1,33 @@
-"""Places: which directory a run works in, and how a fresh run takes the place of the old one."""
+"""Places: which directory a run works in, and how a fresh run takes the place of the old one.
 
+Captions are lost by ``--fresh`` alone, and then only when the new run has finished: until then it
+lies at ``RUN_DIR.next``. What a command does with the run that it finds, where *same* is the same
+META with the same contents and the same options that captions depend on:
+
+================================ ============================ =====================================
+asked for                        the run here has finished    it has not, or rows of it failed
+================================ ============================ =====================================
+same                             nothing, and says so         goes on; rows that failed are tried
+same, ``--limit`` below its rows nothing, and says so         goes on with all rows of its table
+same, ``--limit`` above them     goes on with the rest        goes on with so many
+same, another table (columns,    writes the table anew        goes on
+format, ...), or it has gone
+META has rows more or less       is refused; ``--extend``     the same
+                                 keeps captions by path, also
+                                 those beyond ``--limit``
+other options, another META      is refused, with or without  the same
+                                 ``--extend``
+any, ``--fresh``                 a new run at RUN_DIR.next;   the same
+                                 one for the same that was
+                                 cut off goes on
+================================ ============================ =====================================
+
+Where a run at ``RUN_DIR.next`` was cut off, the command without ``--fresh`` goes on with it, unless
+the run here has all that is asked for; ``--extend`` takes the captions of both.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +35,7 @@ from vidcap_cli.errors import RunError, UsageError
 from vidcap_cli.rundir.lock import leadership
 from vidcap_cli.rundir.ownership import discard, read_mark
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.plan import read_plan
+from vidcap_cli.rundir.plan import Plan, read_plan
 from vidcap_cli.rundir.records import Finished
 from vidcap_cli.rundir.selection import Selection
 
@@ -27,19 +55,26 @@ class Places:
         run = RunDir(path)
         return cls(run, run.next, run.old)
 
-    def choose(self, selection: Selection, *, fresh: bool = False) -> RunDir:
+    def choose(
+        self, selection: Selection, is_same: Callable[[Plan], bool], *, fresh: bool = False
+    ) -> RunDir:
         """The run directory to work in, for the rows of ``selection``.
 
-        A run that starts over does so in ``RUN_DIR.next`` and takes the place of the old one when
-        it has finished, so the old one's captions stay until there are new ones. A finished run
-        starts over too; one with failed rows is continued, to try them again.
+        ``is_same`` tells whether a plan is that of the table and options which are asked for.
         """
         settled = self.settled
         if read_mark(settled) is None or not (settled.is_run or settled.part_files()):
             return settled
-        begun = self.coming.is_run and self.successor(self.coming, settled)
-        over = fresh or begun or complete(settled, selection)
-        return self.coming if over else settled
+        if fresh:
+            return self.coming
+        if not self.begun or (complete(settled, selection) and is_same(read_plan(settled))):
+            return settled
+        return self.coming
+
+    @property
+    def begun(self) -> bool:
+        """Whether a start over, or an extension, of the run here was cut off."""
+        return self.coming.is_run and self.successor(self.coming, self.settled)
 
     @staticmethod
     def successor(coming: RunDir, before: RunDir) -> bool:
@@ -113,19 +148,18 @@ class Places:
 
 def complete(run: RunDir, selection: Selection) -> bool:
     """Whether a command finished this run with a caption in every row of ``selection``."""
-    try:
-        done = Finished.read(run)
-    except RunError:
-        return False  # damaged: the run is continued and merged again
-    if done is None:
-        return False
-    return done.rows >= selection.count(done.planned) and not done.failed
+    done = read_finished(run)
+    return done is not None and done.rows >= selection.count(done.planned) and not done.failed
 
 
 def failed_in(run: RunDir) -> int | None:
     """How many rows failed in a run that has finished; None of another."""
-    try:
-        done = Finished.read(run)
-    except RunError:
-        return None
+    done = read_finished(run)
     return done.failed if done else None
+
+
+def read_finished(run: RunDir) -> Finished | None:
+    """The record that a run has finished; None of a damaged one: it is continued, merged again."""
+    with suppress(RunError):
+        return Finished.read(run)
+    return None

@@ -289,6 +289,11 @@ def check_unchanged(
         raise _changed([*contents, *others], extends=not others, failed=failed)
 
 
+def is_unchanged(plan: Plan, meta: Path, config: CaptionConfig) -> bool:
+    """Whether nothing of META and the options that captions depend on differs from the plan."""
+    return not any(_differences(plan, meta, config))
+
+
 def only_contents_changed(plan: Plan, meta: Path, config: CaptionConfig) -> bool:
     """Whether META has changed since the plan, False when nothing has.
 
@@ -304,20 +309,18 @@ def only_contents_changed(plan: Plan, meta: Path, config: CaptionConfig) -> bool
 def _changed(
     differences: list[str], *, extends: bool, failed: int | None = None
 ) -> RunChangedError:
-    what, again = "the unfinished run", "continue the run"
-    if failed:
+    what, again = "the unfinished run", ", or repeat the command as it was to continue the run"
+    if failed == 0:
+        what, again = "the run there, which has finished,", ""
+    elif failed:
         what = f"the run there, finished but for {count(failed, 'failed row')},"
-        again = "try these rows again"
-    remedies = [
-        "Name another output with -o to keep both (another --run-dir, too, where you give one)",
-        f"or repeat the command as it was to {again}",
-        "or add --fresh to start over",
-    ]
-    if extends:
-        remedies.append("or --extend to keep the captions of the rows that are still there")
+        again = ", or repeat the command as it was to try these rows again"
+    extension = "--extend keeps the captions of the rows that are still there. " if extends else ""
     listed = "\n  ".join(differences)
     return RunChangedError(
-        f"{what} was made with something else:\n  {listed}\n{', '.join(remedies)}"
+        f"{what} was made with something else:\n  {listed}\n{extension}Name another output with "
+        f"-o to keep both (another --run-dir, too, where you give one){again}, or add --fresh to "
+        "start over: its captions go when the new ones are there"
     )
 
 

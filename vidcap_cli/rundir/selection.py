@@ -1,6 +1,7 @@
 """Which of the planned rows a command is about; the plan is that of the whole table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,16 @@ class Selection:
         """Whether other commands have the other rows."""
         return self.of > 1
 
+    def at_least(self, rows: int) -> "Selection":
+        """The same with ``rows`` first rows or more."""
+        return self if self.limit is None else replace(self, limit=max(self.limit, rows))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that mean it, by their flags' words."""
+        found: dict[str, Any] = {} if self.limit is None else {"limit": self.limit}
+        return found | ({"shard": f"{self.shard}/{self.of}"} if self.is_shard else {})
+
     def until(self, rows: int) -> int:
         """The first row that is not looked at any more, of ``rows``."""
         return rows if self.limit is None else min(self.limit, rows)
@@ -38,3 +49,6 @@ class Selection:
         found = np.zeros(rows, np.bool_)
         found[self.shard : self.until(rows) : self.of] = True
         return found
+
+
+ALL_ROWS = Selection()

@@ -20,6 +20,7 @@ from vidcap_cli.rundir.ledger import RunParts
 from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import Plan
+from vidcap_cli.rundir.selection import ALL_ROWS, Selection
 from vidcap_cli.statuses import Status
 
 FAILED = ("row_id", "path", "status", "error", "attempts", "rank")
@@ -68,8 +69,8 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How the planned rows stand: ``statuses`` counts the latest result of each row (a caption is
-    never superseded), ``causes`` are the most frequent first, ``slowest`` the slowest first,
+    """How rows stand: ``statuses`` counts the latest result of each row (a caption is never
+    superseded), ``causes`` are the most frequent first, ``slowest`` the slowest first,
     ``damaged`` says what is wrong with parts that count in no row.
     """
 
@@ -93,22 +94,25 @@ class _MovedError(Exception):
     """Another part stands for one since it was listed."""
 
 
-def read_standing(run: RunDir, plan: Plan) -> Standing:
-    """Read every part, twice: memory is some bytes a row, whatever the errors say."""
+def read_standing(run: RunDir, plan: Plan, selection: Selection = ALL_ROWS) -> Standing:
+    """How the rows of ``selection`` stand.
+
+    Reads every part, twice: memory is some bytes a row, whatever the errors say.
+    """
     while True:
         try:
-            return _Reading(run, plan).standing()
+            return _Reading(run, plan, selection).standing()
         except _MovedError:
             continue
 
 
-def failed_rows(run: RunDir, plan: Plan) -> Iterator[pa.Table]:
-    """The rows that failed, part by part, with the columns ``FAILED``.
+def failed_rows(run: RunDir, plan: Plan, selection: Selection = ALL_ROWS) -> Iterator[pa.Table]:
+    """The rows of ``selection`` that failed, part by part, with the columns ``FAILED``.
 
     Raises RunError when parts are joined while they are read.
     """
     try:
-        yield from _Reading(run, plan).failed()
+        yield from _Reading(run, plan, selection).failed()
     except _MovedError as error:
         raise RunError(
             f"{run.path}: its ranks joined parts meanwhile; repeat the command"
@@ -118,13 +122,14 @@ def failed_rows(run: RunDir, plan: Plan) -> Iterator[pa.Table]:
 class _Reading:
     """One reading of the parts that there are now."""
 
-    def __init__(self, run: RunDir, plan: Plan) -> None:
+    def __init__(self, run: RunDir, plan: Plan, selection: Selection) -> None:
         self._files = run.part_files()
         self._parts = RunParts(run, plan)
         self._names: list[str] = [Status.OK]
         self._status: npt.NDArray[np.int16] = np.full(plan.rows, -1, np.int16)
         self._origin: npt.NDArray[np.int32] = np.full(plan.rows, -1, np.int32)
         self._seconds = np.zeros(plan.rows, np.float32)
+        self._selected = selection.mask(plan.rows)
         self._damaged: list[str] = []
         for number, file in enumerate(self._files):
             self._take(number, file)
@@ -140,7 +145,7 @@ class _Reading:
         self._names += sorted(set(values) - set(self._names))
         codes = np.array([self._names.index(value) for value in values], np.int16)
         model, frames = (table[name].fill_null(0).to_numpy() for name in ("infer_s", "decode_s"))
-        open_ = self._status[rows] != 0
+        open_ = (self._status[rows] != 0) & self._selected[rows]
         self._status[rows[open_]] = codes[open_]
         self._origin[rows[open_]] = number
         self._seconds[rows[open_]] = (model + frames)[open_]
