@@ -21,7 +21,9 @@ from vidcap_cli.rundir.events import Began, Done, Ended, EventWriter, Started, S
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import make_plan
-from vidcap_cli.rundir.records import Attempt, RankExit
+from vidcap_cli.rundir.records import Attempt, Finished, RankExit
+from vidcap_cli.rundir.scope import Scope
+from vidcap_cli.rundir.selection import Selection
 
 CONFIG = CaptionConfig(family="qwen2vl", model="/models/q w", fps=2.0, question="What moves?")
 
@@ -65,7 +67,7 @@ def run(tmp_path: Path) -> RunDir:
 def test_rows_and_what_continues_them(run):
     report = inspect(run.path)
     assert report.ok
-    assert facts(report, "rows") == {"captioned": 3, "decode_error": 1, "left": 2}
+    assert facts(report, "rows") == {"asked_for": 6, "captioned": 3, "decode_error": 1, "left": 2}
     assert report.verdict == "not finished: 2 rows left, 1 failed"
     shown = {section.title: section.facts for section in report.shown}
     assert [(f.label, f.words) for f in shown["failures"]] == [("decode_error", "3.mp4 · no!")]
@@ -73,6 +75,36 @@ def test_rows_and_what_continues_them(run):
     command = shlex.split(report.steps[0].command)
     assert command[:3] == ["vidcap", "qwen2vl", str(run.path.parent / "meta.csv")]
     assert command[3:] == ["--model", "/models/q w", "--question", "What moves?", "--fps", "2"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "words", "rows", "verdict"),
+    [
+        (Selection(None, 0, 3), "2 of 6: --shard 0/3", (2, 1, 1, 0), "not finished: 1 failed"),
+        (Selection(5, 1, 3), "2 of 6: --limit 5 --shard 1/3", (2, 1, 0, 1),
+         "not finished: 1 row left"),
+        (Selection(3), "3 of 6: --limit 3", (3, 3, 0, 0), "finished: every row of --limit 3 has"),
+    ],
+)  # fmt: skip
+def test_only_the_rows_that_were_asked_for_count(run, tmp_path, selection, words, rows, verdict):
+    """And the command that continues asks for them, also in a summary."""
+    place = default_run_dir(default_output(tmp_path / "meta.csv", "qwen2vl", None), selection)
+    run.path.rename(place)
+    run = RunDir(place)
+    Scope(selection).write(run)
+    if selection.limit == 3:
+        Finished(6, 3, 0).write(run)
+    report = inspect(run.path)
+    asked = {fact.label: fact.words for s in report.sections for fact in s.facts}["asked for"]
+    assert asked == words
+    found, names = facts(report, "rows"), ("asked_for", "captioned", "decode_error", "left")
+    assert tuple(found.get(name, 0) for name in names) == rows
+    assert report.verdict.startswith(verdict)
+    commands = [step.command for step in report.steps if " qwen2vl " in step.command]
+    assert bool(commands) == ("left" in verdict)
+    assert all(command.endswith(words.split(": ")[1]) for command in commands)
+    inspect(run.path, Wanted(failed=tmp_path / "failed.csv"))
+    assert len((tmp_path / "failed.csv").read_text().splitlines()) == 1 + rows[2]
 
 
 def test_plan_and_launches(run):
@@ -292,7 +324,7 @@ def test_damage_is_named(run):
     problem = next(problem for problem in report.problems if str(part) in problem.text)
     assert "this part is damaged (its checksum" in problem.text
     assert "vidcap qwen2vl" in (problem.remedy or "")
-    assert facts(report, "rows") == {"captioned": 1, "decode_error": 1, "left": 4}
+    assert facts(report, "rows") == {"asked_for": 6, "captioned": 1, "decode_error": 1, "left": 4}
     kept = set_aside(part)
     report = inspect(run.path)
     assert report.ok
@@ -313,7 +345,13 @@ def test_columns_that_lack_or_are_new(run):
     run.part(4, 0, 0, "csv").write_text('"new","status","row_id"\n1,"oom",4\n2,"ok",5\n')
     report = inspect(run.path)
     assert report.ok
-    assert facts(report, "rows") == {"captioned": 4, "decode_error": 1, "oom": 1, "left": 0}
+    assert facts(report, "rows") == {
+        "asked_for": 6,
+        "captioned": 4,
+        "decode_error": 1,
+        "oom": 1,
+        "left": 0,
+    }
 
 
 def test_foreign_rows_are_named(run):

@@ -14,13 +14,15 @@ from vidcap_cli.presets import presets
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import Plan
 from vidcap_cli.rundir.records import Attempt
+from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.view.steps import Step
 
 
 def continue_command(run: RunDir, plan: Plan) -> str:
     """The command that continues the run, with the options that were not the default.
 
-    The plan has those that alter captions or the table, the last launch the others.
+    The plan has those that alter captions or the table, the last launch the others; which rows
+    are meant the last command has noted.
     """
     name = str(plan.options.get("family", ""))
     last = next(reversed(run.attempts()), None)
@@ -32,10 +34,11 @@ def continue_command(run: RunDir, plan: Plan) -> str:
         asked["worker_num"] = attempt.ranks
     if "model" in asked:
         asked["model"] = model_name(str(asked["model"]), name)
-    words = ["vidcap", name, plan.meta, *spelled(asked)]
+    selection = Scope.read(run).selection
+    words = ["vidcap", name, plan.meta, *spelled(asked | selection.options)]
     # A run that starts over lies beside the one it will replace.
     place = RunDir(run.path.absolute()).settled.path
-    if place != default_run_dir(output_of(plan)):
+    if place != default_run_dir(output_of(plan), selection):
         words += ["--run-dir", str(place)]
     return shlex.join(words)
 

@@ -7,9 +7,12 @@ died, and on another machine that sees the folder.
 import json
 import time
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import options_of
@@ -20,12 +23,14 @@ from vidcap_cli.inspect.command import continue_command, output_of
 from vidcap_cli.inspect.histogram import bar
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.speed import speed, stretches
-from vidcap_cli.options import PATH
+from vidcap_cli.options import PATH, spelled
 from vidcap_cli.rundir.events import Done, EventReader
 from vidcap_cli.rundir.lock import is_led
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.plan import Plan, read_plan
 from vidcap_cli.rundir.records import Attempt, RankExit, read_errors, read_exits
+from vidcap_cli.rundir.scope import Scope
+from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.rundir.standing import (
     FAILED_SCHEMA,
     Cause,
@@ -60,9 +65,10 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
     if gallery:
         gallery.place.check(run.path)
     plan = read_plan(run)
-    standing = read_standing(run, plan)
+    scope = Scope.read(run).selection
+    standing = read_standing(run, plan, scope)
     launches = [_Launch.read(folder) for folder in run.attempts()]
-    rows = [*_row_facts(plan.rows, standing), *_left_facts(run, launches), *_end_facts(run)]
+    rows = [*_row_facts(plan.rows, scope, standing), *_left_facts(run, launches), *_end_facts(run)]
     sections = [Section("plan", _plan_facts(plan)), Section("rows", tuple(rows))]
     sections += _details(standing)
     problems = _damage(run, plan, standing)
@@ -70,9 +76,9 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
         sections.append(Section(f"launch {launch.folder.number}", launch.facts()))
         sections += launch.speed()
         problems += _errors(launch.folder)
-    verdict, steps = _verdict(run, plan, standing)
+    verdict, steps = _verdict(run, plan, scope, standing)
     if failed:
-        _write_failed(failed, run, plan)
+        _write_failed(failed, failed_rows(run, plan, scope))
         verdict += f"; {count(standing.failed, 'failed row')} written to {failed}"
     elif standing.failed:
         words = ("inspect", run.path, "--failed", "failed.csv")
@@ -94,17 +100,20 @@ def _check_table(failed: Path, run: RunDir) -> None:
     check_output(failed)
 
 
-def _write_failed(failed: Path, run: RunDir, plan: Plan) -> None:
+def _write_failed(failed: Path, tables: Iterable[pa.Table]) -> None:
     with writing(failed, FAILED_SCHEMA, output_form(failed)) as write:
-        for table in failed_rows(run, plan):
+        for table in tables:
             write(table.cast(FAILED_SCHEMA))
 
 
-def _verdict(run: RunDir, plan: Plan, standing: Standing) -> tuple[str, list[Step]]:
+def _verdict(
+    run: RunDir, plan: Plan, scope: Selection, standing: Standing
+) -> tuple[str, list[Step]]:
     """Where the run stands in one sentence, and what continues it."""
-    failed, left = standing.failed, plan.rows - standing.statuses.total()
+    rows = scope.count(plan.rows)
+    failed, left = standing.failed, rows - standing.statuses.total()
     if is_led(run):
-        return f"goes on: {standing.ok:,} of {plan.rows:,} captioned, {left:,} left", []
+        return f"goes on: {standing.ok:,} of {rows:,} captioned, {left:,} left", []
     finished = run.finished.is_file()
     command = continue_command(run, plan)
     if not left and not failed:
@@ -112,7 +121,8 @@ def _verdict(run: RunDir, plan: Plan, standing: Standing) -> tuple[str, list[Ste
             return "not finished: every row is captioned, but the table is not written", [
                 Step("to write it", command)
             ]
-        return "finished: every row has a caption", _look(plan)
+        which = f" of {_scope_words(scope)}" if rows < plan.rows else ""
+        return f"finished: every row{which} has a caption", _look(plan)
     parts = [f"{count(left, 'row')} left"] if left else []
     parts += [f"{failed:,} failed"] if failed else []
     words = f"{'finished' if finished else 'not finished'}: {', '.join(parts)}"
@@ -169,10 +179,19 @@ def _setting(plan: Plan, name: str, value: Any) -> str:
     return setting(value)
 
 
-def _row_facts(planned: int, standing: Standing) -> tuple[Fact, ...]:
-    left = planned - standing.statuses.total()
+def _scope_words(scope: Selection) -> str:
+    """The options that say which rows are meant."""
+    return " ".join(spelled(scope.options))
+
+
+def _row_facts(planned: int, scope: Selection, standing: Standing) -> tuple[Fact, ...]:
+    """The rows that the last command was about, and how they stand."""
+    rows = scope.count(planned)
+    left = rows - standing.statuses.total()
     failed = [(name, n) for name, n in standing.statuses.most_common() if name != Status.OK]
+    asked = f"{rows:,} of {planned:,}: {_scope_words(scope)}" if rows < planned else f"{rows:,}"
     return (
+        Fact("asked for", asked, rows),
         Fact("captioned", f"{standing.ok:,}", standing.ok),
         *(Fact(name, f"{number:,}", number) for name, number in failed),
         Fact("left", f"{left:,}", left),
