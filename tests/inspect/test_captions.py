@@ -156,7 +156,8 @@ def test_what_is_shown_and_told(tmp_path):
     assert "waves to a" in shown["cut, for example"][0].words
     assert report.doubtful
     commands = [step.command.split() for step in report.steps]
-    assert [words[-2] for words in commands] == ["--html", "--export-flagged"]
+    ends = ["--html", "--export-flagged", str(tmp_path / "t.csv")]
+    assert [words[-2] for words in commands] == ends
     assert report.as_dict()["next"][0]["command"].endswith(" --html gallery.html")
     json.dumps(report.as_dict())
 
@@ -193,6 +194,22 @@ def test_a_table_as_vidcap_writes_it_says_where_its_captions_are(tmp_path):
     assert facts["captions"]["column"] == "words"
     assert facts["captions"]["status"] == {"ok": 1, "oom": 1}
     assert facts["flags"]["failed"]["examples"][0]["evidence"] == "oom: big"
+
+
+def test_rows_that_are_not_done_yet_have_no_flag(tmp_path):
+    names = CaptionColumns().names
+    rows = [{"path": "a.mp4", **dict.fromkeys(names, ""), "caption_status": status}
+            for status in ("missing", "missing", "oom")]  # fmt: skip
+    report = inspect(write(tmp_path / "t.csv", rows), Wanted(export_flagged=tmp_path / "out.csv"))
+    facts = report.as_dict()["facts"]
+    assert facts["captions"]["status"] == {"missing": 2, "oom": 1}
+    assert (facts["captions"]["with_a_flag"], facts["flags"]["empty"]["rows"]) == (1, 0)
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 2
+
+
+def test_captions_say_how_their_videos_are_looked_into(tmp_path):
+    table = write(tmp_path / "t.csv", [{"path": "a.mp4", "text": "A bus stops."}])
+    assert f"vidcap inspect {table} --all" in [one.command for one in inspect(table).steps]
 
 
 def test_a_column_can_be_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from tests.helpers.commands import vidcap
 from tests.helpers.servers import Files
 from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.inspect import Wanted, inspect, meta
@@ -185,6 +187,42 @@ def test_a_sample_or_all(clips, tmp_path, monkeypatch):
     videos = facts(inspect(table, Wanted(all_videos=True)), "videos_opened")
     assert videos["opened"] == 6
     assert videos["duration_of_all"] == round(6 * 1.92)
+
+
+@pytest.mark.parametrize(
+    ("columns", "options"),
+    [
+        ("score", ""),
+        ("text", "--caption-column caption"),
+        ("text,caption", "--overwrite-column"),
+        ("caption_status", "--overwrite-column"),
+    ],
+)
+def test_the_command_that_captions_a_table_is_taken(clips, tmp_path, columns, options):
+    """As it is told, with what the table needs; only the model is not here."""
+    table = tmp_path / "meta.csv"
+    ones = ",".join("1" for _ in columns.split(","))
+    table.write_text(f"path,{columns}\n{clips['h264']},{ones}\n")
+    command = inspect(table, Wanted(all_videos=True)).steps[0].command
+    assert command == f"vidcap qwen2vl {table} --model Qwen/Qwen2-VL-7B-Instruct {options}".strip()
+    words = shlex.split(command.replace("Qwen/Qwen2-VL-7B-Instruct", "nano"))
+    code, _, err = vidcap(*words[1:], "--dry-run", cwd=tmp_path)
+    assert code == 0, err
+
+
+def test_files_and_spellings_add_up(clips, tmp_path):
+    (tmp_path / "x.mp4").mkdir()
+    (tmp_path / "a.mp4").symlink_to(clips["h264"])
+    names = ["a.mp4", "./a.mp4", "x.mp4", "gone.mp4", "./../gone.mp4", "a.mp4"]
+    report = inspect(write_table(tmp_path / "meta.csv", names), Wanted(all_videos=True))
+    rows = facts(report, "rows")
+    assert (rows["looked_for"], rows["missing"], rows["no_file"]) == (5, 2, 1)
+    assert (rows["repeated_paths"], rows["other_spellings"]) == (1, 1)
+    opened = facts(report, "videos_opened")["opened"]
+    assert opened == 5 - 2 - 1 - 1
+    texts = "\n".join(problem.text for problem in report.problems)
+    assert "1 of the 5 files looked for are folders or the like: x.mp4" in texts
+    assert "-o FILE writes a table with what the videos hold, in the same pass" in texts
 
 
 PROBED = ["num_frames", "height", "width", "aspect_ratio", "fps", "resolution"]

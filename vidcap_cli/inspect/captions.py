@@ -162,6 +162,8 @@ def _report(
         steps.append(Step.of("to look at them beside their videos", *html))
         table = ("inspect", name, "--export-flagged", "flagged.csv")
         steps.append(Step.of("for all of them as a table, to leave them out", *table))
+    if not (export or made):
+        steps.append(Step.of("to look into its videos", "inspect", name, "--all"))
     if export:
         verdict += f"; written to {export}"
     if made:

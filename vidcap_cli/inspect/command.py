@@ -6,15 +6,18 @@ from pathlib import Path
 
 from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import options_of
+from vidcap_cli.errors import UsageError
 from vidcap_cli.families import FAMILIES, RECOMMENDED
 from vidcap_cli.launch.ranks import devices
-from vidcap_cli.options import given, spelled
+from vidcap_cli.merge.columns import CaptionColumns
+from vidcap_cli.options import TEXT, given, spelled
 from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.presets import presets
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import Plan
 from vidcap_cli.rundir.records import Attempt
 from vidcap_cli.rundir.scope import Scope
+from vidcap_cli.tables import Table
 from vidcap_cli.view.steps import Step
 
 
@@ -50,10 +53,29 @@ def output_of(plan: Plan) -> Path:
     return Path(asked.get("output") or default_output(Path(plan.meta), name, asked.get("format")))
 
 
-def caption_step(target: Path, *options: str) -> Step:
-    """The command that captions a table, a folder or a video with the recommended model."""
+def caption_step(target: Path, *options: str, table: Table | None = None) -> Step:
+    """The command that captions a table, a folder or a video with the recommended model.
+
+    A column that its captions would take is left alone, where another can be named.
+    """
     usual = str(RECOMMENDED.defaults["model"])
     named = Path(usual).is_dir() or "--model" in presets([RECOMMENDED.command]).words
     model = () if named else ("--model", RECOMMENDED.hub_name)
     purpose = f"to caption {'it' if target.is_file() else 'them'}"
-    return Step.of(purpose, RECOMMENDED.command, target, *model, *options)
+    column: tuple[str, ...] = ()
+    if table and not _takes(table, TEXT):
+        other = ("--caption-column", _OTHER)
+        column = other if _takes(table, _OTHER) else ("--overwrite-column",)
+    return Step.of(purpose, RECOMMENDED.command, target, *model, *options, *column)
+
+
+_OTHER = "caption"
+
+
+def _takes(table: Table, column: str) -> bool:
+    """Whether captions called so have a place in ``table``."""
+    try:
+        CaptionColumns(column).check(table)
+    except UsageError:
+        return False
+    return True

@@ -317,6 +317,8 @@ def _own_faults(
     prompt = block.get("prompt", nothing)
     faults = np.zeros(rows, np.uint16)
     for row, text in enumerate(texts):
+        if status[row] == Status.MISSING:
+            continue  # not done yet, which is no fault of its caption
         if status[row] not in ("", Status.OK):
             faults[row] = BIT[Fault.FAILED]
         elif not words[row]:

@@ -4,10 +4,11 @@ Every row is read. Of the files, the first thousand and as many spread over the 
 for, and a hundred of those that exist are opened; or all of them, where that is wanted.
 """
 
+import os
 import stat
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,12 +31,14 @@ from vidcap_cli.options import NO_RANGES
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import FOLDER, kind_of, make_plan
 from vidcap_cli.tables import Table, open_table
+from vidcap_cli.view.progress import Progress
 from vidcap_cli.view.words import count, one_line, size
 
 LOOKED_FOR = 1000  # files at the start of the table, and as many again spread over the rest
 OPENED = 100
 _LISTED = 5
 _CAUSES = 8
+_STEP = 500  # files between two drawings of the bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,56 +125,109 @@ def _report(
     everything = probing.all_videos or probing.output is not None
     looked = column.unique() if everything else column.take(pa.array(_spread(rows)))
     names = looked.to_pylist()
-    meant = {name: locate(name, bases) for name in names}
-    files = {name: file for name, (file, _) in meant.items()}
-    sizes = {file: held for file in files.values() if (held := _bytes_of(file)) is not None}
-    away = {file for file in files.values() if is_remote(file) and file not in sizes}
-    missing = [name for name in names if files[name] not in sizes.keys() | away]
-    ranged = videos is not None and bool(videos.ranges)
+    files = _look_for(names, bases)
     twice = rows - pc.count_distinct(column).as_py()
-    endings = _extensions(column)
-    facts = [
-        Fact("rows", f"{rows:,}", rows),
-        Fact("file types", _listed([f"{end} {n:,}" for end, n in endings.items()], 6), endings),
-        Fact("looked for", count(len(names), "file"), len(names)),
-        Fact("missing", f"{len(missing):,}", len(missing)),
-    ]
-    if away:
-        facts.append(Fact("elsewhere", f"{len(away):,}", len(away)))
-    there = round(rows * (len(names) - len(missing)) / len(names))
-    if sizes and not away and not ranged:  # several rows may be ranges of one file
-        total = sum(sizes.values()) / len(sizes) * there
-        about = "" if len(sizes) == there else "about "
-        facts.append(Fact("size of all", f"{about}{size(total)}", round(total)))
-    facts.append(Fact("repeated paths", f"{twice:,}", twice))
-    here = list({one: None for one in meant.values() if one[0] in sizes.keys() | away})
+    there = round(rows * len(files.there) / len(names))
+    ranged = videos is not None and bool(videos.ranges)
+    facts = _row_facts(column, files, twice=twice, there=None if ranged else there)
+    here = list(dict.fromkeys(files.meant[name] for name in files.there))
+    others = len({*files.there}) - len(here)
+    if others:
+        facts.append(Fact("other spellings", f"{others:,} of files that are opened once", others))
     opened = here if everything else _opened(here)
     found = survey(opened)
     shown = [Section("rows", tuple(facts)), *sections, *survey_sections(found, there)]
     why = causes(found)
     shown.append(Section("details", (Fact("unreadable", "", why),)))
-    problems = _problems(names, missing, bases, why)
+    problems = _problems(files, bases, why)
     if twice:
         problems.append(Problem(f"{count(twice, 'row')} repeat the path of another", serious=False))
     verdict = "no video of it could be opened"
-    readable, steps = int(found.readable.sum()), [caption_step(target, *options)]
+    readable, steps = int(found.readable.sum()), [caption_step(target, *options, table=videos)]
     if readable:
         verdict = f"{readable:,} of {count(found.videos, 'video')} opened can be captioned"
     else:
         steps = []
         problems.append(Problem("none of its videos gives frames"))
+    if probing.all_videos and not probing.output:
+        tip = "-o FILE writes a table with what the videos hold, in the same pass as this"
+        problems.append(Problem(tip, serious=False))
     if probing.output:
         places = {file: place for place, file in enumerate(opened)}
-        of_name = {name: places.get(one, -1) for name, one in meant.items()}
+        of_name = {name: places.get(one, -1) for name, one in files.meant.items()}
         if kind == "folder":  # from anywhere else its names lead nowhere
-            column = pa.chunked_array([[str(Path(files[name]).absolute()) for name in names]])
-            of_name = dict(zip(column.to_pylist(), of_name.values(), strict=True))
+            of_name = {str(Path(files.meant[n][0]).absolute()): at for n, at in of_name.items()}
+            column = pa.chunked_array([list(of_name)])
         written = write_probed(videos, column, of_name, found, probing.output, drop=probing.drop)
         verdict, steps = f"{count(written, 'row')} written to {probing.output}", []
     return Report(
         kind, str(target), verdict, tuple(shown), tuple(problems), tuple(steps),
-        doubtful=readable < found.videos or bool(missing),
+        doubtful=readable < found.videos or bool(files.missing or files.folders),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What names mean (``meant``: a file and a range), and whose files are there, missing, or no
+    files but folders and the like; ``sizes`` in bytes of those that are there, some elsewhere.
+    """
+
+    meant: dict[str, Video] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    away: set[str] = field(default_factory=set)
+    there: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> int:
+        """How many were looked for."""
+        return len(self.there) + len(self.missing) + len(self.folders)
+
+
+def _look_for(names: Sequence[str], bases: Sequence[str]) -> _Files:
+    """Look whose files are there; a bar counts them."""
+    found = _Files()
+    with Progress("files looked for", len(names)) as progress:
+        for number, name in enumerate(names, 1):
+            found.meant[name] = file, _ = locate(name, bases)
+            held = _bytes_of(file)
+            if held is not None:
+                found.sizes[file] = held
+                found.there.append(name)
+            elif is_remote(file):
+                found.away.add(file)
+                found.there.append(name)
+            elif os.path.exists(file):  # noqa: PTH110 - a Path raises at odd names
+                found.folders.append(name)
+            else:
+                found.missing.append(name)
+            if not number % _STEP:
+                progress.advance(_STEP)
+    return found
+
+
+def _row_facts(
+    column: pa.ChunkedArray, files: _Files, *, twice: int, there: int | None
+) -> list[Fact]:
+    """The rows and their files; ``there`` is how many have one, None where several may share it."""
+    rows, endings = len(column), _extensions(column)
+    facts = [
+        Fact("rows", f"{rows:,}", rows),
+        Fact("file types", _listed([f"{end} {n:,}" for end, n in endings.items()], 6), endings),
+        Fact("looked for", count(files.names, "file"), files.names),
+        Fact("missing", f"{len(files.missing):,}", len(files.missing)),
+    ]
+    if files.folders:
+        words = f"{len(files.folders):,} folders and the like"
+        facts.append(Fact("no file", words, len(files.folders)))
+    if files.away:
+        facts.append(Fact("elsewhere", f"{len(files.away):,}", len(files.away)))
+    if files.sizes and not files.away and there is not None:
+        total = sum(files.sizes.values()) / len(files.sizes) * there
+        about = "" if len(files.sizes) == there else "about "
+        facts.append(Fact("size of all", f"{about}{size(total)}", round(total)))
+    return [*facts, Fact("repeated paths", f"{twice:,}", twice)]
 
 
 def _bytes_of(file: str) -> int | None:
@@ -183,20 +239,20 @@ def _bytes_of(file: str) -> int | None:
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def _problems(
-    names: Sequence[str],
-    missing: Sequence[str],
-    bases: Sequence[str],
-    why: Sequence[dict[str, Any]],
-) -> list[Problem]:
+def _problems(files: _Files, bases: Sequence[str], why: Sequence[dict[str, Any]]) -> list[Problem]:
     problems = []
-    if missing:
-        share = f"{len(missing):,} of the {count(len(names), 'file')} looked for do not exist"
-        listed = _listed([one_line(name) for name in missing], _LISTED)
+    looked = count(files.names, "file")
+    if files.missing:
+        share = f"{len(files.missing):,} of the {looked} looked for do not exist"
+        listed = _listed([one_line(name) for name in files.missing], _LISTED)
         places = " or ".join(dict.fromkeys(bases))
         problems.append(
             Problem(f"{share}: {listed}; relative paths start from {places}", serious=False)
         )
+    if files.folders:
+        share = f"{len(files.folders):,} of the {looked} looked for are folders or the like"
+        listed = _listed([one_line(name) for name in files.folders], _LISTED)
+        problems.append(Problem(f"{share}: {listed}", serious=False))
     problems += [Problem(cause_words(one), serious=False) for one in why[:_CAUSES]]
     if why[_CAUSES:]:
         more = sum(one["videos"] for one in why[_CAUSES:])

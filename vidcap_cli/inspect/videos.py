@@ -158,9 +158,12 @@ def survey_sections(found: Survey, rows: int) -> list[Section]:
     return [Section("videos opened", tuple(facts)), *(one for one in drawn if len(one.facts) > 1)]
 
 
+_SETTINGS = "as the published checkpoints do, by default options; --dry-run tells it of others"
+
+
 def _model_facts(found: Survey, good: npt.NDArray[np.bool_]) -> list[Fact]:
     """What the models would get of them."""
-    facts = []
+    facts = [Fact("a model sees", _SETTINGS)]
     columns = (found.frames, found.fps, found.height, found.width)
     videos = list(zip(*(values[good].tolist() for values in columns), strict=True))
     for family, rule in RULES.items():
