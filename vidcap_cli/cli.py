@@ -6,7 +6,7 @@ Neither ``--help`` nor a TAB press may import MindSpore, pandas or pyarrow.
 import inspect as signatures
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING
+from dataclasses import MISSING, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -443,5 +443,9 @@ def inspect(
 for _family in FAMILIES.values():
     _add_family(_family)
 _own_table = {name: it for name, it in declared(TableOptions).items() if name != "output"}
+_column = _own_table["caption_column"]
+_own_table["caption_column"] = replace(
+    _column, default=None, option=replace(_column.option, usual="that of the runs, else text")
+)
 _command(merge, {"table": _own_table})
 app.command()(inspect)

@@ -237,7 +237,8 @@ def test_a_run_is_shown_as_it_stands(tmp_path):
     meta = tmp_path / "meta.csv"
     meta.write_text("path,other\n" + "".join(f"{n}.mp4,x\n" for n in range(4)))
     run = RunDir(tmp_path / "m.vidcap")
-    make_plan(meta, run, CaptionConfig(family="qwen2vl", model="/m"))
+    options = {"caption_column": "caption"}  # of the table, not of what the model wrote
+    make_plan(meta, run, CaptionConfig(family="qwen2vl", model="/m"), options)
     run.parts.mkdir()
     results = [
         Result(0, "0.mp4", "ok", "A red circle.", new_tokens=5, frames=8, infer_s=1.5),

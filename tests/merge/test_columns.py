@@ -1,5 +1,6 @@
 """Captions get columns of their own, never one of META's unless it is asked for."""
 
+import json
 from dataclasses import replace
 
 import pandas as pd
@@ -93,6 +94,30 @@ def test_a_run_is_merged_as_it_was_asked_to_be(tmp_path, meta, table):
     (run.plan).write_text("damaged")
     with pytest.raises(TableError, match="`text` is already there"):
         merge([tmp_path / table], tmp_path / "out.csv", meta=meta)
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted", "column"),
+    [
+        (["mine", "mine"], None, "mine"),
+        (["mine", "mine"], "other", "other"),
+        (["mine", "yours"], "both", "both"),
+        (["text", "text"], "text2", "text2"),
+    ],
+)
+def test_runs_say_what_captions_are_called(tmp_path, meta, asked, wanted, column):
+    """If all say the same; else they would be called text, which the table has."""
+    runs = []
+    for number, name in enumerate(asked):
+        run = captioned(tmp_path / f"run{number}", meta, "A", "B")
+        plan = json.loads(run.plan.read_text())
+        options = {} if name == "text" else {"caption_column": name}
+        run.plan.write_text(json.dumps({**plan, "table_options": options}))
+        runs.append(run.path)
+    merge(runs, tmp_path / "out.csv", caption_column=wanted)
+    assert column in (tmp_path / "out.csv").read_text().splitlines()[0].split(",")
+    with pytest.raises(TableError, match="`text` is already there"):
+        merge([runs[0]], tmp_path / "out.csv", caption_column="text")
 
 
 def test_what_vidcap_wrote_is_captioned_again(tmp_path, meta):

@@ -38,7 +38,7 @@ from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.editing import Edits
 from vidcap_cli.merge.matching import match, read_results
 from vidcap_cli.merge.sidecars import RANGES, Sidecars
-from vidcap_cli.merge.sources import Source, caption_ranges, find_sources
+from vidcap_cli.merge.sources import Source, asked_column, caption_ranges, find_sources
 from vidcap_cli.merge.spill import Ints
 from vidcap_cli.meta import names_of, open_meta, with_paths
 from vidcap_cli.options import NO_RANGES, PATH, TEXT, Prefer, Sidecar
@@ -74,7 +74,7 @@ def merge(
     ranges: str | None = None,
     prefer: Prefer = "newest",
     all_columns: bool = False,
-    caption_column: str = TEXT,
+    caption_column: str | None = None,
     overwrite_column: bool = False,
     prefix: str = "",
     suffix: str = "",
@@ -95,7 +95,8 @@ def merge(
     ``meta`` and in captioned tables, by default as in the runs, or ``path``; ``ranges`` is the same
     for the columns of ranges (``meta.open_meta``). ``form`` is csv, tsv, parquet or jsonl, by
     default what the suffix of ``out`` says. ``all_columns`` adds what else is known about a result.
-    The captions are called ``caption_column``, or as the questions of the runs that have names;
+    The captions are called ``caption_column``, by default as all runs were asked to call them, or
+    as the questions of the runs that have names;
     ``overwrite_column`` leaves out columns of META that have a name of those added, as do runs that
     were asked to, and the tables that they wrote. ``missing``
     gets META's other columns of the rows without a caption. The paths of videos are written
@@ -110,11 +111,12 @@ def merge(
     out_form = output_form(out, form)
     missing_form = output_form(missing) if missing else ""
     edits = Edits(prefix, suffix, strip_prefix, trim_to_sentence)
-    sources = find_sources([named(path) for path in inputs], caption_column, path_column, ranges)
-    questions = answers.questions_of(sources, caption_column)
+    column = caption_column or TEXT
+    sources = find_sources([named(path) for path in inputs], column, path_column, ranges)
+    questions = answers.questions_of(sources, column)
     sources = [replace(source, questions=questions) for source in sources]
     columns = CaptionColumns(
-        caption_column,
+        TEXT if questions else caption_column or asked_column(sources),
         overwrite=overwrite_column or any(source.overwrites for source in sources),
         everything=all_columns,
         questions=questions,

@@ -99,6 +99,16 @@ def find_sources(
     return list(sources.values())
 
 
+def asked_column(sources: Sequence[Source]) -> str:
+    """What the runs among ``sources`` were asked to call the captions; ``text`` where they differ.
+
+    A part file by itself does not say it.
+    """
+    plans = [source.plan for source in sources if source.plan]
+    asked = {str(plan.table_options.get("caption_column", TEXT)) for plan in plans}
+    return asked.pop() if len(asked) == 1 else TEXT
+
+
 def _of_run(run: RunDir, name: Path, given: int) -> Source:
     return Source(name, given, tuple(run.part_files()), run, read_plan(run))
 
