@@ -65,7 +65,7 @@ from vidcap_cli.view.live import make_view
 from vidcap_cli.view.stdout import print_captions, print_json
 from vidcap_cli.view.summary import Outcome, summary
 from vidcap_cli.view.tally import RunState
-from vidcap_cli.view.words import folded
+from vidcap_cli.view.words import folded, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +321,7 @@ def _say_done(leader: Leader, request: Request, target: Path) -> None:
     over = "--fresh starts over"
     if begun.begun:
         over = f"{begun.coming.path} was cut off, and --fresh goes on with it"
+    leader.summarise("finished", RunState(leader.rows, leader.rows), 0.0)
     _say(request, f"{words}; {over}.")
 
 
@@ -374,6 +375,9 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
     whole = ok == leader.rows
     if not whole or not (asked.quiet or (shown and not outcome.flagged)):
         summary(outcome)
+    taken = max((rank.memory for rank in state.ranks.values()), default=0)
+    if asked.verbose and taken:
+        _say(request, f"a rank took {size(taken)} of memory at most.")
     around = look_around(os.environ)
     if not whole and around and around.starter == "msrun":
         _say(request, "msrun calls exit code 3 an exception; it says that rows have no caption.")

@@ -17,7 +17,7 @@ from vidcap_cli.errors import INCOMPLETE, OK, RunError, UsageError
 from vidcap_cli.inspect import Wanted, inspect
 from vidcap_cli.launch.leader import Leader
 from vidcap_cli.outputs import default_output, default_run_dir
-from vidcap_cli.rundir.events import Began, Done, Ended, EventWriter, Started, State
+from vidcap_cli.rundir.events import Began, Committed, Done, Ended, EventWriter, Started, State
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import make_plan
@@ -58,6 +58,7 @@ def run(tmp_path: Path) -> RunDir:
         events.write(Began([0], time=10.0))
         events.write(Done(0, "0.mp4", "ok", "A red circle.", None, 40, 8.0, 2.0, time=20.0))
         events.write(Done(1, "1.mp4", "decode_error", None, "no!", 0, 8.0, 2.0, time=36.0))
+        events.write(Committed(2, memory=612_000_000, time=36.0))
         events.write(Ended("stopped", time=36.0))
     RankExit(0, 0).write(run.attempt(1))
     RankExit(1, -9, (2,)).write(run.attempt(1))
@@ -118,11 +119,12 @@ def test_plan_and_launches(run):
     assert first["balance"] == {"least": 0, "most": 1}
     assert first["rank_0"]["ok"] == 1
     assert first["rank_0"]["failed"] == 1
+    assert (first["rank_0"]["memory"], first["rank_1"]["memory"]) == (612_000_000, None)
     assert first["rank_1"]["exit_code"] == -9
     words = {f.label: f.words for s in report.sections for f in s.facts if s.title == "launch 1"}
     assert words["done"] == "1 caption and 1 failure in 36 s"
     assert words["rank 0"].split(" ", 1) == [
-        "█" * 10, "stopped · 1 ok · 1 failed · 5.0 tokens/s · waiting 20%"
+        "█" * 10, "stopped · 1 ok · 1 failed · 5.0 tokens/s · waiting 20% · 612.0 MB"
     ]  # fmt: skip
     assert re.match(" {10}.*SIGKILL", words["rank 1"])
     json.dumps(report.as_dict())
@@ -205,7 +207,7 @@ def test_a_rank_that_started_anew_has_the_sums_of_its_processes(run):
     words = {f.label: f.words for s in report.sections for f in s.facts if s.title == "launch 1"}
     assert words["rank 0"].endswith(
         "finished · 2 ok · 1 failed · short of memory, so started anew 1 time · 5.0 tokens/s · "
-        "waiting 20%"
+        "waiting 20% · 612.0 MB"
     )
 
 

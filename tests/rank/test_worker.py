@@ -36,6 +36,7 @@ def test_a_row_keeps_what_is_known_of_it_from_claim_to_result(tmp_path):
     assert sorted(began(scene)) == [*range(5)]
     assert scene.events[-1].rows == 5
     assert isinstance(scene.events[-1], Committed)
+    assert 10**7 < scene.events[-1].memory < 10**11  # of this process, in bytes
 
 
 def test_every_row_begins_before_it_is_done(tmp_path):

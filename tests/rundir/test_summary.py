@@ -11,7 +11,7 @@ from vidcap_cli.caption import Request, _with_model, caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import INCOMPLETE, RunError, StoppedError
 from vidcap_cli.launch.leader import Job, Leader, leading
-from vidcap_cli.rundir.events import Done
+from vidcap_cli.rundir.events import Committed, Done
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.view.follower import View
 
@@ -39,6 +39,7 @@ def test_a_run_that_ends_leaves_a_summary(tmp_path, monkeypatch, raised, ended):
         bad = Result(2, "c.mp4", "missing_file", error="there is no such file")
         write_part(put(leader.first, 0, 1, "parquet"), [bad])
         view.event(0, Done(2, "c.mp4", "missing_file", None, bad.error, 0, 2.0, 0.5))
+        view.event(0, Committed(2, memory=600_000_000))
         if raised:
             raise raised
 
@@ -57,8 +58,9 @@ def test_a_run_that_ends_leaves_a_summary(tmp_path, monkeypatch, raised, ended):
     assert found["seconds"] > 0
     assert found["captions_per_hour"] > 0
     assert found["ranks"] == {
-        "0": {"ok": 1, "failed": 1, "launches": 0, "new_tokens": 9, "busy_s": 2.0, "wait_s": 0.5}
-    }
+        "0": {"ok": 1, "failed": 1, "launches": 0, "new_tokens": 9, "busy_s": 2.0, "wait_s": 0.5,
+              "memory": 600_000_000}
+    }  # fmt: skip
     assert found["failures"] == [
         {"status": "missing_file", "words": "there is no such file", "rows": 1, "row": 2,
          "path": "c.mp4", "error": "there is no such file"}

@@ -19,12 +19,14 @@ def test_rows_tokens_and_waiting_of_a_rank():
         (0, done(0, tokens=50, busy=10, wait=2)),
         (0, done(1, status="decode_error", tokens=0, busy=10, wait=30)),
         (1, done(2, tokens=30, busy=5, wait=0)),
-        (0, Committed(2)),
+        (0, Committed(2, memory=600)),
+        (0, Committed(1, memory=500)),
         finished=4,
     )
     assert (state.ok, state.failed, state.remaining) == (2, 1, 3)
     rank = state.ranks[0]
     assert (rank.ok, rank.failed, rank.state) == (1, 1, "captioning")
+    assert (rank.memory, state.ranks[1].memory) == (600, 0)
     assert rank.tokens_per_second == 5.0
     assert rank.wait_share == 0.75
     assert rank.caption == CAPTION

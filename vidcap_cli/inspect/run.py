@@ -45,7 +45,7 @@ from vidcap_cli.view.follower import pace_words
 from vidcap_cli.view.steps import Step, again
 from vidcap_cli.view.summary import lasting_words
 from vidcap_cli.view.tally import RankState, RunState
-from vidcap_cli.view.words import count, duration, figure, one_line, setting
+from vidcap_cli.view.words import count, duration, figure, one_line, setting, size
 
 if TYPE_CHECKING:
     from vidcap_cli.inspect.gallery.make import Gallery
@@ -358,6 +358,8 @@ def _rank_words(work: RankState, end: RankExit | None) -> str:
         words.append(f"{figure(work.tokens_per_second)} tokens/s")
     if work.wait_share is not None:
         words.append(f"waiting {work.wait_share:.0%}")
+    if work.memory:
+        words.append(size(work.memory))
     return " · ".join(words)
 
 
@@ -371,6 +373,7 @@ def _rank_data(work: RankState, end: RankExit | None) -> dict[str, Any]:
         "new_tokens": work.new_tokens,
         "busy_s": work.busy_s,
         "wait_s": work.wait_s,
+        "memory": work.memory or None,
     }
 
 

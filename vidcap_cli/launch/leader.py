@@ -255,6 +255,7 @@ class Leader:
                 new_tokens=rank.new_tokens,
                 busy_s=round(rank.busy_s, 3),
                 wait_s=round(rank.wait_s, 3),
+                memory=rank.memory,
             )
             for number, rank in state.ranks.items()
         }

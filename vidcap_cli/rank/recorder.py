@@ -4,6 +4,7 @@ A result is handed to the part writer before its event is written, and rows are 
 before the model sees them: who reads the events knows which rows a rank died with.
 """
 
+import resource
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -196,7 +197,8 @@ class Recorder:
                 compact(self._run, self._folder.number, self._number, self._lease)
 
     def _committed(self, rows: int) -> None:
-        self._report(Committed(rows))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._report(Committed(rows, peak))
 
     def _report(self, event: Event) -> None:
         self._reported = time.monotonic()

@@ -80,10 +80,13 @@ class Done(Event):
 
 @dataclass(frozen=True, slots=True)
 class Committed(Event):
-    """A part file with this many rows is on the disk."""
+    """A part file with this many rows is on the disk; ``memory`` bytes of the host is the most that
+    the rank's process has taken so far, 0 where it is not known.
+    """
 
     kind: ClassVar[str] = "committed"
     rows: int
+    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)

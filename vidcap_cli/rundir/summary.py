@@ -19,7 +19,10 @@ Ended = Literal["finished", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class RankWork:
-    """What a rank did in this command; its tokens and seconds are those of its last launch."""
+    """What a rank did in this command; its tokens and seconds are those of its last launch.
+
+    ``memory`` is the most of the host's that it took, in bytes, 0 where it is not known.
+    """
 
     ok: int
     failed: int
@@ -27,6 +30,7 @@ class RankWork:
     new_tokens: int
     busy_s: float
     wait_s: float
+    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)

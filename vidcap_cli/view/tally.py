@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
-from vidcap_cli.rundir.events import Began, Done, Ended, Event, Notice, Started, State
+from vidcap_cli.rundir.events import Began, Committed, Done, Ended, Event, Notice, Started, State
 from vidcap_cli.statuses import Doing, Status
 
 # The pace is that of about the last quarter of an hour: long enough for slow videos, short
@@ -71,7 +71,7 @@ class RankState:
     """One rank. ``ok`` and ``failed`` are rows over all launches; tokens and seconds are those
     of the present launch, in which its process may have started anew ``restarts`` times. ``first``
     and ``last`` are the times of its first and last event; ``pace`` counts captions while the rank
-    is ``working``.
+    is ``working``. ``memory`` is the most of the host's, in bytes, that it took as far as is known.
     """
 
     state: Doing = Doing.STARTING
@@ -83,6 +83,7 @@ class RankState:
     new_tokens: int = 0
     busy_s: float = 0.0
     wait_s: float = 0.0
+    memory: int = 0
     caption: str = ""
     caption_time: float = 0.0
     first: float | None = None
@@ -256,6 +257,8 @@ class RunState:
                 if event.text:
                     rank.caption, rank.caption_time = event.text, event.time
                 self._row(event, number)
+            case Committed():
+                rank.memory = max(rank.memory, event.memory)
             case Ended():
                 rank.state, rank.alive, rank.working = event.reason, False, False
 
