@@ -2,15 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.faults.scene import FINISHED
 from tests.helpers.commands import rows_of, vidcap, write_nano_table
 from vidcap_cli.calibration import Measured, _spread
 from vidcap_cli.checkpoint.called import bundled
+from vidcap_cli.estimate import Estimate, _video_facts
+from vidcap_cli.merge.merge import merge
 from vidcap_cli.rundir.selection import Selection
 
 
@@ -26,21 +31,64 @@ def told(table: Path, *words: str) -> dict:
     return json.loads(out)["facts"]
 
 
-def test_frames_and_tokens_are_those_of_the_run(table):
-    facts = told(table, "--dry-run")
-    code, _, err = vidcap(
-        *("qwen2vl", table, "--model", "nano", "--all-columns", "-o", "out.parquet"),
-        cwd=table.parent,
-    )
-    assert code == 0, err
-    rows = pq.read_table(table.parent / "out.parquet").to_pylist()
-    visual = [row["caption_prompt_tokens"] - facts["videos"]["other_tokens"] for row in rows]
+def varied(folder: Path, clips: dict[str, Path]) -> Path:
+    """A table of videos of many sizes, lengths and kinds, some of them bad, and ranges of one.
+
+    Without those in whose middle frames are lost, which only decoding all of them tells.
+    """
+    names = clips.keys() - {"flipped", "hole"}
+    rows = [f"{clips[name]},," for name in sorted(names)] + ["gone.mp4,,"]
+    rows += [f"{clips['h264']},{start / 10},{start / 10 + 0.5}" for start in range(10)]
+    (folder / "varied.csv").write_text("path,start,end\n" + "\n".join(rows) + "\n")
+    return folder / "varied.csv"
+
+
+@pytest.mark.parametrize("kind", ["nano", "varied"])
+@pytest.mark.parametrize("words", [[], ["--shard", "1/3"], ["--limit", "5"]])
+def test_frames_and_tokens_are_those_of_the_run(table, clips, tmp_path, kind, words):
+    """Exactly, also of what is left, of a shard and of the first rows; bad videos have none."""
+    meta = table if kind == "nano" else varied(tmp_path, clips)
+    facts = told(meta, "--dry-run", *words)
+    out = tmp_path / "out.parquet"
+    options = ["--model", "nano", "--bs", "4", "-o", out, *words]
+    code, _, err = vidcap("qwen2vl", meta, *options, "--all-columns", cwd=tmp_path)
+    assert code in FINISHED, err
+    if "--shard" in words:
+        run, table = next(tmp_path.glob("*.vidcap")), tmp_path / "all.parquet"
+        merge([run], table, all_columns=True)
+        out = table
+    rows = pq.read_table(out).to_pylist()
+    ok = [row for row in rows if row["caption_status"] == "ok"]
+    visual = [row["caption_prompt_tokens"] - facts["videos"]["other_tokens"] for row in ok]
     assert facts["videos"]["in_all"] == {
-        "frames": sum(row["caption_frames"] for row in rows),
+        "frames": sum(row["caption_frames"] for row in ok),
         "visual_tokens": sum(visual),
+        "frames_error": 0,
+        "visual_tokens_error": 0,
     }
     assert facts["videos"]["visual_tokens"]["most"] == max(visual)
-    assert facts["run"]["rows"] == facts["run"]["to_caption"] == len(rows)
+    done = sum(row["caption_status"] != "missing" for row in rows)
+    assert facts["run"]["rows"] == facts["run"]["to_caption"] == done
+    sample = facts["videos"]["sample"]
+    assert sample == {"videos": done, "unreadable": done - len(ok), "all": True}
+    again = told(meta, "--dry-run", *words, "-o", str(tmp_path / "out.parquet"))
+    assert again["run"]["to_caption"] == again["videos"]["sample"]["videos"] == done - len(ok)
+
+
+def test_totals_of_a_sample_are_told_with_their_error():
+    """Which holds the truth for all but few of many samples."""
+    rng = np.random.default_rng(3)
+    values = rng.gamma(2, 5, 3000).astype(np.int64)
+    held = 0
+    for _ in range(200):
+        some = rng.choice(values, 200, replace=False)
+        guess = Estimate(3000, 200, some, some[some > 2], some, 26)
+        total, error = guess.total(guess.frames)
+        held += abs(total - values[values > 2].sum()) <= error
+    assert 180 <= held < 200
+    shown = {f.label: f for f in _video_facts(guess)}["in all"]
+    assert re.fullmatch(r"about [\d,]+ frames \(± \d+%\), about .* \(± \d+%\)", shown.words)
+    assert shown.value["frames_error"] == round(error)
 
 
 def test_a_calibration_measures_with_some_of_the_rows_and_keeps_nothing(table, monkeypatch):
@@ -94,6 +142,6 @@ def test_a_dry_run_needs_no_weights_but_a_calibration_does(table, tmp_path):
 def test_videos_that_cannot_be_read_leave_the_pace_unknown(tmp_path):
     (tmp_path / "m.csv").write_text("path\na.mp4\nb.mp4\n")
     facts = told(tmp_path / "m.csv", "--calibrate", "2", "-q")
-    assert facts["videos"]["sample"] == {"videos": 2, "unreadable": 2}
+    assert facts["videos"]["sample"] == {"videos": 2, "unreadable": 2, "all": True}
     assert facts["time"]["to_caption_them"] == "unknown: none of 2 videos got a caption"
     assert rows_of(tmp_path / "m.csv") == [{"path": "a.mp4"}, {"path": "b.mp4"}]

@@ -1,8 +1,11 @@
-"""``--dry-run``: what a run would do, from the table and a sample of its videos. Writes nothing.
+"""``--dry-run``: what a run would do, from the table and its videos. Writes nothing.
 
-The weights need not be there: sizes are those of ``config.json``.
+Of up to ``WHOLE`` rows that are left to do all videos are looked into, so frames and tokens are
+those of the run; of more, or where it takes too long, a sample, and totals are told with their
+error. The weights need not be there: sizes are those of ``config.json``.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from vidcap_cli.addresses import locate
+from vidcap_cli.addresses import is_remote, locate
 from vidcap_cli.calibration import Measured
 from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.checkpoint.files import stored_type
@@ -22,11 +25,12 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.host_memory import available
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.video import probe_only
+from vidcap_cli.inspect.videos import opened
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.models.decoder_config import cache_length
 from vidcap_cli.native import library
 from vidcap_cli.processors import load_captioner
-from vidcap_cli.remote.cache import Anywhere, Cache, caching
+from vidcap_cli.remote.cache import caching
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.places import failed_in
@@ -34,21 +38,24 @@ from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.spans import Span
 from vidcap_cli.video import Clip
-from vidcap_cli.video.pool import DecodePool
 from vidcap_cli.view.words import count, duration, figure, one_line, printable, size
 
-SAMPLE = 32
-_PROBE_SECONDS = 20.0
+WHOLE = 2000
+SAMPLE = 200
+_REMOTE = 32  # of videos that are downloaded for it
+_SECONDS = 20.0  # after which no more of them are looked into
 _PROCESS_BYTES = 550_000_000  # of a rank besides its model: MindSpore, graphs (measured on CPU)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the model would get of a sample of the table's videos: arrays, an item a video.
+    """What the model would get of the videos that were looked into: arrays, an item a video.
 
-    ``words`` are the tokens of a prompt besides the visual ones.
+    Those are all of the ``left`` rows to do where ``sampled`` is as many; those of the arrays could
+    be read. ``words`` are the tokens of a prompt besides the visual ones.
     """
 
+    left: int
     sampled: int
     seconds: npt.NDArray[np.float64]
     frames: npt.NDArray[np.int64]
@@ -59,6 +66,21 @@ class Estimate:
     def unreadable(self) -> int:
         """How many of them cannot be read."""
         return self.sampled - len(self.frames)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all were looked into."""
+        return self.sampled == self.left
+
+    def total(self, values: npt.NDArray[np.int64]) -> tuple[float, float]:
+        """The sum of ``values`` over all rows to do, and its error: two standard deviations."""
+        if not self.sampled:
+            return 0.0, 0.0
+        each = np.zeros(self.sampled)
+        each[: len(values)] = values  # one that cannot be read gives none
+        share = self.sampled / self.left
+        error = 2 * each.std() * self.left * np.sqrt((1 - share) / self.sampled)
+        return float(each.mean() * self.left), float(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,44 +96,47 @@ class Planned:
 def look_ahead(
     meta: Path, run: RunDir | None, config: CaptionConfig, selection: Selection
 ) -> Planned:
-    """Plan ``meta`` as a run would, in a temporary folder, and sample its videos.
+    """Plan ``meta`` as a run would, in a temporary folder, and look into its videos.
 
     ``run`` is the run directory that would be continued, if any.
     """
-    with TemporaryDirectory() as place, caching(Path(place), config.cache_size) as cache:
+    with TemporaryDirectory() as place, caching(Path(place), config.cache_size):
         scratch = RunDir(Path(place))
         plan = make_plan(meta, scratch, config)
-        sample = [locate(p, plan.bases) for p in _sample(scratch, selection.until(plan.rows))]
-        figures = estimate(sample, config, cache)
-    left = rows = selection.count(plan.rows)
-    if run and run.is_run:
-        before = read_plan(run)
-        check_unchanged(before, meta, config, failed=failed_in(run))
-        left = int((~done_mask(run, before).ok & selection.mask(before.rows)).sum())
-    return Planned(plan, rows, left, figures)
+        to_do = selection.mask(plan.rows)
+        if run and run.is_run:
+            before = read_plan(run)
+            check_unchanged(before, meta, config, failed=failed_in(run))
+            to_do &= ~done_mask(run, before).ok
+        left = np.flatnonzero(to_do)
+        videos = [locate(path, plan.bases) for path in _sample(scratch, left)]
+        if any(is_remote(video) for video, _ in videos):
+            videos = videos[:_REMOTE]
+        figures = estimate(videos, config, len(left))
+    return Planned(plan, selection.count(plan.rows), len(left), figures)
 
 
 def estimate(
-    videos: Sequence[tuple[str, Span | None]], config: CaptionConfig, cache: Cache
+    videos: Sequence[tuple[str, Span | None]], config: CaptionConfig, left: int
 ) -> Estimate:
-    """Probe ``videos`` in decoder processes, so that a bad file cannot hang the command.
+    """Probe ``videos`` of the ``left`` rows to do, in decoder processes that a bad file may hang.
 
     PyAV counts the frames, also where the run is to read by decord.
     """
     captioner = load_captioner(config)
     rule = captioner.rule
     found: list[Clip] = []
-    read = Anywhere(probe_only, cache)
-    with DecodePool(rule, workers=config.decoders, timeout=_PROBE_SECONDS, read=read) as pool:
-        for row, (path, span) in enumerate(videos):
-            pool.submit(row, path, span)
-        while pool.pending:
-            decoded = pool.next()
-            if decoded and decoded.clip:
-                found.append(decoded.clip)
+    sampled, began = 0, time.monotonic()
+    for decoded in opened(videos, rule, probe_only, "videos", config.cache_size):
+        sampled += 1
+        if decoded.clip:
+            found.append(decoded.clip)
+        if time.monotonic() - began > _SECONDS:
+            break
     tiny = np.zeros((2, 28, 28, 3), np.uint8)
     return Estimate(
-        sampled=len(videos),
+        left=left,
+        sampled=sampled,
         seconds=np.array([clip.source_frames / clip.source_fps for clip in found]),
         frames=np.array([len(clip.indices) for clip in found], np.int64),
         tokens=np.array(
@@ -125,9 +150,10 @@ def estimate(
     )
 
 
-def _sample(run: RunDir, rows: int) -> list[str]:
-    """The paths of a few of the first ``rows`` rows, evenly spread; reads few row groups."""
-    wanted = np.unique(np.linspace(0, rows - 1, min(rows, SAMPLE)).astype(np.int64))
+def _sample(run: RunDir, rows: npt.NDArray[np.int64]) -> list[str]:
+    """The paths of ``rows``, in an order of no meaning, or of some of them where they are many."""
+    number = len(rows) if len(rows) <= WHOLE else SAMPLE
+    wanted = np.random.default_rng(0).choice(rows, number, replace=False)
     with pq.ParquetFile(run.rows) as file:
         size = file.metadata.row_group(0).num_rows
         groups = {
@@ -165,11 +191,13 @@ def report(
         *(Fact(name, place) for name, place in places.items()),
     )
     sections = [Section("run", what)]
-    sampled = f"{count(guess.sampled, 'video')}, {guess.unreadable} of them cannot be read"
-    sample = Fact("sample", sampled, {"videos": guess.sampled, "unreadable": guess.unreadable})
+    sampled = "all " if guess.whole else ""
+    sampled += f"{count(guess.sampled, 'video')}, {guess.unreadable:,} of them cannot be read"
+    value = {"videos": guess.sampled, "unreadable": guess.unreadable, "all": guess.whole}
+    sample = Fact("sample", sampled, value)
     if len(guess.frames):
         sections += [
-            Section("videos", (sample, *_video_facts(guess, planned.left))),
+            Section("videos", (sample, *_video_facts(guess))),
             Section("memory of a rank", _memory_facts(guess, config, on_cpu=on_cpu)),
         ]
     else:
@@ -183,8 +211,16 @@ def report(
     return Report("plan", title, verdict, tuple(sections), tuple(problems))
 
 
-def _video_facts(guess: Estimate, left: int) -> tuple[Fact, ...]:
+def _video_facts(guess: Estimate) -> tuple[Fact, ...]:
     frames, tokens = float(guess.frames.mean()), float(guess.tokens.mean())
+    totals = {"frames": guess.total(guess.frames), "visual_tokens": guess.total(guess.tokens)}
+    words = [
+        f"{'' if guess.whole else 'about '}{total:,.0f} {name.replace('_', ' ')}"
+        + ("" if guess.whole else f" (± {error / total:.0%})")
+        for name, (total, error) in totals.items()
+    ]
+    value: dict[str, int | None] = {name: round(total) for name, (total, _) in totals.items()}
+    value |= {f"{name}_error": round(error) for name, (_, error) in totals.items()}
     most = int(guess.tokens.max())
     return (
         Fact(
@@ -194,15 +230,11 @@ def _video_facts(guess: Estimate, left: int) -> tuple[Fact, ...]:
         ),
         Fact(
             "visual tokens",
-            f"{tokens:,.0f} a video, {most:,} at most",
+            f"{tokens:,.0f} a video, {most:,} at most, with this model and options",
             {"mean": tokens, "most": most},
         ),
         Fact("other tokens", f"{guess.words} of the prompt", guess.words),
-        Fact(
-            "in all",
-            f"about {left * frames:,.0f} frames, {left * tokens:,.0f} visual tokens",
-            {"frames": round(left * frames), "visual_tokens": round(left * tokens)},
-        ),
+        Fact("in all", ", ".join(words), value),
     )
 
 

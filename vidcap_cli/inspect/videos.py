@@ -93,10 +93,12 @@ def survey(videos: Sequence[Video]) -> Survey:
     return found
 
 
-def opened(videos: Sequence[Video], rule: Rule, read: Read, things: str) -> Iterator[Decoded]:
+def opened(
+    videos: Sequence[Video], rule: Rule, read: Read, things: str, cache_size: int | None = None
+) -> Iterator[Decoded]:
     """``read`` on each of ``videos`` in parallel, in any order; ``row_id`` is its place.
 
-    On a terminal a bar counts the ``things``.
+    On a terminal a bar counts the ``things``. Files elsewhere take ``cache_size`` bytes at most.
     """
     if not videos:
         return
@@ -104,7 +106,7 @@ def opened(videos: Sequence[Video], rule: Rule, read: Read, things: str) -> Iter
     with (
         Progress(things, len(videos)) as progress,
         TemporaryDirectory() as run,
-        caching(Path(run)) as cache,
+        caching(Path(run), cache_size) as cache,
         DecodePool(
             rule, workers=workers, timeout=_PROBE_SECONDS, read=Anywhere(read, cache)
         ) as pool,
