@@ -105,6 +105,18 @@ def test_a_calibration_measures_with_some_of_the_rows_and_keeps_nothing(table, m
     assert os.listdir(table.parent / "tmp") == []
 
 
+def test_a_calibration_with_few_rows_says_so(table):
+    code, out, err = vidcap(
+        "qwen2vl", table, "--model", "nano", "--dry-run", "--bs", "4", cwd=table.parent
+    )
+    assert code == 0, err
+    assert "not measured: --calibrate 16 captions 16 of the videos" in out
+    code, out, _ = vidcap(
+        *("qwen2vl", table, "--model", "nano", "--calibrate", "2", "-q"), cwd=table.parent
+    )
+    assert "! 2 videos say little of the pace: --calibrate 8" in out
+
+
 def test_rows_measured_are_spread_over_those_selected():
     for selection, rows, count, expected in [
         (Selection(), 100, 4, [0, 25, 50, 75]),

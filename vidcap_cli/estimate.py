@@ -202,11 +202,15 @@ def report(
         ]
     else:
         sections.append(Section("videos", (sample,)))
-    time = _time_facts(measured, planned.left)
+    enough = max(8, 4 * config.slots * cluster.worker_num // config.tensor_parallel)
+    time = _time_facts(measured, planned.left, enough)
     sections.append(Section("time", time, only_shown=measured is None))
     problems = []
     if not weights:
         problems.append(Problem("the weights of the model are not here yet", serious=False))
+    if measured and measured.rows < min(enough, planned.left):
+        text = f"{count(measured.rows, 'video')} say little of the pace: --calibrate {enough}"
+        problems.append(Problem(text, serious=False))
     verdict = "nothing was captioned" if measured is None else "nothing was kept"
     return Report("plan", title, verdict, tuple(sections), tuple(problems))
 
@@ -257,9 +261,10 @@ def _memory_facts(guess: Estimate, config: CaptionConfig, *, on_cpu: bool) -> tu
     )
 
 
-def _time_facts(measured: Measured | None, left: int) -> tuple[Fact, ...]:
+def _time_facts(measured: Measured | None, left: int, enough: int) -> tuple[Fact, ...]:
+    """``enough`` rows are several batches of every rank: few say what one batch takes."""
     if measured is None:
-        words = "not measured: --calibrate 8 captions 8 of the videos to tell"
+        words = f"not measured: --calibrate {enough} captions {enough} of the videos to tell"
         return (Fact("to caption them", words, None),)
     seconds = measured.seconds(left)
     if measured.per_second is None or seconds is None:

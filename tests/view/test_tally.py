@@ -1,13 +1,14 @@
 """Given events, these are the numbers: every row once, at the same cost."""
 
 import tracemalloc
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.view.reports import CAPTION, done, folded
-from vidcap_cli.rundir.events import Began, Committed, Ended, Notice, Started, State
+from vidcap_cli.rundir.events import Began, Committed, Ended, Event, Notice, Started, State
 from vidcap_cli.view.tally import KEPT, Failure, Pace, RunState
 
 
@@ -196,6 +197,38 @@ def test_what_is_no_captioning_does_not_slow_the_pace():
     ]
     state = folded(*first, *restart, *compiled, (0, done(2, time=570.0)))
     assert state.videos_per_hour(570.0) == pytest.approx(360, rel=0.02)
+
+
+@pytest.mark.parametrize("slots", [1, 4, 8])
+def test_the_first_batch_and_graphs_are_no_pace(slots):
+    """After a slow start, by a tenth of the rows, the time left is right, also in a new launch."""
+    for_row, rows, tenth = 0.5, 200, 24  # in whole batches
+
+    def launch(pid: int, begin: float, first: int, last: int) -> Iterator[tuple[int, Event]]:
+        yield 0, Started(pid, "host", time=begin)
+        yield 0, State("captioning", time=begin + 3)
+        yield 0, State("compiling", time=begin + 3)
+        for row in range(first, first + slots):  # which fills the slots, and one graph serves more
+            yield 0, Began([row], time=begin + 3 + row - first)
+        begin += 3 + 9 * slots
+        yield 0, State("captioning", time=begin)
+        begin += 5  # the first steps are slow
+        for number in range(first, last):
+            at = begin + for_row * slots * ((number - first) // slots + 1)
+            yield 0, done(number, time=at)
+            yield 0, Began([number + slots], time=at)
+
+    def left(events, rows: int) -> tuple[float, float]:
+        state = folded(*events, total=rows)
+        now = events[-1][1].time
+        return state.seconds_left(now), for_row * state.remaining
+
+    told, took = left(list(launch(1, 100.0, 0, tenth)), rows)
+    assert told == pytest.approx(took, rel=0.25)
+    cut_off = list(launch(1, 100.0, 0, 4 * tenth))
+    again = [*cut_off, *launch(2, 1000.0, 4 * tenth, 5 * tenth)]
+    told, took = left(again, rows)
+    assert told == pytest.approx(took, rel=0.25)
 
 
 def test_rows_that_fail_are_no_pace():

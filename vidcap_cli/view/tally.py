@@ -6,7 +6,9 @@ reported: a rank that died after finishing a row but before committing it sees t
 again in the next launch, and a row that failed may succeed there.
 
 The pace is that of captions, not of rows that fail, and its clock runs only while a rank could
-caption: not while it starts, loads or compiles.
+caption: not while it starts, loads or compiles. Nor does it run until the first batch of a process
+has its captions, as before them all slots are filled and graphs run for the first time: what takes
+most of the time of few rows says little of many. Until there are as many again all are counted.
 """
 
 import math
@@ -71,7 +73,8 @@ class RankState:
     """One rank. ``ok`` and ``failed`` are rows over all launches; tokens and seconds are those
     of the present launch, in which its process may have started anew ``restarts`` times. ``first``
     and ``last`` are the times of its first and last event; ``pace`` counts captions while the rank
-    is ``working``. ``memory`` is the most of the host's, in bytes, that it took as far as is known.
+    is ``working``, ``warm`` those after the first batch. ``memory`` is the most of the host's that
+    it took, in bytes, as far as is known.
     """
 
     state: Doing = Doing.STARTING
@@ -89,7 +92,12 @@ class RankState:
     first: float | None = None
     last: float = 0.0
     pace: Pace = field(default_factory=Pace)
+    warm: Pace = field(default_factory=Pace)
     working: bool = False
+    # Of this process: rows that a model was given, captions, and how many it was given before one.
+    _begun: int = 0
+    _captions: int = 0
+    _batch: int = 0
     # The process, and its seconds before it started anew: its running totals begin from nought.
     _process: tuple[str, int] | None = None
     _busy_before: float = 0.0
@@ -98,6 +106,7 @@ class RankState:
     def start(self, process: tuple[str, int]) -> None:
         """``process`` begins: another one with a launch, or the same one once more."""
         self.state, self.alive, self.working = Doing.STARTING, True, False
+        self._begun = self._captions = self._batch = 0
         if process == self._process:
             self.restarts += 1
             self._busy_before, self._wait_before = self.busy_s, self.wait_s
@@ -110,6 +119,34 @@ class RankState:
     def spend(self, busy_s: float, wait_s: float) -> None:
         """Take the running totals that the process reports."""
         self.busy_s, self.wait_s = self._busy_before + busy_s, self._wait_before + wait_s
+
+    def pass_time(self, time: float) -> None:
+        """It is ``time`` now; the clocks go on if the rank could caption."""
+        self.pace = self.pace.at(time) if self.working else self.pace.paused(time)
+        runs = self.working and self._is_warm
+        self.warm = self.warm.at(time) if runs else self.warm.paused(time)
+
+    def begin(self, rows: int) -> None:
+        """A model is given ``rows`` rows."""
+        self._begun += rows
+        self.working = self.state != Doing.COMPILING
+
+    def caption_made(self, time: float) -> None:
+        """A row has its caption."""
+        self._batch = self._batch or max(1, self._begun)
+        self.pace = self.pace.at(time, 1)
+        self.warm = self.warm.at(time, 1) if self._is_warm else self.warm
+        self._captions += 1
+
+    @property
+    def _is_warm(self) -> bool:
+        return 0 < self._batch <= self._captions
+
+    def per_second(self, now: float) -> float | None:
+        """Captions per second; None while there is none."""
+        enough = self.warm.rows >= max(1, self._batch) and self.warm.seconds > 0
+        pace = self.warm if enough else self.pace
+        return pace.per_second(now if self.working else None)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -198,7 +235,7 @@ class RunState:
     def per_second(self, now: float) -> float | None:
         """Captions per second of the ranks that are there, or were; None while there is none."""
         alive = [rank for rank in self.ranks.values() if rank.alive] or self.ranks.values()
-        paces = [rank.pace.per_second(now if rank.working else None) for rank in alive]
+        paces = [rank.per_second(now) for rank in alive]
         known = [pace for pace in paces if pace is not None]
         return sum(known) if known else None
 
@@ -240,8 +277,8 @@ class RunState:
         rank = self.ranks.setdefault(number, RankState())
         rank.first = event.time if rank.first is None else rank.first
         rank.last = event.time
-        counts = rank.working and not isinstance(event, Started)
-        rank.pace = rank.pace.at(event.time) if counts else rank.pace.paused(event.time)
+        rank.working = rank.working and not isinstance(event, Started)
+        rank.pass_time(event.time)
         match event:
             case Started():
                 rank.start((event.host, event.pid))
@@ -249,9 +286,9 @@ class RunState:
                 rank.state = event.state
                 rank.working = event.state in (Doing.WAITING, Doing.CAPTIONING)
             case Began():
-                rank.working = True
+                rank.begin(len(event.rows))
             case Done():
-                rank.working = True
+                rank.working = rank.state != Doing.COMPILING
                 rank.new_tokens += event.new_tokens
                 rank.spend(event.busy_s, event.wait_s)
                 if event.text:
@@ -274,7 +311,7 @@ class RunState:
         if event.status == Status.OK:
             self.ok += 1
             rank.ok += 1
-            rank.pace = rank.pace.at(event.time, 1)
+            rank.caption_made(event.time)
             return
         self.failed_by[event.status] += 1
         rank.failed += 1
