@@ -45,6 +45,22 @@ def test_typed_words_beat_variables_and_those_beat_files(folder, monkeypatch):
     assert str(found) == "VIDCAP_BS: --bs 8; VIDCAP_FRESH: --fresh"
 
 
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [("VIDCAP_FSP", "VIDCAP_FPS"), ("VIDCAP_MODLE", "VIDCAP_MODEL"), ("VIDCAP_B", "VIDCAP_BS")],
+)
+def test_a_variable_that_is_nearly_an_option_is_refused(folder, monkeypatch, variable, meant):
+    monkeypatch.setenv(variable, "2")
+    with pytest.raises(UsageError, match=f"^{variable}: .* did you mean {meant}"):
+        words("qwen2vl")
+
+
+@pytest.mark.parametrize("variable", ["VIDCAP_CACHE", "VIDCAP_NODE_SECONDS", "VIDCAP_OWNER_NOTE"])
+def test_other_variables_are_left_alone(folder, monkeypatch, variable):
+    monkeypatch.setenv(variable, "2")
+    assert words("qwen2vl") == []
+
+
 def test_a_typed_question_beats_a_prompt_of_a_file(folder):
     (folder / "vidcap.toml").write_text("prompt = 'brief'\n")
     assert words("qwen2vl") == ["--prompt", "brief"]

@@ -65,7 +65,7 @@ from vidcap_cli.view.live import make_view
 from vidcap_cli.view.stdout import print_captions, print_json
 from vidcap_cli.view.summary import Outcome, summary
 from vidcap_cli.view.tally import RunState
-from vidcap_cli.view.words import folded, size
+from vidcap_cli.view.words import count, folded, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +333,8 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
         return True, leader.run
     title = f"vidcap {request.config.family}"
     if not shown and request.meta:
-        title += f" {request.meta.name} → {target.name}"
+        place = leader.run.settled.path if shard else target
+        title += f" {request.meta.name} → {place.name}"
     run = leader.run.path
     limit = request.run.limit
     if limit and not shard and leader.selection != _selection(request):
@@ -375,6 +376,12 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
     whole = ok == leader.rows
     if not whole or not (asked.quiet or (shown and not outcome.flagged)):
         summary(outcome)
+    after = leader.plan.rows - leader.selection.until(leader.plan.rows)
+    if after and not (shown or request.run.quiet):
+        rows = f"{count(after, 'row')} of the table {'comes' if after == 1 else 'come'}"
+        _say(
+            request, f"  {rows} after --limit {leader.selection.limit}; without it the run goes on"
+        )
     taken = max((rank.memory for rank in state.ranks.values()), default=0)
     if asked.verbose and taken:
         _say(request, f"a rank took {size(taken)} of memory at most.")

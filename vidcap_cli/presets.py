@@ -30,6 +30,10 @@ from vidcap_cli.options import (
 from vidcap_cli.view.words import nearest
 
 CONFIG = "VIDCAP_CONFIG"
+_VARIABLE = "VIDCAP_"
+# Variables of vidcap's own that are no options.
+_OTHERS = {CONFIG, "VIDCAP_CACHE", "VIDCAP_NODE_SECONDS", "VIDCAP_LEAVE_SECONDS"}
+_ALIKE = 0.65  # of two names, from 0 to 1
 _FILE, _PROJECT = "vidcap.toml", "pyproject.toml"
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
 # Two ways to say one thing: who types one wants none of the other.
@@ -53,7 +57,8 @@ class Presets:
 def presets(typed: Sequence[str]) -> Presets:
     """What files and the environment add to the words ``typed`` after ``vidcap``.
 
-    Raises UsageError for a file that cannot be read, or an option in it that there is not.
+    Raises UsageError for a file that cannot be read, or an option in it that there is not, and for
+    a variable that is nearly one.
     """
     command = typed[0] if typed else ""
     options = _options().get(command)
@@ -62,8 +67,9 @@ def presets(typed: Sequence[str]) -> Presets:
     found: dict[str, tuple[str, Any]] = {}
     source, values = _of_files(command)
     found |= {name: (source, value) for name, value in values.items() if name in options}
+    _check_variables(os.environ)
     for name, option in options.items():
-        variable = f"VIDCAP_{_name(option).upper()}"
+        variable = f"{_VARIABLE}{_name(option).upper()}"
         if variable in os.environ:
             found[name] = (variable, _of_text(variable, os.environ[variable], option))
     for name in _typed(typed[1:], options.values()):
@@ -144,6 +150,24 @@ def _checked(path: Path, key: str, known: Iterable[str]) -> str:
     near = nearest(name, names)
     hint = f"did you mean {near}?" if near else "vidcap qwen2vl --help lists them all."
     raise UsageError(f"{path}: there is no option {key}; {hint}")
+
+
+def _check_variables(names: Iterable[str]) -> None:
+    """Raise UsageError for a variable that is nearly an option's: a typo would go unnoticed.
+
+    Others are left alone; a machine may have them for other reasons.
+    """
+    known = {name.upper() for options in _options().values() for name in options}
+    for variable in sorted(names):
+        name = variable.removeprefix(_VARIABLE)
+        if name == variable or name in known or variable in _OTHERS:
+            continue
+        from difflib import get_close_matches  # noqa: PLC0415 - for this rare case only
+
+        for near in get_close_matches(name, known, 1, _ALIKE):
+            raise UsageError(
+                f"{variable}: there is no option {name.lower()}; did you mean {_VARIABLE}{near}?"
+            )
 
 
 def _of_text(variable: str, text: str, option: Declared) -> Any:

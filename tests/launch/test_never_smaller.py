@@ -5,6 +5,7 @@ No caption is lost without ``--fresh``, and no table that was written becomes sm
 
 import csv
 import io
+import json
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.scene import FINISHED, OUTPUT, RUN, Scene, make_scene
-from tests.helpers.commands import committed, events, rows_of
+from tests.helpers.commands import committed, events, rows_of, vidcap
 from tests.launch.runs import CONFIG, caption_rows
 from vidcap_cli.errors import RunChangedError
 from vidcap_cli.launch.leader import Job, leading
@@ -206,6 +207,25 @@ def test_the_table_stays_whole(scene, tmp_path):
     code, _, err = scene.command(work, "--limit", "1").finish()
     assert (code, (work / OUTPUT).read_bytes()) == (0, rows), err
     assert len(events(work / RUN)) == began
+
+
+def test_rows_beyond_a_limit_are_told_and_a_shard_names_its_run(scene, tmp_path):
+    work = scene.copy(tmp_path / "run")
+    for limit in (2, 4):
+        code, _, err = scene.command(work, "--limit", str(limit)).finish()
+        assert code in FINISHED, err
+        assert len(rows_of(work / OUTPUT)) == limit
+        assert f"{10 - limit} rows of the table come after --limit {limit}; without it" in err
+    code, _, err = scene.command(work, "--shard", "1/3").finish()
+    assert code in FINISHED, err
+    assert err.startswith("vidcap qwen2vl meta.csv → meta_caption_qwen2vl.1-of-3.vidcap: 3 videos")
+    assert "rows of the table come after" not in err
+    shard = work / "meta_caption_qwen2vl.1-of-3.vidcap"
+    code, out, _ = vidcap("inspect", shard, "--json", cwd=work)
+    found = json.loads(out)["facts"]["rows"]
+    assert (code, found["asked_for"], found["left"]) == (0, 3, 0)
+    found = json.loads((shard / "summary.json").read_text())
+    assert (found["rows"], found["left"], sum(found["statuses"].values())) == (3, 0, 3)
 
 
 def test_a_start_over_that_was_stopped_is_told(scene, tmp_path):

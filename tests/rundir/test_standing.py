@@ -124,6 +124,8 @@ def test_parts_that_are_joined_meanwhile_are_read_again(run, plan, monkeypatch):
         ("/data/x/y.mp4: I/O error at 1,024", "…: I/O error at …"),
         ("[Errno 5] bad and/or worse\nsecond line", "[Errno …] bad and/or worse"),
         ("", ""),
+        ("word " * 20 + "ends", "word " * 19 + "…"),
+        ("word " * 19 + "ends", "word " * 19 + "ends"),
     ],
 )
 def test_what_errors_have_in_common(error, words):

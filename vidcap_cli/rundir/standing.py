@@ -219,4 +219,7 @@ def cause(error: str, path: str) -> str:
     """What ``error`` has in common with the same error of other rows: no paths, no numbers."""
     first = next((line.strip() for line in error.splitlines() if line.strip()), "")
     first = first.replace(path, "…") if path else first
-    return " ".join(_OWN.sub("…", first).split())[:_LONGEST_CAUSE]
+    words = " ".join(_OWN.sub("…", first).split())
+    if len(words) <= _LONGEST_CAUSE:
+        return words
+    return words[: _LONGEST_CAUSE - 1].rsplit(" ", 1)[0] + " …"
