@@ -12,10 +12,14 @@ import pytest
 
 from tests.faults.scene import FINISHED
 from tests.helpers.commands import rows_of, vidcap, write_nano_table
-from vidcap_cli.calibration import Measured, _spread
+from vidcap_cli.calibration import Measured, _pace, _spread
 from vidcap_cli.checkpoint.called import bundled
+from vidcap_cli.config import CaptionConfig
 from vidcap_cli.estimate import Estimate, _video_facts
+from vidcap_cli.launch.leader import Job, leading
 from vidcap_cli.merge.merge import merge
+from vidcap_cli.rundir.events import Began, Done, EventWriter, Started, State
+from vidcap_cli.rundir.records import Attempt
 from vidcap_cli.rundir.selection import Selection
 
 
@@ -105,12 +109,35 @@ def test_a_calibration_measures_with_some_of_the_rows_and_keeps_nothing(table, m
     assert os.listdir(table.parent / "tmp") == []
 
 
+@pytest.mark.parametrize("rows", [3, 64])
+def test_the_pace_is_that_of_full_slots_and_frames_to_read(tmp_path, rows):
+    """Not of a slow beginning, nor of a fast end."""
+    (tmp_path / "meta.csv").write_text("path\n" + "".join(f"{n}.mp4\n" for n in range(rows)))
+    config = CaptionConfig("qwen2vl", "/models/some", slots=4)
+    job = Job(tmp_path / "meta.csv", tmp_path / "run", config)
+    with leading(job) as leader:
+        folder = leader.run.attempt(1)
+        folder.path.mkdir(parents=True)
+        Attempt(config, rows, 8, 1, ()).write(folder)
+        with EventWriter(folder.events(0)) as events:
+            events.write(Started(1, "host", time=0.0))
+            events.write(State("captioning", time=5.0))
+            time = 25.0
+            for row in range(rows):
+                time += 0.01 if row > rows - 10 else 0.5
+                events.write(Began([row + 4], time=time))
+                said = Done(row, f"{row}.mp4", "ok", "A", None, 1, 1.0, 0.0, time=time)
+                events.write(said)
+        pace = _pace(leader, job)
+    assert pace == pytest.approx(2.0, rel=0.05) if rows == 64 else pace > 0
+
+
 def test_a_calibration_with_few_rows_says_so(table):
     code, out, err = vidcap(
         "qwen2vl", table, "--model", "nano", "--dry-run", "--bs", "4", cwd=table.parent
     )
     assert code == 0, err
-    assert "not measured: --calibrate 16 captions 16 of the videos" in out
+    assert "not measured: --calibrate 32 captions 32 of the videos" in out
     code, out, _ = vidcap(
         *("qwen2vl", table, "--model", "nano", "--calibrate", "2", "-q"), cwd=table.parent
     )

@@ -2,19 +2,27 @@
 
 They are spread evenly over the table and captioned as the run would do it, by as many ranks, into
 a temporary run directory which is removed.
+
+The last of them are no measure: their frames have been read, and the ranks have the machine to
+themselves. ``enough`` rows are so many that some are left between these and the first batch.
 """
 
 import resource
 import time
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vidcap_cli.launch.leader import Job, leading
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.launch.leader import Job, Leader, leading
+from vidcap_cli.launch.msrun import Cluster
+from vidcap_cli.rundir.events import Began, Done, EventReader
 from vidcap_cli.rundir.ledger import RunParts
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.statuses import Flag
 from vidcap_cli.view.live import make_view
+from vidcap_cli.view.tally import RunState
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,7 @@ def measure(job: Job, rows: int, count: int, *, quiet: bool) -> Measured:
             began = time.monotonic()
             with make_view(title="measuring", total=leader.rows, quiet=quiet) as view:
                 leader.work(view)
-            seconds, pace = time.monotonic() - began, view.state.per_second(time.time())
+            seconds, pace = time.monotonic() - began, _pace(leader, job)
             parts = RunParts(leader.run, leader.plan)
             flags = (
                 part_flags
@@ -70,6 +78,41 @@ def measure(job: Job, rows: int, count: int, *, quiet: bool) -> Measured:
                 # Of all processes that were children: the largest is a rank, which has a model.
                 memory=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
             )
+
+
+def enough(config: CaptionConfig, cluster: Cluster) -> int:
+    """How many rows tell the pace of a run."""
+    return max(8, 8 * config.slots * _models(config, cluster))
+
+
+def _models(config: CaptionConfig, cluster: Cluster) -> int:
+    """How many ranks, or groups of them, have rows of their own."""
+    return max(1, cluster.worker_num // config.tensor_parallel)
+
+
+def _pace(leader: Leader, job: Job) -> float | None:
+    """Captions a second, while there are frames to be read and slots to be filled.
+
+    Without the first two batches, in which most sizes of frames are met for the first time.
+    """
+    launch = leader.run.attempts()[-1]
+    found = [
+        (event.time, rank, event)
+        for rank in range(job.cluster.worker_num)
+        for event in EventReader(launch.events(rank)).read()
+    ]
+    models, config = _models(job.config, job.cluster), job.config
+    in_hand = models * (2 * config.slots + config.decoders)
+    first = min(2 * config.slots * models, leader.rows // 2)
+    until = max(leader.rows - in_hand, min(leader.rows, first + config.slots * models))
+    state, done = RunState(total=leader.rows), 0
+    for time_of, rank, event in sorted(found, key=itemgetter(0)):
+        done += isinstance(event, Done)
+        if done > first or not isinstance(event, Began | Done):
+            state.take(rank, event)
+        if done >= until and state.ok:
+            return state.per_second(time_of)
+    return None
 
 
 def _spread(selection: Selection, rows: int, count: int) -> Selection:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from vidcap_cli.addresses import is_remote, locate
-from vidcap_cli.calibration import Measured
+from vidcap_cli.calibration import Measured, enough
 from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.checkpoint.files import stored_type
 from vidcap_cli.checkpoint.layout import Layout
@@ -44,7 +44,7 @@ WHOLE = 2000
 SAMPLE = 200
 _REMOTE = 32  # of videos that are downloaded for it
 _SECONDS = 20.0  # after which no more of them are looked into
-_PROCESS_BYTES = 550_000_000  # of a rank besides its model: MindSpore, graphs (measured on CPU)
+_PROCESS_BYTES = 620_000_000  # of a rank besides its model: MindSpore, graphs (measured on CPU)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,14 +202,14 @@ def report(
         ]
     else:
         sections.append(Section("videos", (sample,)))
-    enough = max(8, 4 * config.slots * cluster.worker_num // config.tensor_parallel)
-    time = _time_facts(measured, planned.left, enough)
+    wanted = enough(config, cluster)
+    time = _time_facts(measured, planned.left, wanted)
     sections.append(Section("time", time, only_shown=measured is None))
     problems = []
     if not weights:
         problems.append(Problem("the weights of the model are not here yet", serious=False))
-    if measured and measured.rows < min(enough, planned.left):
-        text = f"{count(measured.rows, 'video')} say little of the pace: --calibrate {enough}"
+    if measured and measured.rows < min(wanted, planned.left):
+        text = f"{count(measured.rows, 'video')} say little of the pace: --calibrate {wanted}"
         problems.append(Problem(text, serious=False))
     verdict = "nothing was captioned" if measured is None else "nothing was kept"
     return Report("plan", title, verdict, tuple(sections), tuple(problems))
@@ -261,10 +261,9 @@ def _memory_facts(guess: Estimate, config: CaptionConfig, *, on_cpu: bool) -> tu
     )
 
 
-def _time_facts(measured: Measured | None, left: int, enough: int) -> tuple[Fact, ...]:
-    """``enough`` rows are several batches of every rank: few say what one batch takes."""
+def _time_facts(measured: Measured | None, left: int, wanted: int) -> tuple[Fact, ...]:
     if measured is None:
-        words = f"not measured: --calibrate {enough} captions {enough} of the videos to tell"
+        words = f"not measured: --calibrate {wanted} captions {wanted} of the videos to tell"
         return (Fact("to caption them", words, None),)
     seconds = measured.seconds(left)
     if measured.per_second is None or seconds is None:

@@ -94,8 +94,6 @@ def meta_report(target: Path, probing: Probing | None = None) -> Report:
         column = pa.chunked_array(list(row_names(videos)), pa.string())
     bases = [str(target.absolute().parent), str(Path.cwd())]
     options: tuple[str, ...] = ("--ranges", NO_RANGES) if problems else ()
-    if {*table.schema.names} & {*CaptionColumns().names}:
-        options += ("--overwrite-column",)
     report = _report(
         "table", target, column, bases, (columns,), videos=videos, probing=probing, options=options
     )
