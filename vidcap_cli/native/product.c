@@ -15,7 +15,15 @@
 #define ROWS (LANES == 16 ? 12 : 6) /* of x in a tile: its sums and what they need have registers */
 #define MOST_PANELS 4 /* in a tile */
 #define BLOCK_ROWS 96
-#define FETCH_AHEAD 2048 /* bytes, into the second cache */
+/* Bytes ahead, and into which cache. AMD's processors, which are those with PAIRS, wait for numbers
+ * with few sums under way: these have to be in the first one (Zen 4, measured). */
+#if PAIRS
+#define FETCH_AHEAD 256
+#define FETCH_INTO 3
+#else
+#define FETCH_AHEAD 2048
+#define FETCH_INTO 2
+#endif
 #define MANY_ROWS 18 /* so many that it pays to make a panel float32 for all of them at once */
 #define PAST_CACHE (8 << 20) /* bytes of y so many that the cache would not keep them */
 #define ROUNDED_ROWS 64 /* fewer are no faster for it: they wait for W */
@@ -71,18 +79,22 @@ INLINE void tile(
             for (int v = 0; v < VECS; v++)
                 sums[p][r][v] = add ? load(y + r * y_stride + p * PANEL + v * LANES) : splat(0);
     const int64_t step = PANEL * bytes_of(kind);
-    for (int64_t i = 0; i < depth; i += 2, w += 2 * step)
+    for (int64_t i = 0; i < depth; i += 2, w += 2 * step) {
+        /* At the end of these panels, what the next begin with. */
+        const int64_t ahead = FETCH_AHEAD + (i + FETCH_AHEAD / step < depth ? 0 : (panels - 1) * size);
         for (int p = 0; p < panels; p++)
             for (int odd = 0; odd < 2; odd++) {
                 if (odd && i + 1 == depth)
                     continue;
-                if (rows == 1 && (!odd || kind == FLOAT32)) /* waits for memory alone */
-                    __builtin_prefetch(w + p * size + odd * step + FETCH_AHEAD, 0, 2);
+                /* A row alone waits for memory; on AMD's processors a few do. */
+                if (kind == FLOAT32 ? rows == 1 : !odd && (rows == 1 || PAIRS))
+                    __builtin_prefetch(w + p * size + odd * step + ahead, 0, FETCH_INTO);
                 widen(kind, w + p * size + (kind == BFLOAT16 ? 0 : odd * step), odd, numbers);
                 for (int r = 0; r < rows; r++)
                     for (int v = 0; v < VECS; v++)
                         sums[p][r][v] += x[r * BLOCK_DEPTH + i + odd] * numbers[v];
             }
+    }
     for (int p = 0; p < panels; p++)
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < VECS; v++)
@@ -336,9 +348,10 @@ void multiply(
         multiply_by_pairs(&p);
         return;
     }
-    /* Few at once, so that threads come to an end together, but enough to be worth a block of x. */
-    columns_of some = {&p, m > ROWS ? 16 : 4};
-    const int64_t panels = (n + PANEL - 1) / PANEL;
+    /* Few at once, so that threads come to an end together, but enough to be worth a block of x, or
+     * to read memory on and on. */
+    const int64_t panels = (n + PANEL - 1) / PANEL, share = panels / (6 * threads()) & ~3;
+    columns_of some = {&p, m > ROWS ? 16 : m > 1 || share < 4 ? 4 : share};
     parallel(columns, &some, (panels + some.panels_at_once - 1) / some.panels_at_once);
 }
 
