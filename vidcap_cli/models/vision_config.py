@@ -139,25 +139,8 @@ class Qwen2VLVisionConfig:
         """
         check_settings(config)
         vision = _given(config, {**_QWEN2_VL, "hidden_size": out})
-        width, heads = int(vision["embed_dim"]), int(vision["num_heads"])
-        _divides(heads, width, "num_heads", "embed_dim")
-        # Rotary positions turn pairs of numbers, half of the pairs by height, half by width.
-        _divides(4, width // heads, "four", "the width of a head")
-        if vision["hidden_size"] != out:
-            raise ModelError(
-                f"config.json: vision_config.hidden_size {vision['hidden_size']} is not the "
-                f"hidden_size {out} of the language model."
-            )
-        return cls(
-            width=width,
-            heads=heads,
-            depth=int(vision["depth"]),
-            mlp=int(width * vision["mlp_ratio"]),
-            out=out,
-            patch=int(vision["patch_size"]),
-            merge=int(vision["spatial_merge_size"]),
-            temporal=int(vision["temporal_patch_size"]),
-        )
+        sizes = _qwen_sizes(vision, "embed_dim", "hidden_size", out)
+        return cls(**sizes, mlp=int(sizes["width"] * vision["mlp_ratio"]))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every weight, as in the files."""
@@ -209,25 +192,11 @@ class Qwen25VLVisionConfig(Qwen2VLVisionConfig):
         """
         check_settings(config)
         vision = _given(config, {**_QWEN25VL, "out_hidden_size": out})
-        width, heads = int(vision["hidden_size"]), int(vision["num_heads"])
-        _divides(heads, width, "num_heads", "hidden_size")
-        _divides(4, width // heads, "four", "the width of a head")
-        if vision["out_hidden_size"] != out:
-            raise ModelError(
-                f"config.json: vision_config.out_hidden_size {vision['out_hidden_size']} is not "
-                f"the hidden_size {out} of the language model."
-            )
-        patch, merge = int(vision["patch_size"]), int(vision["spatial_merge_size"])
+        sizes = _qwen_sizes(vision, "hidden_size", "out_hidden_size", out)
         return cls(
-            width=width,
-            heads=heads,
-            depth=int(vision["depth"]),
+            **sizes,
             mlp=int(vision["intermediate_size"]),
-            out=out,
-            patch=patch,
-            merge=merge,
-            temporal=int(vision["temporal_patch_size"]),
-            window=int(vision["window_size"]) // merge // patch,
+            window=int(vision["window_size"]) // sizes["merge"] // sizes["patch"],
             whole=frozenset(vision["fullatt_block_indexes"]),
             rate=float(vision["tokens_per_second"]),
         )
@@ -247,6 +216,32 @@ def _given(config: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any
     """The tower's settings; those left out, or null, are the ``usual``."""
     vision: Mapping[str, Any] = config.get("vision_config") or {}
     return {**usual, **{key: value for key, value in vision.items() if value is not None}}
+
+
+def _qwen_sizes(vision: Mapping[str, Any], width: str, given: str, out: int) -> dict[str, int]:
+    """Sizes that both towers of Qwen have. ``width`` and ``given`` are the keys of their own width
+    and of that of their embeddings, which must be ``out``, the language model's.
+
+    Raises ModelError.
+    """
+    sizes = {
+        "width": int(vision[width]),
+        "heads": int(vision["num_heads"]),
+        "depth": int(vision["depth"]),
+        "out": out,
+        "patch": int(vision["patch_size"]),
+        "merge": int(vision["spatial_merge_size"]),
+        "temporal": int(vision["temporal_patch_size"]),
+    }
+    _divides(sizes["heads"], sizes["width"], "num_heads", width)
+    # Rotary positions turn pairs of numbers, half of the pairs by height, half by width.
+    _divides(4, sizes["width"] // sizes["heads"], "four", "the width of a head")
+    if vision[given] != out:
+        raise ModelError(
+            f"config.json: vision_config.{given} {vision[given]} is not the hidden_size {out} of "
+            "the language model."
+        )
+    return sizes
 
 
 def _divides(part: int, whole: int, part_name: str, whole_name: str) -> None:
