@@ -1,7 +1,7 @@
 """The compiled engine against its peers in the same run: one command, one table of ratios.
 
-``python tests/benchmarks/engine.py [SECTION...]`` with decode, prefill, vision, caption, llava8b,
-nano, memory, agreement; all of them by default (some hours on 2 cores; 16 GB of memory).
+``python tests/benchmarks/engine.py [SECTION...]`` with decode, prefill, vision, caption, qwen3b,
+llava8b, nano, memory, agreement; all of them by default (some hours on 2 cores; 16 GB of memory).
 ``--before TREE`` adds the section before: this code against an earlier checkout of it.
 
 Peers: ``torch`` is transformers on PyTorch's CPU build with a thread for every core, ``llama`` is
@@ -61,6 +61,18 @@ REAL: dict[str, dict[str, Any]] = {
         "max_window_layers": 28, "rope_theta": 1e6,
         "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
         "vision_config": {"depth": 32, "embed_dim": 1280, "num_heads": 16, "hidden_size": 1536},
+    },
+    # Qwen2.5-VL-3B: nine of its 36 layers; eight of its tower's 32, one of which sees whole frames.
+    "qwen25vl": {
+        "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 9,
+        "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 151936,
+        "max_window_layers": 70, "rope_theta": 1e6,
+        "rope_scaling": {"type": "default", "rope_type": "default", "mrope_section": [16, 24, 24]},
+        "vision_config": {
+            "depth": 8, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+            "out_hidden_size": 2048, "window_size": 112, "fullatt_block_indexes": [7],
+            "tokens_per_second": 2,
+        },
     },
     "llava": {  # four of Llama-3-8B's 32 layers, and a small vocabulary
         "image_seq_length": 576,
@@ -383,6 +395,18 @@ def vision(bench: Bench) -> None:
     )
 
 
+def qwen3b(bench: Bench) -> None:
+    """Part by part, that a section is done in minutes."""
+    sizes = bench.sizes
+    step = {"slots": [1, 8], "cached": sizes.cached, "count": sizes.steps}
+    for job, limits in (
+        ({"prefill": [sizes.prefill]}, PREFILL),
+        ({"vision": [list(sizes.grid)]}, VISION),
+        (step, {("torch", "float32"): 0.8, ("torch", "bfloat16"): 0.8}),
+    ):
+        measure_parts(bench, "qwen3b", "qwen25vl", job, limits, llama=False)
+
+
 def llava8b(bench: Bench) -> None:
     sizes = bench.sizes
     job = {
@@ -557,6 +581,7 @@ SECTIONS = {
     "prefill": prefill,
     "vision": vision,
     "caption": caption,
+    "qwen3b": qwen3b,
     "llava8b": llava8b,
     "nano": nano,
     "memory": memory,

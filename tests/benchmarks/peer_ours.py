@@ -89,15 +89,16 @@ def make_vision(job: Job) -> Callable[[dict[str, Any]], Any]:
     whole = settings(job)
     if is_qwen(job):
         from vidcap_cli.models.qwen2vl_vision import Qwen2VLVision
-        from vidcap_cli.models.vision_config import Qwen2VLVisionConfig
+        from vidcap_cli.models.qwen25vl_vision import Qwen25VLVision
+        from vidcap_cli.models.vision_config import Qwen2VLVisionConfig, Qwen25VLVisionConfig
 
+        kind, tower = {
+            "qwen2_vl": (Qwen2VLVisionConfig, Qwen2VLVision),
+            "qwen2_5_vl": (Qwen25VLVisionConfig, Qwen25VLVision),
+        }[whole["model_type"]]
         read = read_part(job, r".*visual\.")
-        return Qwen2VLVision(
-            Qwen2VLVisionConfig.read(whole, DecoderConfig.read(whole).hidden),
-            read,
-            make_kernels(),
-            number(job),
-        )
+        sizes = kind.read(whole, DecoderConfig.read(whole).hidden)
+        return tower(sizes, read, make_kernels(), number(job))
     from vidcap_cli.models.clip import ClipVision
     from vidcap_cli.models.vision_config import ClipConfig
 

@@ -64,8 +64,8 @@ def settings(job: Job) -> Job:
 
 
 def is_qwen(job: Job) -> bool:
-    """Whether the job's model is Qwen2-VL."""
-    return settings(job)["model_type"] == "qwen2_vl"
+    """Whether the job's model is Qwen2-VL or Qwen2.5-VL."""
+    return settings(job)["model_type"] in {"qwen2_vl", "qwen2_5_vl"}
 
 
 def pixels(job: Job, size: int | list[int]) -> dict[str, np.ndarray]:
