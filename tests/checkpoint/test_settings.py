@@ -63,6 +63,13 @@ def test_the_hub_settings_of_qwen_pass(tmp_path):
         check_settings(read_json(folder / "config.json") | HUB_7B)
 
 
+@pytest.mark.parametrize("command", ["qwen2vl", "llava"])
+def test_tarsier_is_not_taken_for_llava(tmp_path, command):
+    folder = folder_of(tmp_path, "llava")
+    change(folder / "config.json", "architectures", ["TarsierForConditionalGeneration"])
+    assert "Tarsier2 take frames as pictures of their own" in refused(folder, command)
+
+
 @pytest.mark.parametrize(
     ("family", "key", "value"),
     [

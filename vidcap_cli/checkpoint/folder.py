@@ -4,6 +4,7 @@ A folder is in the Hugging Face layout: ``config.json``, ``tokenizer.json``, saf
 perhaps ``generation_config.json``. Pickled weights are never loaded.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from vidcap_cli.checkpoint.files import lacking, read_json
 from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.checkpoint.layout import Layout
-from vidcap_cli.checkpoint.settings import check_settings
+from vidcap_cli.checkpoint.settings import check_architecture, check_settings
 from vidcap_cli.errors import ModelError
 from vidcap_cli.families import FAMILIES, bundled_models, recognised
 from vidcap_cli.view.words import nearest
@@ -34,6 +35,7 @@ def check_model(folder: Path, family: str, *, weights: bool = True) -> None:
         )
     _check_adapter(folder)
     config = read_json(folder / "config.json")
+    _named(folder, check_architecture, config)
     command = command_of(config)
     if command != family:
         kind = config.get("model_type", "an unknown type")
@@ -50,10 +52,7 @@ def check_model(folder: Path, family: str, *, weights: bool = True) -> None:
             else ""
         )
         raise ModelError(f"{folder} lacks {', '.join(missing)}; download it again.{hint}")
-    try:
-        check_settings(config)
-    except ModelError as error:
-        raise ModelError(f"{folder}: {error}") from error
+    _named(folder, check_settings, config)
     read_generation(folder)
     if there:
         Layout.read(folder, family)
@@ -74,6 +73,14 @@ def _meant(folder: Path, family: str) -> str:
 def has_weights(folder: Path) -> bool:
     """Whether any of its weights are in ``folder``, perhaps not all, or not as safetensors."""
     return any(file.suffix in {".safetensors", *_PICKLES} for file in folder.iterdir())
+
+
+def _named(folder: Path, check: Callable[[dict[str, Any]], None], config: dict[str, Any]) -> None:
+    """Check a ``config.json``; ModelError names the folder."""
+    try:
+        check(config)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
 
 
 def _check_adapter(folder: Path) -> None:

@@ -86,6 +86,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
 
     ``config`` is a ``config.json`` whose type is known to be one of vidcap's.
     """
+    check_architecture(config)
     family = _family(config)
     text = _nested(config, "text_config") or config
     vision = _nested(config, "vision_config")
@@ -103,6 +104,21 @@ def check_settings(config: Mapping[str, Any]) -> None:
         for given in (config, text):
             _known(key, given.get(key), (True, False))
     part(family.check)(config, text, vision, rope_of(text))
+
+
+def check_architecture(config: Mapping[str, Any]) -> None:
+    """Raise ModelError for a model that goes by another's type: Tarsier and Tarsier2, by LLaVA's.
+
+    Source: bytedance/tarsier, ``modeling_tarsier.py``, ``processor.py``.
+    """
+    listed = config.get("architectures")
+    names = map(str, listed if isinstance(listed, list) else ())
+    if tarsier := next((name for name in names if name.startswith("Tarsier")), None):
+        raise ModelError(
+            f"config.json: architecture {_shown(tarsier)} is none of vidcap's. Tarsier and "
+            "Tarsier2 take frames as pictures of their own, not as a video; as LLaVA or Qwen2-VL "
+            "they would caption wrongly."
+        )
 
 
 def _family(config: Mapping[str, Any]) -> Family:
