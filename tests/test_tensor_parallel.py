@@ -158,12 +158,15 @@ def kill_follower_with_rows_in_model(running: Command, run: Path, launch: int) -
     return rows
 
 
-@pytest.mark.parametrize("family", ["qwen2vl", "llava", "pllava"])
+@pytest.mark.parametrize(
+    ("family", "model"),
+    [("qwen2vl", "nano"), ("qwen2vl", "nano2.5"), ("llava", "nano"), ("pllava", "nano")],
+)
 @SLOW
-def test_nano_models_caption_rightly_when_they_are_shared(tmp_path, family):
+def test_nano_models_caption_rightly_when_they_are_shared(tmp_path, family, model):
     clips = Path(__file__).parents[1] / "vidcap_cli" / "nano" / "clips" / "clips.csv"
     code, _, err = vidcap(
-        *(family, clips, "--model", "nano", "--tensor-parallel", 2, "-o", "out.csv"), cwd=tmp_path
+        *(family, clips, "--model", model, "--tensor-parallel", 2, "-o", "out.csv"), cwd=tmp_path
     )
     assert code == 0, err
     with (tmp_path / "out.csv").open(newline="") as file:

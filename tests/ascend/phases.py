@@ -70,8 +70,8 @@ def main(model: str, dtype: str) -> None:
         num_frames=1 if family == "llava" else 4,
     )  # fmt: skip
     captioner, engine = load_captioner(config), GraphEngine(config, lambda _: None)
-    clip = min((NANO / "clips").glob("*.mp4"))
-    prompt = captioner.prompt(video.read_frames(str(clip), captioner.rule).frames)
+    clip = video.read_frames(str(min((NANO / "clips").glob("*.mp4"))), captioner.rule)
+    prompt = captioner.prompt(clip.frames, clip.seconds)
     tower = engine.model.vision.config
     found = {
         "decoder": engine.model.decoder.config.layers,

@@ -14,8 +14,7 @@ from tests.ascend.harness import REPOSITORY, StandIn
 pytest.importorskip("mindspore")
 
 SLOW = pytest.mark.slow
-FAMILIES = ("llava", "pllava", "qwen2vl")
-MODELS = (*FAMILIES, "qwen25vl")  # the folders of the bundled ones
+MODELS = ("llava", "pllava", "qwen2vl", "qwen25vl")  # the folders of the bundled ones
 # What a decode step launches besides its layers: the embedding, the mask (the place of the last
 # token as number of its type, and a comparison), the first norm, the head, its float32, the argmax,
 # and the log-probability of that: a log-softmax, and a gathering.
@@ -24,62 +23,49 @@ A_LAYER = 13
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", REPOSITORY)
 
 
+def caption_the_bundled_clips(stand_in, out, model, *options, devices):
+    """Every clip gets the true sentence."""
+    command, name = ("qwen2vl", "nano2.5") if model == "qwen25vl" else (model, "nano")
+    words = (command, "--demo", "--model", name, *options, "-o", out)
+    done = stand_in.vidcap(*words, devices=devices)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == [row[f"detail_{command}"] for row in rows]
+    assert len(rows) == 8
+
+
 @pytest.mark.parametrize(
-    ("family", "dtype", "ranks"),
+    ("model", "dtype", "ranks"),
     [
         ("llava", "float16", 2),
         *(
-            pytest.param(family, dtype, ranks, marks=SLOW)
-            for family in FAMILIES
+            pytest.param(model, dtype, ranks, marks=SLOW)
+            for model in MODELS
             for dtype in ("float16", "bfloat16")
             for ranks in (1, 2)
-            if (family, dtype, ranks) != ("llava", "float16", 2)
+            if (model, dtype, ranks) != ("llava", "float16", 2)
         ),
     ],
 )
-def test_every_bundled_clip_gets_its_caption(stand_in, tmp_path, family, dtype, ranks):
-    out = tmp_path / "captions.csv"
-    done = stand_in.vidcap(
-        *(family, "--demo", "--dtype", dtype, "--worker-num", str(ranks), "-o", out),
-        devices=ranks,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    with out.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["text"] for row in rows] == [row[f"detail_{family}"] for row in rows]
-    assert len(rows) == 8
-
-
-@SLOW
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_every_bundled_clip_gets_its_caption_of_qwen25vl(stand_in, tmp_path, dtype):
-    out = tmp_path / "captions.csv"
-    words = ("qwen2vl", "--demo", "--model", "nano2.5", "--dtype", dtype, "-o", out)
-    done = stand_in.vidcap(*words, devices=1)
-    assert done.returncode == 0, done.stdout + done.stderr
-    with out.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["text"] for row in rows] == [row["detail_qwen2vl"] for row in rows]
-    assert len(rows) == 8
+def test_every_bundled_clip_gets_its_caption(stand_in, tmp_path, model, dtype, ranks):
+    options = ("--dtype", dtype, "--worker-num", str(ranks))
+    caption_the_bundled_clips(stand_in, tmp_path / "captions.csv", model, *options, devices=ranks)
 
 
 @pytest.mark.parametrize(
-    ("family", "dtype"),
+    ("model", "dtype"),
     [
         ("llava", "float16"),
         pytest.param("qwen2vl", "bfloat16", marks=SLOW),
+        pytest.param("qwen25vl", "float16", marks=SLOW),
         pytest.param("pllava", "float32", marks=SLOW),
     ],
 )
-def test_devices_that_share_a_model_caption_every_bundled_clip(stand_in, tmp_path, family, dtype):
+def test_devices_that_share_a_model_caption_every_bundled_clip(stand_in, tmp_path, model, dtype):
     out = tmp_path / "captions.csv"
-    words = (family, "--demo", "--dtype", dtype, "--tensor-parallel", "2", "-o", out)
-    done = stand_in.vidcap(*words, devices=2)
-    assert done.returncode == 0, done.stdout + done.stderr
-    with out.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["text"] for row in rows] == [row[f"detail_{family}"] for row in rows]
-    assert len(rows) == 8
+    options = ("--dtype", dtype, "--tensor-parallel", "2")
+    caption_the_bundled_clips(stand_in, out, model, *options, devices=2)
     log = (out.with_suffix(".vidcap") / "msrun_log" / "0001" / "worker_1.log").read_text()
     assert f"weights in {dtype} on Ascend, AscendKernels, share 2 of 2" in log
 
