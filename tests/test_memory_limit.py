@@ -30,17 +30,21 @@ def folder(tmp_path_factory) -> Path:
     return place
 
 
-def caption(folder: Path, output: str, *arguments: str) -> tuple[int, str, list[dict[str, str]]]:
+def caption(
+    folder: Path, output: str, *arguments: str, model: str = "nano"
+) -> tuple[int, str, list[dict[str, str]]]:
     code, _, err = vidcap(
-        *("qwen2vl", "meta.csv", "--model", "nano", "--max-new-tokens", "8", "--all-columns"),
+        *("qwen2vl", "meta.csv", "--model", model, "--max-new-tokens", "8", "--all-columns"),
         *("-o", output, *LARGE, *arguments),
         cwd=folder,
     )
     return code, err, rows_of(folder / output) if (folder / output).exists() else []
 
 
-def test_it_is_shown_smaller_and_says_so(folder):
-    code, err, (long, short) = caption(folder, "shrunk.csv", "--memory-limit", LIMIT)
+@pytest.mark.parametrize("model", ["nano", pytest.param("nano2.5", marks=pytest.mark.slow)])
+def test_it_is_shown_smaller_and_says_so(folder, model):
+    limit = ("--memory-limit", LIMIT)
+    code, err, (long, short) = caption(folder, f"shrunk-{model}.csv", *limit, model=model)
     assert code == 0, err
     assert (long["caption_status"], long["caption_flags"]) == ("ok", "shrunk,cut")
     assert int(long["caption_height"]) < 700
