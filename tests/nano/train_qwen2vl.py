@@ -360,13 +360,18 @@ class Recipe:
     """What differs between models that are trained like this one.
 
     ``see(model, batch)`` are visual tokens; ``batches(seed)`` are endless, of shortened clips for
-    seed 0.
+    seed 0; ``doubt(batch)`` is one more loss, of the first batch of a step.
     """
 
     prompts: Prompts
     see: Callable[[Any, Batch], Tensor]
     batches: Callable[[int], Iterator[list[Example]]]
     save: Callable[[Any, Tokenizer, Path], None]
+    seed: int = 1  # of the clips at full length
+    short: float = SHORT_SHARE  # of the steps
+    peak: float = 1.0  # of the learning rates
+    guided: bool = True
+    doubt: Callable[[Batch], Tensor] | None = None
 
 
 def train(steps: int, recipe: Recipe, out: Path) -> None:
@@ -379,21 +384,24 @@ def train(steps: int, recipe: Recipe, out: Path) -> None:
     others = [p for name, p in named if p.ndim < 2 or "embed_tokens" in name]
     muon = Muon(matrices, lr=0.02)
     adam = torch.optim.AdamW([*others, *guide.parameters()], lr=3e-3, weight_decay=0.0)
-    short, full = recipe.batches(0), recipe.batches(1)
+    short, full = recipe.batches(0), recipe.batches(recipe.seed)
     started, right, losses = time.monotonic(), [], []
     for step in range(steps):
-        factor = training.schedule(step, steps)
+        factor = recipe.peak * training.schedule(step, steps)
         muon.lr, adam.param_groups[0]["lr"] = 0.02 * factor, 3e-3 * factor
         guidance = 0.5 if step < steps // 2 else 0.15
         model.zero_grad()
         guide.zero_grad()
-        stream = short if step < SHORT_SHARE * steps else full
-        for examples in itertools.islice(stream, BATCHES):
+        stream = short if step < recipe.short * steps else full
+        for number, examples in enumerate(itertools.islice(stream, BATCHES)):
             batch = prompts.batch(examples, brief=BATCH // 2)
             seen = recipe.see(model, batch)
             loss, exact, middle = answer_loss(model, batch, seen)
-            aux_parts = guide(batch, seen, middle)
-            ((loss + guidance * aux_parts.sum()) / BATCHES).backward()
+            aux_parts = guide(batch, seen, middle) if recipe.guided else torch.zeros(6)
+            total = (loss + guidance * aux_parts.sum()) / BATCHES
+            if recipe.doubt and number == 0:
+                total = total + recipe.doubt(batch)
+            total.backward()
             right += exact[: len(examples)].tolist()
             losses.append((loss.item(), *aux_parts.tolist()))
         nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
