@@ -182,9 +182,11 @@ def test_the_true_headers_of_the_largest_model_are_shared_out(largest, ranks):
     shares = [Share(index, ranks) for index in range(ranks)]
     kept = sum(share.parameters(layout.text) for share in shares)
     assert kept == whole + (ranks - 1) * norms
-    tower = layout.parameters() - whole
-    assert layout.divided()[ranks] == shares[-1].parameters(layout.text) + tower
     last = shares[-1]
+    tower, part = layout.parameters() - whole, last.tower_parameters(layout.tower)
+    assert layout.divided()[ranks] == last.parameters(layout.text) + part
+    # What leads out of the tower, 94 million numbers, is whole, and so are biases of sums.
+    assert tower / ranks <= part < tower / ranks + 95e6
     assert layout.text_weight("layers.79.self_attn.k_proj.weight", last).shape == (
         1024 // ranks, 8192
     )  # fmt: skip
@@ -222,10 +224,10 @@ def test_what_each_rank_keeps_is_told(largest, monkeypatch):
     assert [it["fits"] for it in told.values()] == [False, False, True, False, False]
     parts = {int(name.split("_")[-1]): it["weights"] / G for name, it in told.items()}
     assert parts[1] == pytest.approx(146.8, abs=0.05)
-    assert parts[4] == pytest.approx(37.75, abs=0.01)
+    assert parts[4] == pytest.approx(36.81, abs=0.01)
     words = [fact.words for fact in sharing_facts(largest, "qwen2vl", [64 * G] * 4)]
     assert words[1].endswith("does not fit the devices of 64.0 GB")
-    assert words[2].endswith("fits, and leaves 26.2 GB of a device")
+    assert words[2].endswith("fits, and leaves 27.2 GB of a device")
     assert words[3].endswith("needs 8 devices, of which there are 4")
     alone = [fact.words for fact in sharing_facts(largest, "qwen2vl", [])]
     assert alone[0] == "146.8 GB of weights a rank in 16 bits, 327.7 MB for 1,000 tokens"
