@@ -162,9 +162,7 @@ def _check_variables(names: Iterable[str]) -> None:
         name = variable.removeprefix(_VARIABLE)
         if name == variable or name in known or variable in _OTHERS:
             continue
-        from difflib import get_close_matches  # noqa: PLC0415 - for this rare case only
-
-        for near in get_close_matches(name, known, 1, _ALIKE):
+        if near := nearest(name, known, _ALIKE):
             raise UsageError(
                 f"{variable}: there is no option {name.lower()}; did you mean {_VARIABLE}{near}?"
             )

@@ -183,17 +183,22 @@ def test_patches_attend_to_their_own_window(library, windows, head_dim):
         assert not found[sequence, end:, head].any()
 
 
-@pytest.mark.parametrize("head_dim", [7, 16, 64, 80])
-@pytest.mark.parametrize(("patches", "seen"), [(1, 1), (37, 30), (97, 97), (420, 385)])
-def test_patches_attend_to_their_own_sequence(library, patches, seen, head_dim):
+def tower_heads(library, patches: int, seen: int, head_dim: int):
+    """What each head of two sequences attends to, its q, k and v, and what it does not see."""
     rng, heads = np.random.default_rng([patches, head_dim]), 3
     q, k, v = rng.normal(0, 1, (3, 2, patches, heads, head_dim)).astype(np.float32)
     found = call(library, "tower_attention", q, k, v, np.array([seen], np.int32))
-    hidden = np.arange(patches) >= seen
-    for at in np.ndindex(2, heads):
-        one = at[0], slice(None), at[1]
-        expected = attended(q[one], k[one], v[one], hidden)
-        np.testing.assert_allclose(found[one], expected, rtol=0, atol=5e-5)
+    for sequence, head in np.ndindex(2, heads):
+        one = sequence, slice(None), head
+        yield found[one], q[one], k[one], v[one], np.arange(patches) >= seen
+
+
+@pytest.mark.parametrize("head_dim", [7, 16, 64, 80])
+@pytest.mark.parametrize(("patches", "seen"), [(1, 1), (37, 30), (97, 97), (420, 385)])
+def test_patches_attend_to_their_own_sequence(library, patches, seen, head_dim):
+    for found, q, k, v, hidden in tower_heads(library, patches, seen, head_dim):
+        expected = attended(q, k, v, hidden)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("head_dim", [16, 72, 128])
@@ -345,13 +350,8 @@ def rounding(library):
 @pytest.mark.parametrize("head_dim", [7, 64, 80])
 @pytest.mark.parametrize(("patches", "seen"), [(64, 60), (97, 97), (420, 385)])
 def test_rounded_patches_attend_to_their_own_sequence(rounding, patches, seen, head_dim):
-    rng, heads = np.random.default_rng([patches, head_dim]), 3
-    q, k, v = rng.normal(0, 1, (3, 2, patches, heads, head_dim)).astype(np.float32)
-    found = call(rounding, "tower_attention", q, k, v, np.array([seen], np.int32))
-    hidden = np.arange(patches) >= seen
-    for at in np.ndindex(2, heads):
-        one = at[0], slice(None), at[1]
-        compare_rounded(rounding, found[one], q[one], k[one], v[one], hidden)
+    for found, q, k, v, hidden in tower_heads(rounding, patches, seen, head_dim):
+        compare_rounded(rounding, found, q, k, v, hidden)
 
 
 @pytest.mark.parametrize("head_dim", [16, 72, 128])

@@ -68,41 +68,39 @@ static void pack_queries(const flash *p, const float *q, int64_t rows, float by,
     }
 }
 
+/* y [rows, 16 panels] (+)= x W^T of so many pairs; panels of W are ``size`` bytes. */
+INLINE void multiply_pairs(
+    const float *rounded_rows, const int64_t next_row, int64_t rows, const char *w, int64_t size,
+    int64_t panels, int64_t pairs, float *y, int64_t stride, bool add)
+{
+    for (int64_t i = 0; i < panels; i += 2, w += 2 * size)
+        for (int64_t strip = 0; strip < STRIPS(rows); strip++) {
+            const int32_t *x = (const int32_t *)rounded_rows + strip * STRIP * next_row;
+            float *to = y + strip * STRIP * stride + i * PANEL;
+            if (i + 1 < panels)
+                multiply_strip(2, x, next_row, w, size, pairs, to, stride, add);
+            else
+                multiply_strip(1, x, next_row, w, 0, pairs, to, stride, add);
+        }
+}
+
 static void score(
     const flash *p, const float *queries, int64_t rows, const float *packed, int64_t start,
     int64_t panels, float *scores)
 {
     const int64_t depth = PAIRS_OF(p->head_dim), size = PANEL * depth * 4;
-    for (int64_t i = 0; i < panels; i += 2) {
-        const char *keys = (const char *)packed + (start / PANEL + i) * size;
-        for (int64_t strip = 0; strip < STRIPS(rows); strip++) {
-            const int32_t *x = (const int32_t *)queries + strip * STRIP * QUERY;
-            float *to = scores + strip * STRIP * KEYS + i * PANEL;
-            if (i + 1 < panels)
-                multiply_strip(2, x, QUERY, keys, size, depth, to, KEYS, false);
-            else
-                multiply_strip(1, x, QUERY, keys, 0, depth, to, KEYS, false);
-        }
-    }
+    const char *keys = (const char *)packed + start / PANEL * size;
+    multiply_pairs(queries, QUERY, rows, keys, size, panels, depth, scores, KEYS, false);
 }
 
 static void weigh(
     const flash *p, const float *weights, int64_t rows, const float *packed, int64_t start,
     int64_t panels, float *sums, bool add)
 {
-    const int64_t columns = PANELS_OF(p->head_dim), width = columns * PANEL, size = tokens_of(p) * PANEL * 2;
-    const int64_t pairs = panels * PANEL / 2;
-    for (int64_t i = 0; i < columns; i += 2) {
-        const char *values = (const char *)values_of(p, packed) + i * size + start / 2 * PANEL * 4;
-        for (int64_t strip = 0; strip < STRIPS(rows); strip++) {
-            const int32_t *x = (const int32_t *)weights + strip * STRIP * KEYS;
-            float *to = sums + strip * STRIP * width + i * PANEL;
-            if (i + 1 < columns)
-                multiply_strip(2, x, KEYS, values, size, pairs, to, width, add);
-            else
-                multiply_strip(1, x, KEYS, values, 0, pairs, to, width, add);
-        }
-    }
+    const int64_t columns = PANELS_OF(p->head_dim), size = tokens_of(p) * PANEL * 2;
+    const char *values = (const char *)(values_of(p, packed) + start / 2 * PANEL);
+    multiply_pairs(
+        weights, KEYS, rows, values, size, columns, panels * PANEL / 2, sums, columns * PANEL, add);
 }
 
 const products on_pairs = {MOST_QUERIES, IN_PAIRS, packed_floats, pack, pack_queries, score, weigh};

@@ -72,11 +72,11 @@ def setting(value: object) -> str:
     return str(value)
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of ``known`` that is most like ``name``, if any is."""
+def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str | None:
+    """The one of ``known`` that is most like ``name``, if any is ``alike`` (of 1) at least."""
     from difflib import get_close_matches  # noqa: PLC0415 - for errors only
 
-    return next(iter(get_close_matches(name, list(known), 1)), None)
+    return next(iter(get_close_matches(name, list(known), 1, alike)), None)
 
 
 def count(number: int, thing: str) -> str:
