@@ -217,7 +217,7 @@ def test_a_token_attends_to_those_before_it(library, queries, keys, head_dim):
         np.testing.assert_allclose(found[:, columns], expected, rtol=0, atol=5e-5)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 4), (6, 2), (12, 2)])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 4), (6, 2), (12, 2), (7, 1)])
 @pytest.mark.parametrize("head_dim", [5, 16, 72, 128])
 @pytest.mark.parametrize("last", [[0], [15], [255], [256], [700], [0, 520, 31], [256, 0]], ids=str)
 def test_a_query_of_each_slot_attends_to_its_tokens(library, last, head_dim, heads, kv_heads):
@@ -323,20 +323,26 @@ def test_scores_that_grow_and_numbers_that_do_not_fit(library):
     assert np.isnan(call(library, "prompt_attention", q, k, v)).all()
 
 
+def fewest_rounded(library) -> float:
+    """Rows that are rounded when that is wanted: where the processor multiplies bfloat16 numbers
+    alone; on matrix registers, many at a time."""
+    return {"amx": 64, "avx512bf16": 1}.get(Path(library._name).stem, math.inf)
+
+
 def test_rows_are_rounded_where_that_is_wanted(library):
-    """Where the processor multiplies bfloat16 numbers alone, and many at a time."""
     rng = np.random.default_rng(8)
     x, weight = rng.normal(0, 1, (80, 96)), rng.normal(0, 0.1, (48, 96))
     x, weight = x.astype(np.float32), weight.astype(np.float32)
     exact, near = (rows @ rounded(weight, "bfloat16").T for rows in (x, rounded(x, "bfloat16")))
-    library.round_rows(1)
-    many, few = (product(library, rows, [weight], "bfloat16") for rows in (x, x[:9]))
-    library.round_rows(0)
-    rounds = Path(library._name).stem in {"amx", "avx512bf16"}
-    np.testing.assert_allclose(many, near if rounds else exact, rtol=0, atol=1e-4)
-    assert rounds == (np.abs(many - exact).max() > 1e-3)
-    for found in (few, product(library, x, [weight], "bfloat16")[:9]):
-        np.testing.assert_allclose(found, exact[:9], rtol=0, atol=1e-4)
+    for rows in (1, 2, 9, 12, 13, 40, 63, 64, 80):
+        expected, other = (near, exact) if rows >= fewest_rounded(library) else (exact, near)
+        library.round_rows(1)
+        found = product(library, x[:rows], [weight], "bfloat16")
+        library.round_rows(0)
+        np.testing.assert_allclose(found, expected[:rows], rtol=0, atol=1e-4)
+        assert np.abs(found - other[:rows]).max() > 1e-3
+        found = product(library, x[:rows], [weight], "bfloat16")
+        np.testing.assert_allclose(found, exact[:rows], rtol=0, atol=1e-4)
 
 
 @pytest.fixture
@@ -345,6 +351,23 @@ def rounding(library):
     library.round_rows(1)
     yield library
     library.round_rows(0)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 6, 7, 12, 13, 25, 48, 49, 250])
+@pytest.mark.parametrize(("n", "k"), [(67, 53), (32, 384), (5, 901), (130, 1100)])
+def test_products_of_rounded_rows(rounding, rows, n, k):
+    rng = np.random.default_rng([rows, n, k])
+    x, residual, gate, up, bias = (
+        rng.normal(0, 1, shape).astype(np.float32)
+        for shape in ((rows, k), (rows, n), (n, k), (n, k), (n,))
+    )
+    gate, up = gate / k**0.5, up / k**0.5
+    near = rounded(x, "bfloat16") if rows >= fewest_rounded(rounding) else x
+    gates, ups = (near.astype(np.float64) @ rounded(w, "bfloat16").T for w in (gate, up))
+    found = product(rounding, x, [gate], "bfloat16", bias, residual)
+    np.testing.assert_allclose(found, gates + bias + residual, rtol=0, atol=1e-4)
+    found = product(rounding, x, [gate, up], "bfloat16")
+    np.testing.assert_allclose(found, gates / (1 + np.exp(-gates)) * ups, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("head_dim", [7, 64, 80])

@@ -78,9 +78,9 @@ INLINE void multiply_pairs(
             const int32_t *x = (const int32_t *)rounded_rows + strip * STRIP * next_row;
             float *to = y + strip * STRIP * stride + i * PANEL;
             if (i + 1 < panels)
-                multiply_strip(2, x, next_row, w, size, pairs, to, stride, add);
+                multiply_strip(STRIP, 2, false, x, next_row, w, size, pairs, to, stride, add);
             else
-                multiply_strip(1, x, next_row, w, 0, pairs, to, stride, add);
+                multiply_strip(STRIP, 1, false, x, next_row, w, 0, pairs, to, stride, add);
         }
 }
 

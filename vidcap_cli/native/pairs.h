@@ -11,6 +11,8 @@
 #endif
 
 #define STRIP 12 /* rows of x: their sums with two panels have registers */
+#define MOST_WIDE 4 /* panels that meet a strip at once */
+#define FETCH_PAIRS 256 /* bytes, into the first cache: product.c says why */
 #define STRIPS(rows) (((rows) + STRIP - 1) / STRIP)
 
 /* y = x W^T of many rows of x, which are rounded to bfloat16. Weights of bfloat16 only. */
@@ -42,30 +44,34 @@ INLINE void round_row(const float *x, int64_t count, int32_t *to, int64_t pairs)
         _mm256_storeu_si256((void *)(to + i), round_numbers(x + 2 * i, count - 2 * i));
 }
 
-/* y [STRIP, 16 panels] (+)= x W^T of one or two panels of so many pairs. Rows of x are ``next_row``
- * pairs apart, panels ``next`` bytes, rows of y ``stride`` floats. The next strip of x is fetched
- * meanwhile. */
+/* y [rows, 16 panels] (+)= x W^T of so many panels of so many pairs. Rows of x are ``next_row`` pairs
+ * apart, panels ``next`` bytes, rows of y ``stride`` floats. What follows of W, which waits for
+ * memory, or in the cache the next rows of x, is fetched meanwhile. */
 INLINE void multiply_strip(
-    const int panels, const int32_t *x, const int64_t next_row, const char *w, int64_t next,
-    int64_t pairs, float *y, int64_t stride, bool add)
+    const int rows, const int panels, const bool from_memory, const int32_t *x, const int64_t next_row,
+    const char *w, int64_t next, int64_t pairs, float *y, int64_t stride, bool add)
 {
-    __m512 sums[2][STRIP];
+    __m512 sums[MOST_WIDE][STRIP];
     for (int p = 0; p < panels; p++)
-        for (int r = 0; r < STRIP; r++)
+        for (int r = 0; r < rows; r++)
             sums[p][r] = add ? _mm512_loadu_ps(y + r * stride + p * PANEL) : _mm512_setzero_ps();
-    const int32_t *ahead = x + STRIP * next_row;
-    for (int64_t i = 0; i < pairs; i++, x++, ahead += STRIP, w += PANEL * 4) {
-        __m512i numbers[2];
-        __builtin_prefetch(ahead);
-        for (int p = 0; p < panels; p++)
+    const int32_t *ahead = x + rows * next_row;
+    for (int64_t i = 0; i < pairs; i++, x++, ahead += rows, w += PANEL * 4) {
+        __m512i numbers[MOST_WIDE];
+        if (!from_memory)
+            __builtin_prefetch(ahead);
+        for (int p = 0; p < panels; p++) {
+            if (from_memory)
+                __builtin_prefetch(w + p * next + FETCH_PAIRS, 0, 3);
             numbers[p] = _mm512_loadu_si512(w + p * next);
-        for (int r = 0; r < STRIP; r++)
+        }
+        for (int r = 0; r < rows; r++)
             for (int p = 0; p < panels; p++)
                 sums[p][r] = _mm512_dpbf16_ps(
                     sums[p][r], (__m512bh)numbers[p], (__m512bh)_mm512_set1_epi32(x[r * next_row]));
     }
     for (int p = 0; p < panels; p++)
-        for (int r = 0; r < STRIP; r++)
+        for (int r = 0; r < rows; r++)
             _mm512_storeu_ps(y + r * stride + p * PANEL, sums[p][r]);
 }
 

@@ -344,7 +344,7 @@ void multiply(
         multiply_by_tiles(&p);
         return;
     }
-    if (PAIRS && kind == BFLOAT16 && rounded(m)) {
+    if (PAIRS && kind == BFLOAT16 && rounding) {
         multiply_by_pairs(&p);
         return;
     }

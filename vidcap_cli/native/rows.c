@@ -1,15 +1,10 @@
-/* What a layer does to float32 rows besides: norms, rotary positions, attention of one query. */
+/* What a layer does to float32 rows besides: norms, rotary positions, choices among logits. */
 #include "native.h"
 #include "rows.h"
 
 #include <math.h>
 
 #define ROWS_AT_ONCE 16
-#define TOKENS_AT_ONCE 4
-#define TOKENS_IN_CACHE 8 /* the first one, with their keys or values for the next head */
-#define PART_TOKENS 256    /* tokens for one thread, of a head of keys */
-#define LINE 16            /* floats of a line of it */
-#define ROOM (PART_TOKENS + LANES)
 
 INLINE float dot(const float *a, const float *b, int64_t n)
 {
@@ -170,127 +165,4 @@ static void penalise_some(void *context, int64_t index)
 void penalise(const pricing *p)
 {
     parallel(penalise_some, (void *)p, (p->n + NUMBERS_AT_ONCE - 1) / NUMBERS_AT_ONCE);
-}
-
-/* e^(x - most) in place of x; their sum. */
-static float exponentials(float *x, int64_t n, float most)
-{
-    float total = 0;
-    for (int64_t i = 0; i < n; i += LANES) {
-        const vec e = vexp(load(x + i) - most);
-        store(x + i, e);
-        if (i + LANES <= n)
-            total += sum(e);
-        else
-            for (int64_t rest = i; rest < n; rest++)
-                total += x[rest];
-    }
-    return total;
-}
-
-/* to [width] += the weighted sum of ``tokens`` rows of values. */
-static void add_values(
-    float *restrict to, const float *weights, const float *v, int64_t tokens, int64_t width)
-{
-    int64_t token = 0;
-    for (; token + TOKENS_AT_ONCE <= tokens; token += TOKENS_AT_ONCE) {
-        const float *some = v + token * width, *weight = weights + token;
-        for (int64_t i = 0; i < width; i++)
-            to[i] += weight[0] * some[i] + weight[1] * some[width + i]
-                     + weight[2] * some[2 * width + i] + weight[3] * some[3 * width + i];
-    }
-    for (; token < tokens; token++)
-        for (int64_t i = 0; i < width; i++)
-            to[i] += weights[token] * v[token * width + i];
-}
-
-/* What each head of queries sees of a part of the tokens: the weighted sum of their values, the
- * largest of its scores, and the sum of its weights e^(score - largest).
- */
-typedef struct {
-    const attention *p;
-    float *seen;
-    int64_t parts, group, size; /* of a slot at most; heads that share keys; floats of a head */
-} partition;
-
-/* Bring the share of a head of the next tokens' keys or values into a cache, while those at hand are
- * computed with. */
-INLINE void fetch_next(const partition *it, const float *next, int64_t head)
-{
-    const int64_t share = TOKENS_IN_CACHE * it->p->head_dim / it->group;
-    for (int64_t i = 0; i < share; i += LINE)
-        __builtin_prefetch(next + head * share + i, 0, 2);
-}
-
-/* A part of the tokens for all heads that share their keys: these are read once. */
-static void attend_part(void *context, int64_t index)
-{
-    const partition *it = context;
-    const attention *p = it->p;
-    const int64_t row = index / it->parts, first = index % it->parts * PART_TOKENS;
-    const int64_t tokens = least(p->last[row] + 1 - first, PART_TOKENS), width = p->head_dim;
-    const float *q = p->q + row * it->group * width, scale = 1 / sqrtf((float)width);
-    const float *k = p->keys + (row * p->length + first) * width;
-    const float *v = p->values + (row * p->length + first) * width;
-    float *seen = it->seen + index * it->group * it->size;
-    float *const scores = scratch(OWN, it->group * ROOM);
-    for (int64_t start = 0; start < tokens; start += TOKENS_IN_CACHE)
-        for (int64_t head = 0; head < it->group; head++) {
-            fetch_next(it, k + (start + TOKENS_IN_CACHE) * width, head);
-            for (int64_t i = start; i < least(start + TOKENS_IN_CACHE, tokens); i++)
-                scores[head * ROOM + i] = dot(q + head * width, k + i * width, width) * scale;
-        }
-    for (int64_t head = 0; tokens > 0 && head < it->group; head++) {
-        float *const own = scores + head * ROOM, *const to = seen + head * it->size;
-        float most = own[0];
-        for (int64_t i = 1; i < tokens; i++)
-            most = own[i] > most ? own[i] : most;
-        for (int64_t i = tokens; i < tokens + LANES; i++)
-            own[i] = most;
-        memset(to, 0, (size_t)width * 4);
-        to[width] = most;
-        to[width + 1] = exponentials(own, tokens, most);
-    }
-    for (int64_t start = 0; start < tokens; start += TOKENS_IN_CACHE)
-        for (int64_t head = 0; head < it->group; head++) {
-            fetch_next(it, v + (start + TOKENS_IN_CACHE) * width, head);
-            add_values(
-                seen + head * it->size, scores + head * ROOM + start, v + start * width,
-                least(tokens - start, TOKENS_IN_CACHE), width);
-        }
-}
-
-/* The parts of a head as one. */
-static void join_parts(void *context, int64_t index)
-{
-    const partition *it = context;
-    const attention *p = it->p;
-    const int64_t row = index / it->group, width = p->head_dim, next = it->group * it->size;
-    const int64_t parts = p->last[row] / PART_TOKENS + 1;
-    const float *seen =
-        it->seen + row * it->parts * next + index % it->group * it->size;
-    float *const to = p->attended + index * width;
-    float most = seen[width], total = 0;
-    for (int64_t part = 1; part < parts; part++)
-        most = seen[part * next + width] > most ? seen[part * next + width] : most;
-    memset(to, 0, (size_t)width * 4);
-    for (int64_t part = 0; part < parts; part++, seen += next) {
-        const float share = expf(seen[width] - most);
-        total += share * seen[width + 1];
-        add_values(to, &share, seen, 1, width);
-    }
-    for (int64_t i = 0; i < width; i++)
-        to[i] /= total;
-}
-
-void attend(const attention *p, int64_t slots)
-{
-    const int64_t rows = slots * p->kv_heads;
-    partition it = {p, .group = p->heads / p->kv_heads, .size = p->head_dim + 2};
-    for (int64_t row = 0; row < rows; row++)
-        if (p->last[row] / PART_TOKENS + 1 > it.parts)
-            it.parts = p->last[row] / PART_TOKENS + 1;
-    it.seen = scratch(SHARED, rows * it.parts * it.group * it.size);
-    parallel(attend_part, &it, rows * it.parts);
-    parallel(join_parts, &it, slots * p->heads);
 }

@@ -1,0 +1,249 @@
+/* Attention of one query for each slot over the tokens of its caches: memory is read once for all heads
+ * that share it, and a part of the tokens is a thread's (Flash-Decoding, Dao et al. 2023).
+ */
+#include "native.h"
+#include "rows.h"
+
+#include <math.h>
+
+#define PART_TOKENS 256     /* for one thread, of a head of keys */
+#define TOKENS_IN_CACHE 16  /* the first one, with their keys or values for the next head */
+#define LINE 16             /* floats of a line of it */
+#define ROOM (PART_TOKENS + LANES)
+#define HEADS 4             /* at once: they share what is loaded of values */
+#define COLUMNS (LANES == 16 ? 4 : LANES == 8 ? 2 : 4) /* vectors of them */
+
+/* e^(x - most) in place of x; their sum. */
+static float exponentials(float *x, int64_t n, float most)
+{
+    vec total = {0};
+    float rest = 0;
+    for (int64_t i = 0; i < n; i += LANES) {
+        const vec e = vexp(load(x + i) - most);
+        store(x + i, e);
+        if (i + LANES <= n)
+            total += e;
+        else
+            for (; i < n; i++)
+                rest += x[i];
+    }
+    return sum(total) + rest;
+}
+
+#ifdef __clang__
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#endif
+
+/* Lanes of two vectors, one behind the other, whose sums with those ``width`` after them are a fold. */
+#define AT(lane, width) (lane) / (width) * 2 * (width) + (lane) % (width)
+#define FOUR(lane, width, more)                                                                    \
+    AT(lane, width) + more, AT(lane + 1, width) + more, AT(lane + 2, width) + more,                \
+        AT(lane + 3, width) + more
+#if LANES == 16
+#define ALL(width, more)                                                                           \
+    FOUR(0, width, more), FOUR(4, width, more), FOUR(8, width, more), FOUR(12, width, more)
+#elif LANES == 8
+#define ALL(width, more) FOUR(0, width, more), FOUR(4, width, more)
+#else
+#define ALL(width, more) FOUR(0, width, more)
+#endif
+#define FOLD(x, width)                                                                             \
+    UNROLLED for (int i = 0; i < width; i++)                                                       \
+        x[i] = __builtin_shufflevector(x[2 * i], x[2 * i + 1], ALL(width, 0))                      \
+               + __builtin_shufflevector(x[2 * i], x[2 * i + 1], ALL(width, width))
+
+/* The sums of as many vectors as one has lanes. */
+INLINE vec sums_of(vec x[LANES])
+{
+#if LANES == 16
+    FOLD(x, 8);
+#endif
+#if LANES >= 8
+    FOLD(x, 4);
+#endif
+    FOLD(x, 2);
+    FOLD(x, 1);
+    return x[0];
+}
+
+/* scores [heads, tokens] = scale q k^T of LANES / heads tokens from ``start`` on; of those beyond the
+ * last, its own. */
+INLINE void score(
+    const int heads, const float *q, const float *k, int64_t start, int64_t tokens, int64_t width,
+    float scale, float *scores)
+{
+    const int some = LANES / heads;
+    const float *keys[LANES];
+    vec sums[LANES];
+    UNROLLED for (int token = 0; token < some; token++)
+        keys[token] = k + least(start + token, tokens - 1) * width;
+    UNROLLED for (int i = 0; i < LANES; i++)
+        sums[i] = splat(0);
+    int64_t i = 0;
+    for (; i + LANES <= width; i += LANES) {
+        vec parts[HEADS];
+        UNROLLED for (int head = 0; head < heads; head++)
+            parts[head] = load(q + head * width + i);
+        UNROLLED for (int token = 0; token < some; token++) {
+            const vec key = load(keys[token] + i);
+            UNROLLED for (int head = 0; head < heads; head++)
+                sums[head * some + token] += parts[head] * key;
+        }
+    }
+    vec found = sums_of(sums);
+    for (; i < width; i++)
+        for (int head = 0; head < heads; head++)
+            for (int token = 0; token < some; token++)
+                found[head * some + token] += q[head * width + i] * keys[token][i];
+    found *= scale;
+    float both[LANES];
+    store(both, found);
+    UNROLLED for (int head = 0; head < heads; head++)
+        memcpy(scores + head * ROOM + start, both + head * some, (size_t)some * 4);
+}
+
+/* to [heads, columns vectors] += the weighted sum of ``tokens`` rows of values; heads are ``next``
+ * floats apart, their weights ROOM. */
+INLINE void add_columns(
+    const int heads, const int columns, float *to, int64_t next, const float *weights, const float *v,
+    int64_t tokens, int64_t width)
+{
+    vec sums[HEADS][COLUMNS];
+    for (int head = 0; head < heads; head++)
+        for (int c = 0; c < columns; c++)
+            sums[head][c] = load(to + head * next + c * LANES);
+    for (int64_t token = 0; token < tokens; token++, v += width) {
+        vec values[COLUMNS];
+        UNROLLED for (int c = 0; c < columns; c++)
+            values[c] = load(v + c * LANES);
+        UNROLLED for (int head = 0; head < heads; head++)
+            UNROLLED for (int c = 0; c < columns; c++)
+                sums[head][c] += weights[head * ROOM + token] * values[c];
+    }
+    for (int head = 0; head < heads; head++)
+        for (int c = 0; c < columns; c++)
+            store(to + head * next + c * LANES, sums[head][c]);
+}
+
+/* The same of all columns. */
+INLINE void add_values(
+    const int heads, float *to, int64_t next, const float *weights, const float *v, int64_t tokens,
+    int64_t width)
+{
+    int64_t i = 0;
+    for (; i + COLUMNS * LANES <= width; i += COLUMNS * LANES)
+        add_columns(heads, COLUMNS, to + i, next, weights, v + i, tokens, width);
+    for (; i + LANES <= width; i += LANES)
+        add_columns(heads, 1, to + i, next, weights, v + i, tokens, width);
+    for (; i < width; i++)
+        for (int head = 0; head < heads; head++)
+            for (int64_t token = 0; token < tokens; token++)
+                to[head * next + i] += weights[head * ROOM + token] * v[token * width + i];
+}
+
+/* What each head of queries sees of a part of the tokens: the weighted sum of their values, the
+ * largest of its scores, and the sum of its weights e^(score - largest).
+ */
+typedef struct {
+    const attention *p;
+    float *seen;
+    int64_t parts, group, size; /* of a slot at most; heads that share keys; floats of a head */
+} partition;
+
+/* Bring the share of a head of the next tokens' keys or values into a cache, while those at hand are
+ * computed with. */
+INLINE void fetch_next(const partition *it, const float *next, int64_t head, int64_t heads)
+{
+    const int64_t all = TOKENS_IN_CACHE * it->p->head_dim;
+    const int64_t from = all * head / it->group, to = all * (head + heads) / it->group;
+    for (int64_t i = from; i < to; i += LINE)
+        __builtin_prefetch(next + i, 0, 2);
+}
+
+/* A part of the tokens for all heads that share their keys: these are read once. */
+static void attend_part(void *context, int64_t index)
+{
+    const partition *it = context;
+    const attention *p = it->p;
+    const int64_t row = index / it->parts, first = index % it->parts * PART_TOKENS;
+    const int64_t tokens = least(p->last[row] + 1 - first, PART_TOKENS), width = p->head_dim;
+    const float *q = p->q + row * it->group * width, scale = 1 / sqrtf((float)width);
+    const float *k = p->keys + (row * p->length + first) * width;
+    const float *v = p->values + (row * p->length + first) * width;
+    float *seen = it->seen + index * it->group * it->size;
+    float *const scores = scratch(OWN, it->group * ROOM);
+    for (int64_t start = 0; start < tokens; start += TOKENS_IN_CACHE)
+        for (int64_t head = 0, heads; head < it->group; head += heads) {
+            const float *some = q + head * width;
+            float *const to = scores + head * ROOM;
+            heads = it->group - head >= HEADS ? HEADS : it->group - head >= 2 ? 2 : 1;
+            fetch_next(it, k + (start + TOKENS_IN_CACHE) * width, head, heads);
+            for (int64_t i = start; i < least(start + TOKENS_IN_CACHE, tokens); i += LANES / heads)
+                if (heads == HEADS)
+                    score(HEADS, some, k, i, tokens, width, scale, to);
+                else if (heads == 2)
+                    score(2, some, k, i, tokens, width, scale, to);
+                else
+                    score(1, some, k, i, tokens, width, scale, to);
+        }
+    for (int64_t head = 0; tokens > 0 && head < it->group; head++) {
+        float *const own = scores + head * ROOM, *const to = seen + head * it->size;
+        float most = own[0];
+        for (int64_t i = 1; i < tokens; i++)
+            most = own[i] > most ? own[i] : most;
+        memset(to, 0, (size_t)width * 4);
+        to[width] = most;
+        to[width + 1] = exponentials(own, tokens, most);
+    }
+    for (int64_t start = 0; start < tokens; start += TOKENS_IN_CACHE) {
+        const int64_t some = least(tokens - start, TOKENS_IN_CACHE);
+        for (int64_t head = 0, heads; head < it->group; head += heads) {
+            float *const to = seen + head * it->size, *const weights = scores + head * ROOM + start;
+            heads = it->group - head >= HEADS ? HEADS : it->group - head >= 2 ? 2 : 1;
+            fetch_next(it, v + (start + TOKENS_IN_CACHE) * width, head, heads);
+            if (heads == HEADS)
+                add_values(HEADS, to, it->size, weights, v + start * width, some, width);
+            else if (heads == 2)
+                add_values(2, to, it->size, weights, v + start * width, some, width);
+            else
+                add_values(1, to, it->size, weights, v + start * width, some, width);
+        }
+    }
+}
+
+/* The parts of a head as one. */
+static void join_parts(void *context, int64_t index)
+{
+    const partition *it = context;
+    const attention *p = it->p;
+    const int64_t row = index / it->group, width = p->head_dim, next = it->group * it->size;
+    const int64_t parts = p->last[row] / PART_TOKENS + 1;
+    const float *seen =
+        it->seen + row * it->parts * next + index % it->group * it->size;
+    float *const to = p->attended + index * width;
+    float most = seen[width], total = 0;
+    for (int64_t part = 1; part < parts; part++)
+        most = seen[part * next + width] > most ? seen[part * next + width] : most;
+    memset(to, 0, (size_t)width * 4);
+    for (int64_t part = 0; part < parts; part++, seen += next) {
+        const float share = expf(seen[width] - most);
+        total += share * seen[width + 1];
+        add_values(1, to, 0, &share, seen, 1, width);
+    }
+    for (int64_t i = 0; i < width; i++)
+        to[i] /= total;
+}
+
+void attend(const attention *p, int64_t slots)
+{
+    const int64_t rows = slots * p->kv_heads;
+    partition it = {p, .group = p->heads / p->kv_heads, .size = p->head_dim + 2};
+    for (int64_t row = 0; row < rows; row++)
+        if (p->last[row] / PART_TOKENS + 1 > it.parts)
+            it.parts = p->last[row] / PART_TOKENS + 1;
+    it.seen = scratch(SHARED, rows * it.parts * it.group * it.size);
+    parallel(attend_part, &it, rows * it.parts);
+    parallel(join_parts, &it, slots * p->heads);
+}
