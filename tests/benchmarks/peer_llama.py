@@ -17,7 +17,7 @@ from typing import Self
 import gguf
 import llama_cpp as llama
 import numpy as np
-from trial import Job, answer, is_qwen, median, settings, values
+from trial import Job, answer, decode_seconds, is_qwen, median, settings, values
 
 CORES = os.cpu_count() or 1
 NUMBERS = {
@@ -150,7 +150,7 @@ def parts(job: Job) -> Job:
     for slots in job.get("slots", []):
         with Context(model, slots, job["cached"] + 64) as context:
             step = step_of(context, slots, job["cached"])
-            seconds[f"step {slots}"] = median(step, 2, job["count"])
+            seconds[f"step {slots}"] = decode_seconds(step, job["count"])
     for length in job.get("prefill", []):
         with Context(model, 1, length) as context:
             seconds[f"prefill {length}"] = median(functools.partial(context.prefill, length), 1, 1)

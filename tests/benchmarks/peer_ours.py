@@ -11,7 +11,18 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from captioning import caption_clips, config, decode_all
-from trial import Job, answer, is_qwen, median, pixels, seeded, sequence, settings, values
+from trial import (
+    Job,
+    answer,
+    decode_seconds,
+    is_qwen,
+    median,
+    pixels,
+    seeded,
+    sequence,
+    settings,
+    values,
+)
 
 from vidcap_cli.checkpoint import weights as checkpoint
 from vidcap_cli.engine import load_engine
@@ -119,7 +130,7 @@ def parts(job: Job) -> Job:
     random_weights()
     seconds = {}
     for slots in job.get("slots", []):
-        seconds[f"step {slots}"] = median(make_step(job, slots), 2, job["count"])
+        seconds[f"step {slots}"] = decode_seconds(make_step(job, slots), job["count"])
     if job.get("prefill"):
         decoder = make_decoder(job, 1)
         for length in job["prefill"]:

@@ -13,7 +13,7 @@ import torch
 import transformers
 from captioning import caption_clips
 from transformers.modeling_utils import no_init_weights
-from trial import Job, answer, is_qwen, median, pixels, seeded, sequence, values
+from trial import Job, answer, decode_seconds, is_qwen, median, pixels, seeded, sequence, values
 
 from vidcap_cli.checkpoint.generation import read_generation
 from vidcap_cli.processors import Prompt
@@ -69,7 +69,7 @@ def parts(job: Job) -> Job:
             )
             token.copy_(output.logits[:, -1:].argmax(-1))
 
-        seconds[f"step {batch}"] = median(step, 2, job["count"])
+        seconds[f"step {batch}"] = decode_seconds(step, job["count"])
     for length in job.get("prefill", []):
         embeddings = torch.randn(1, length, text.hidden_size).to(number) * 0.02
 

@@ -55,7 +55,7 @@ def set_threads(count: int) -> None:
 
 
 def round_rows(wanted: bool) -> None:  # noqa: FBT001 - of the whole process, from now on
-    """Have products of many rows round these to bfloat16 where the processor is faster with it."""
+    """Have products round their rows to bfloat16 where the processor is faster with it."""
     _function("round_rows")(ctypes.c_int(wanted))
 
 

@@ -6,12 +6,19 @@
 
 #include <math.h>
 
-#define PART_TOKENS 256     /* for one thread, of a head of keys */
-#define TOKENS_IN_CACHE 16  /* the first one, with their keys or values for the next head */
-#define LINE 16             /* floats of a line of it */
+#define PART_TOKENS 256    /* for one thread, of a head of keys */
+#define TOKENS_IN_CACHE 16 /* the first one, with their keys or values for the next heads */
+#define FETCH_AHEAD 16     /* tokens, into the second one */
 #define ROOM (PART_TOKENS + LANES)
-#define HEADS 4             /* at once: they share what is loaded of values */
-#define COLUMNS (LANES == 16 ? 4 : LANES == 8 ? 2 : 4) /* vectors of them */
+#define HEADS 4                      /* at once: they share what is loaded */
+#define COLUMNS (LANES == 8 ? 2 : 4) /* vectors of values at once: their sums have registers */
+
+/* Before a loop: arrays that it counts through become registers. */
+#ifdef __clang__
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#endif
 
 /* e^(x - most) in place of x; their sum. */
 static float exponentials(float *x, int64_t n, float most)
@@ -30,13 +37,7 @@ static float exponentials(float *x, int64_t n, float most)
     return sum(total) + rest;
 }
 
-#ifdef __clang__
-#define UNROLLED _Pragma("clang loop unroll(full)")
-#else
-#define UNROLLED _Pragma("GCC unroll 16")
-#endif
-
-/* Lanes of two vectors, one behind the other, whose sums with those ``width`` after them are a fold. */
+/* A fold adds those lanes of two vectors, one behind the other, that are ``width`` apart. */
 #define AT(lane, width) (lane) / (width) * 2 * (width) + (lane) % (width)
 #define FOUR(lane, width, more)                                                                    \
     AT(lane, width) + more, AT(lane + 1, width) + more, AT(lane + 2, width) + more,                \
@@ -88,6 +89,7 @@ INLINE void score(
             parts[head] = load(q + head * width + i);
         UNROLLED for (int token = 0; token < some; token++) {
             const vec key = load(keys[token] + i);
+            __builtin_prefetch(keys[token] + i + FETCH_AHEAD * width, 0, 2);
             UNROLLED for (int head = 0; head < heads; head++)
                 sums[head * some + token] += parts[head] * key;
         }
@@ -116,8 +118,10 @@ INLINE void add_columns(
             sums[head][c] = load(to + head * next + c * LANES);
     for (int64_t token = 0; token < tokens; token++, v += width) {
         vec values[COLUMNS];
-        UNROLLED for (int c = 0; c < columns; c++)
+        UNROLLED for (int c = 0; c < columns; c++) {
             values[c] = load(v + c * LANES);
+            __builtin_prefetch(v + c * LANES + FETCH_AHEAD * width, 0, 2);
+        }
         UNROLLED for (int head = 0; head < heads; head++)
             UNROLLED for (int c = 0; c < columns; c++)
                 sums[head][c] += weights[head * ROOM + token] * values[c];
@@ -152,17 +156,39 @@ typedef struct {
     int64_t parts, group, size; /* of a slot at most; heads that share keys; floats of a head */
 } partition;
 
-/* Bring the share of a head of the next tokens' keys or values into a cache, while those at hand are
- * computed with. */
-INLINE void fetch_next(const partition *it, const float *next, int64_t head, int64_t heads)
+/* How many heads go together when so many are left. */
+INLINE int64_t heads_at_once(int64_t left)
 {
-    const int64_t all = TOKENS_IN_CACHE * it->p->head_dim;
-    const int64_t from = all * head / it->group, to = all * (head + heads) / it->group;
-    for (int64_t i = from; i < to; i += LINE)
-        __builtin_prefetch(next + i, 0, 2);
+    return left >= HEADS ? HEADS : left >= 2 ? 2 : 1;
 }
 
-/* A part of the tokens for all heads that share their keys: these are read once. */
+/* Scores of the tokens from ``start`` to ``end``. */
+static void score_heads(
+    int64_t heads, const float *q, const float *k, int64_t start, int64_t end, int64_t tokens,
+    int64_t width, float scale, float *scores)
+{
+    for (int64_t i = start; i < end; i += LANES / heads)
+        if (heads == HEADS)
+            score(HEADS, q, k, i, tokens, width, scale, scores);
+        else if (heads == 2)
+            score(2, q, k, i, tokens, width, scale, scores);
+        else
+            score(1, q, k, i, tokens, width, scale, scores);
+}
+
+static void weigh_heads(
+    int64_t heads, float *to, int64_t next, const float *weights, const float *v, int64_t tokens,
+    int64_t width)
+{
+    if (heads == HEADS)
+        add_values(HEADS, to, next, weights, v, tokens, width);
+    else if (heads == 2)
+        add_values(2, to, next, weights, v, tokens, width);
+    else
+        add_values(1, to, next, weights, v, tokens, width);
+}
+
+/* A part of the tokens for all heads that share their keys: these are read from memory once. */
 static void attend_part(void *context, int64_t index)
 {
     const partition *it = context;
@@ -176,17 +202,10 @@ static void attend_part(void *context, int64_t index)
     float *const scores = scratch(OWN, it->group * ROOM);
     for (int64_t start = 0; start < tokens; start += TOKENS_IN_CACHE)
         for (int64_t head = 0, heads; head < it->group; head += heads) {
-            const float *some = q + head * width;
-            float *const to = scores + head * ROOM;
-            heads = it->group - head >= HEADS ? HEADS : it->group - head >= 2 ? 2 : 1;
-            fetch_next(it, k + (start + TOKENS_IN_CACHE) * width, head, heads);
-            for (int64_t i = start; i < least(start + TOKENS_IN_CACHE, tokens); i += LANES / heads)
-                if (heads == HEADS)
-                    score(HEADS, some, k, i, tokens, width, scale, to);
-                else if (heads == 2)
-                    score(2, some, k, i, tokens, width, scale, to);
-                else
-                    score(1, some, k, i, tokens, width, scale, to);
+            heads = heads_at_once(it->group - head);
+            score_heads(
+                heads, q + head * width, k, start, least(start + TOKENS_IN_CACHE, tokens), tokens,
+                width, scale, scores + head * ROOM);
         }
     for (int64_t head = 0; tokens > 0 && head < it->group; head++) {
         float *const own = scores + head * ROOM, *const to = seen + head * it->size;
@@ -197,20 +216,13 @@ static void attend_part(void *context, int64_t index)
         to[width] = most;
         to[width + 1] = exponentials(own, tokens, most);
     }
-    for (int64_t start = 0; start < tokens; start += TOKENS_IN_CACHE) {
-        const int64_t some = least(tokens - start, TOKENS_IN_CACHE);
+    for (int64_t start = 0; start < tokens; start += TOKENS_IN_CACHE)
         for (int64_t head = 0, heads; head < it->group; head += heads) {
-            float *const to = seen + head * it->size, *const weights = scores + head * ROOM + start;
-            heads = it->group - head >= HEADS ? HEADS : it->group - head >= 2 ? 2 : 1;
-            fetch_next(it, v + (start + TOKENS_IN_CACHE) * width, head, heads);
-            if (heads == HEADS)
-                add_values(HEADS, to, it->size, weights, v + start * width, some, width);
-            else if (heads == 2)
-                add_values(2, to, it->size, weights, v + start * width, some, width);
-            else
-                add_values(1, to, it->size, weights, v + start * width, some, width);
+            heads = heads_at_once(it->group - head);
+            weigh_heads(
+                heads, seen + head * it->size, it->size, scores + head * ROOM + start, v + start * width,
+                least(tokens - start, TOKENS_IN_CACHE), width);
         }
-    }
 }
 
 /* The parts of a head as one. */

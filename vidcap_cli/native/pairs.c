@@ -1,10 +1,11 @@
-/* Products of many rows in bfloat16 on processors that multiply pairs of such numbers (AVX512-BF16,
- * Intel's Architecture Instruction Set Extensions Programming Reference; AMD from Zen 4 on), where
- * they have no matrix registers.
+/* Products in bfloat16 on processors that multiply pairs of such numbers (AVX512-BF16, Intel's
+ * Architecture Instruction Set Extensions Programming Reference; AMD from Zen 4 on), where they have
+ * no matrix registers.
  *
- * A pair is half the work of two float32 numbers. Rows are rounded for it, so this is for those that
- * are to be (``rounded``). Weights are kept as pairs (product.c): a load is those of 16 rows of W, and
- * meets a pair of each of some rows of x.
+ * A pair is half the work of two float32 numbers, or less: it needs no widening. Rows are rounded for
+ * it, so this is for when they are to be (``round_rows``), and then for any number of them: what a row
+ * becomes does not depend on those beside it. Weights are kept as pairs (product.c): a load is those
+ * of 16 rows of W, and meets a pair of each of a strip of rows of x.
  */
 #include "pairs.h"
 

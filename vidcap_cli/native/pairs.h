@@ -15,7 +15,7 @@
 #define FETCH_PAIRS 256 /* bytes, into the first cache: product.c says why */
 #define STRIPS(rows) (((rows) + STRIP - 1) / STRIP)
 
-/* y = x W^T of many rows of x, which are rounded to bfloat16. Weights of bfloat16 only. */
+/* y = x W^T of rows of x that are rounded to bfloat16. Weights of bfloat16 only. */
 void multiply_by_pairs(const product *p);
 
 /* 16 numbers and the 16 that follow, rounded, one after the other. */

@@ -26,7 +26,7 @@
 #endif
 #define MANY_ROWS 18 /* so many that it pays to make a panel float32 for all of them at once */
 #define PAST_CACHE (8 << 20) /* bytes of y so many that the cache would not keep them */
-#define ROUNDED_ROWS 64 /* fewer are no faster for it: they wait for W */
+#define ROUNDED_ROWS 64 /* on matrix registers, and in attention, fewer are no faster for it */
 #define TILED_ROWS(kind) ((kind) == BFLOAT16 ? 4 : 24) /* so many are faster on matrix registers */
 
 typedef struct {
@@ -36,7 +36,7 @@ typedef struct {
 
 static bool rounding;
 
-/* Whether many rows are to be rounded to bfloat16 in products from now on. */
+/* Whether rows are to be rounded to bfloat16 in products from now on, where that is faster. */
 EXPORT void round_rows(int wanted)
 {
     rounding = wanted;
