@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from numpy.random import default_rng
 
 from tests.faults.scene import Scene, write_noise
 from tests.helpers.commands import Command, rows_of, vidcap, write_nano_table
+from vidcap_cli import processes
 from vidcap_cli.errors import RunError
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.records import Attempt
@@ -267,3 +269,15 @@ def test_a_damaged_description_of_a_launch_is_told(tmp_path, data):
     folder.config.write_bytes(data)
     with pytest.raises(RunError, match=r"attempt\.json: damaged or gone .* repeat the command"):
         Attempt.read(folder)
+
+
+def test_whether_somebody_listens_on_a_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        assert not processes.is_listened_on(port)
+        listener.listen()
+        assert processes.is_listened_on(port)
+        with socket.create_connection(("127.0.0.1", port)) as connected:
+            assert not processes.is_listened_on(connected.getsockname()[1])
+    assert not processes.is_listened_on(port)

@@ -50,6 +50,16 @@ def free_port() -> int:
         return port
 
 
+def is_listened_on(port: int) -> bool:
+    """Whether somebody listens on a TCP port of this machine; True where that cannot be known."""
+    try:
+        sockets = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    except OSError:
+        return True
+    ends = (line.split()[1:4] for line in sockets)  # local and remote address, state
+    return any(local.endswith(f":{port:04X}") and state == "0A" for local, _, state in ends)
+
+
 def leave_now(code: int) -> NoReturn:
     """End this process without what libraries do at the end of one."""
     sys.stdout.flush()

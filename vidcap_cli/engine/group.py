@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.errors import RunError
-from vidcap_cli.processes import free_port
+from vidcap_cli.processes import free_port, is_listened_on
 from vidcap_cli.processors import Prompt
 
 if TYPE_CHECKING:  # they import MindSpore, which is to see the group's environment
@@ -42,6 +42,7 @@ Leave = Literal["leave", "anew"]
 # How long ranks may be apart in failing at the same thing, in seconds.
 _APART = float(os.environ.get("VIDCAP_APART_SECONDS", "20"))
 _CONNECT_PAUSE = 0.05
+_SCHEDULER_SECONDS = 120  # what goes wrong with it, MindSpore tells after that
 # HCCL gives up a sum that others are late for; ranks may be late by a compilation.
 _HCCL_SECONDS = 7200
 
@@ -77,9 +78,16 @@ class _Place:
 
 
 def join() -> None:
-    """Connect this rank with the others of its cluster; its device has been chosen."""
+    """Connect this rank with the others of its cluster; its device has been chosen.
+
+    A rank that comes before the scheduler listens is in a loop of failures for up to a minute after
+    it does (MindSpore 2.7.0), so it waits for that.
+    """
     from mindspore.communication import init  # noqa: PLC0415 - heavy
 
+    port, end = int(os.environ["MS_SCHED_PORT"]), time.monotonic() + _SCHEDULER_SECONDS
+    while not is_listened_on(port) and time.monotonic() < end:
+        time.sleep(_CONNECT_PAUSE)
     init()
 
 
