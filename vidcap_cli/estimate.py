@@ -28,7 +28,7 @@ from vidcap_cli.inspect.video import probe_only
 from vidcap_cli.inspect.videos import opened
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.models.decoder_config import cache_length
-from vidcap_cli.native import library
+from vidcap_cli.number_types import dtype_for
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.remote.cache import caching
 from vidcap_cli.rundir.ledger import done_mask
@@ -245,13 +245,13 @@ def _video_facts(guess: Estimate) -> tuple[Fact, ...]:
 def _memory_facts(guess: Estimate, config: CaptionConfig, *, on_cpu: bool) -> tuple[Fact, ...]:
     layout = Layout.of_settings(Path(config.model), config.family)
     share = Share(0, config.tensor_parallel)
-    dtype = stored_type(Path(config.model)) if config.dtype == "auto" else config.dtype
-    # On CPU weights stay in their 16 bits where kernels of vidcap's own take them; rows do not.
-    item = 4 if dtype == "float32" or (on_cpu and library() is None) else 2
+    device, compiled = "CPU" if on_cpu else "Ascend", config.engine == "graph"
+    stored = stored_type(Path(config.model))
+    item = 4 if dtype_for(config.dtype, stored, device, compiled=compiled) == "float32" else 2
     weights = layout.parameters(share) * item
     longest = int(guess.tokens.max()) + guess.words + config.max_new_tokens
     tokens = config.slots * cache_length(longest)
-    cache = tokens * share.config(layout.text).kv_per_token * (4 if on_cpu else item)
+    cache = tokens * share.config(layout.text).kv_per_token * (4 if on_cpu else item)  # as rows
     total = weights + cache + _PROCESS_BYTES
     free = f", of {size(available())} free here" if on_cpu else ""
     return (

@@ -11,8 +11,9 @@ from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.shares import WHOLE, Share
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.engine.memory import check_weights, loading_weights, room
-from vidcap_cli.models.device import dtype_for, round_products, select_device
+from vidcap_cli.models.device import round_products, select_device
 from vidcap_cli.models.model import Model, load_model
+from vidcap_cli.number_types import dtype_for
 
 
 @dataclass(frozen=True, slots=True)

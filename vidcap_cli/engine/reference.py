@@ -34,7 +34,8 @@ from vidcap_cli.engine.memory import check_weights, loading_weights
 from vidcap_cli.engine.penalties import Penalties
 from vidcap_cli.errors import ModelError
 from vidcap_cli.families import family_for, part
-from vidcap_cli.models.device import as_out_of_memory, dtype_for, select_device
+from vidcap_cli.models.device import as_out_of_memory, select_device
+from vidcap_cli.number_types import dtype_for
 from vidcap_cli.processors import Size
 from vidcap_cli.statuses import Doing
 

@@ -9,7 +9,7 @@ import mindspore as ms
 import psutil
 
 from vidcap_cli.ascend import visible_devices
-from vidcap_cli.errors import OutOfMemoryError, RunError
+from vidcap_cli.errors import OutOfMemoryError
 from vidcap_cli.host_memory import local_ranks
 from vidcap_cli.native import library, round_rows, set_threads
 
@@ -105,23 +105,6 @@ def memory_used(device: str) -> int:
     if device == "CPU":
         return int(psutil.Process().memory_info().rss)
     return int(ms.runtime.memory_allocated())
-
-
-def dtype_for(requested: str, stored: str, device: str, *, compiled: bool) -> str:
-    """The dtype to keep weights in: as asked, or the checkpoint's own.
-
-    MindSpore multiplies no bfloat16 matrices on CPU, and float16 ones several times slower: without
-    kernels of our own, which only what is ``compiled`` has, ``auto`` is float32 there. Raises
-    RunError where the device does not compute in what was asked for.
-    """
-    if device != "CPU" or (compiled and library() is not None):
-        return stored if requested == "auto" else requested
-    if requested == "bfloat16":
-        raise RunError(
-            "--dtype bfloat16 needs an Ascend device, or the compiled engine on a processor with "
-            "AVX2 or of the ARM 64-bit kind; here use float32 or float16."
-        )
-    return "float32" if requested == "auto" else requested
 
 
 def round_products(requested: str, device: str) -> None:
