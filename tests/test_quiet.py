@@ -49,6 +49,11 @@ def test_rows_that_failed_are_left_alone_when_asked_and_no_rank_is_started(folde
     )
     assert err.endswith(look)
     assert sorted(path.name for path in (run / "attempts").iterdir()) == launches
+    for ahead in (["--dry-run"], ["--calibrate", "2"]):
+        code, out, _ = vidcap("qwen2vl", *words, *ahead, cwd=place)
+        assert code == 0
+        assert "0, without 1 that failed before (--restart-failed none)" in out
+        assert "nothing is left to caption" in out
 
 
 def test_a_quiet_run_tells_what_failed_alone(folder):

@@ -283,9 +283,9 @@ def _dry_run(request: Request, job: Job, output: Path | None) -> int:
     if output:
         run = Places.of(job.run_dir).choose(job.selection, job.is_same, fresh=job.fresh)
     before = None if job.fresh and run and not job.goes_on(run) else run
-    planned = look_ahead(job.meta, before, config, job.selection)
+    planned = look_ahead(job.meta, before, config, job.selection, restart_failed=job.restart_failed)
     measured = None
-    if request.run.calibrate:
+    if request.run.calibrate and planned.left:
         from vidcap_cli.calibration import measure  # noqa: PLC0415
 
         rows, quiet = planned.plan.rows, request.run.quiet

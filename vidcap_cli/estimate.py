@@ -85,16 +85,25 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What a dry run found: of the ``rows`` that it is about, ``left`` have no caption yet."""
+    """What a dry run found: of the ``rows`` that it is about, ``left`` are to be captioned.
+
+    ``left_alone`` failed before and are not to be tried again.
+    """
 
     plan: Plan
     rows: int
     left: int
+    left_alone: int
     estimate: Estimate
 
 
 def look_ahead(
-    meta: Path, run: RunDir | None, config: CaptionConfig, selection: Selection
+    meta: Path,
+    run: RunDir | None,
+    config: CaptionConfig,
+    selection: Selection,
+    *,
+    restart_failed: bool = True,
 ) -> Planned:
     """Plan ``meta`` as a run would, in a temporary folder, and look into its videos.
 
@@ -104,16 +113,20 @@ def look_ahead(
         scratch = RunDir(Path(place))
         plan = make_plan(meta, scratch, config)
         to_do = selection.mask(plan.rows)
+        left_alone = 0
         if run and run.is_run:
             before = read_plan(run)
             check_unchanged(before, meta, config, failed=failed_in(run))
-            to_do &= ~done_mask(run, before).ok
+            done = done_mask(run, before)
+            kept = done.kept(restart_failed=restart_failed)
+            left_alone = int((to_do & kept & ~done.ok).sum())
+            to_do &= ~kept
         left = np.flatnonzero(to_do)
         videos = [locate(path, plan.bases) for path in _sample(scratch, left)]
         if any(is_remote(video) for video, _ in videos):
             videos = videos[:_REMOTE]
         figures = estimate(videos, config, len(left))
-    return Planned(plan, selection.count(plan.rows), len(left), figures)
+    return Planned(plan, selection.count(plan.rows), len(left), left_alone, figures)
 
 
 def estimate(
@@ -177,11 +190,13 @@ def report(
     """What would be done. ``places`` say where output goes; ``weights``: whether they are there."""
     rows, in_all, guess = planned.rows, planned.plan.rows, planned.estimate
     of_all = f" of {in_all:,}" if rows < in_all else ""
+    failed = f", without {planned.left_alone:,} that failed before (--restart-failed none)"
+    failed = failed if planned.left_alone else ""
     model = model_name(config.model, config.family)
     ranks = f"{cluster.worker_num}, {count(config.slots, 'video')} at a time each"
     what = (
         Fact("rows", f"{rows:,}{of_all}", rows),
-        Fact("to caption", f"{planned.left:,}", planned.left),
+        Fact("to caption", f"{planned.left:,}{failed}", planned.left),
         Fact("model", f"{printable(model)} ({config.family}, engine {config.engine})"),
         *(
             Fact(f"question {name}".strip(), one_line(text))
@@ -262,6 +277,8 @@ def _memory_facts(guess: Estimate, config: CaptionConfig, *, on_cpu: bool) -> tu
 
 
 def _time_facts(measured: Measured | None, left: int, wanted: int) -> tuple[Fact, ...]:
+    if not left:
+        return (Fact("to caption them", "nothing is left to caption", 0),)
     if measured is None:
         words = f"not measured: --calibrate {wanted} captions {wanted} of the videos to tell"
         return (Fact("to caption them", words, None),)

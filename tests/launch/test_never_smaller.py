@@ -21,6 +21,7 @@ from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import read_plan
 from vidcap_cli.rundir.selection import Selection
+from vidcap_cli.rundir.todo import Todo, write_todo
 
 TABLES = {
     "same": "path\na.mp4\nb.mp4\nc.mp4\n",
@@ -86,6 +87,30 @@ def test_another_table(job, state, limit, change):
             assert leader.finished_before == kept
         leader.settle(failed=0)
     assert captioned(RunDir(job.run_dir)) == kept
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("restart_failed", [True, False])
+@pytest.mark.parametrize("change", ["added", "removed"])
+def test_what_an_extension_keeps_is_not_done_again(job, state, restart_failed, change):
+    """By this command and the next ones; rows that failed are left alone by those that say so."""
+    left_by(job, state)
+    job.meta.write_text(TABLES[change])
+    asked = replace(job, extend=True, restart_failed=restart_failed)
+    failed = int(state == "failed")
+    kept = {"added": STATES[state], "removed": 2 if state == "finished" else 1}[change]
+    rows = {"added": 4, "removed": 2}[change]
+    for again in (asked, asked, replace(asked, extend=False)):
+        with leading(again) as leader:
+            assert leader.finished_before == kept
+            assert leader.left_alone == (0 if restart_failed else failed)
+            todo = leader.run.attempt(leader.first)
+            write_todo(leader.run, leader.plan, todo, skip=leader._skip)
+            left = Todo(todo.todo)
+            assert len(left) == rows - kept - leader.left_alone
+            assert not leader.is_done or not len(left)
+            if again.extend:
+                leader.settle(failed=0)
 
 
 @pytest.mark.parametrize("state", STATES)

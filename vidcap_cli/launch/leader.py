@@ -167,9 +167,7 @@ class Leader:
             _end(attempt)
         done = self._look()
         self._attempts = done.attempts
-        # Rows that failed in an earlier command are tried again, unless asked not to; a caption is
-        # kept.
-        kept = done.ok if job.restart_failed else done.any
+        kept = done.kept(restart_failed=job.restart_failed)
         self._skip = kept | ~self._selected
         self.left_alone = int((kept & ~done.ok & self._selected).sum())
         numbers = [attempt.number for attempt in run.attempts()]
@@ -279,7 +277,7 @@ class Leader:
         self._captioned = int((done.ok & self._selected).sum())
         return int((~self._skip).sum())
 
-    def _look(self, since: int = 1) -> Ledgered:
+    def _look(self, since: int = 0) -> Ledgered:
         """What the parts say now; those that are damaged are set aside and done again."""
         done = self._ledger.read(since)
         for error in done.damaged:

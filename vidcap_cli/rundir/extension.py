@@ -1,9 +1,9 @@
 """Extension: a table or folder has changed, and the captions of rows that it still has are kept.
 
 A row is its position in META, so a changed META is a new plan. The run that replaces the old one
-begins with the old captions, by path letter by letter: rows that are new or failed are left to do.
-Whether a file behind a path is still the same is not asked. A table that was written keeps the rows
-of captions that are kept, whatever ``--limit`` says.
+begins with the old results, by path letter by letter: rows that are new are left to do, and those
+that failed as in any run that is continued. Whether a file behind a path is still the same is not
+asked. A table that was written keeps the rows of captions that are kept, whatever ``--limit`` says.
 
 The new run is made at ``RUN_DIR.next.next`` and takes the place ``RUN_DIR.next``, where a fresh
 start works until it has finished, when it is whole; what was begun there before, a fresh start or
@@ -69,7 +69,7 @@ def extend(wanted: Wanted, settled: RunDir, coming: RunDir, *, replaces: str) ->
     results = _kept(list(before.items()), Index(staged, plan.rows))
     sequence, last = count(), -1
     while some := list(islice(results, _ROWS_IN_A_PART)):
-        last = max(last, *(result.row_id for result in some))
+        last = max(last, *(one.row_id for one in some if one.status == Status.OK), -1)
         write_part(staged.part(0, None, next(sequence), wanted.config.part_format), some)
     if any(Scope.read(run).table_rows for run in before):  # they stay in it whatever the limit
         Scope(table_rows=last + 1).write(staged)
@@ -94,7 +94,8 @@ def _lacks(coming: RunDir, settled: RunDir, plans: Mapping[RunDir, Plan]) -> boo
     """Whether the settled run has a caption that the coming one, of the same META, has not."""
     done = done_mask(coming, plans[coming]).ok
     index = Index(coming, plans[coming].rows)
-    return any(not done[result.row_id] for result in _kept([(settled, plans[settled])], index))
+    results = _kept([(settled, plans[settled])], index)
+    return any(not done[result.row_id] for result in results if result.status == Status.OK)
 
 
 class Index:
@@ -121,18 +122,27 @@ class Index:
 
 
 def _kept(runs: Sequence[tuple[RunDir, Plan]], index: Index) -> Iterator[Result]:
-    """The captions of ``runs`` for the rows of ``index``; of two for one row that of the first run.
+    """The results of ``runs`` for the rows of ``index``, one a row: of two that of the first run,
+    but a caption before any failure.
 
     Parts that are damaged give none: their rows are done again.
     """
     kept = np.zeros(len(index), np.bool_)
+    for captions in (True, False):
+        for fields in _results(runs, captions=captions):
+            for row in index.rows(fields["path"]):
+                if not kept[row]:
+                    kept[row] = True
+                    yield Result(**{**fields, "row_id": int(row)})
+
+
+def _results(runs: Sequence[tuple[RunDir, Plan]], *, captions: bool) -> Iterator[dict[str, Any]]:
+    """The results that are captions, or those that are not, the latest attempt of a run first."""
     for run, plan in runs:
         parts = RunParts(run, plan)
-        for file in reversed(run.part_files()):  # the latest attempt first
+        for file in reversed(run.part_files()):
             with suppress(DamagedPartError):
                 table = parts.read(file, SCHEMA.names)
-                for fields in table.filter(pc.equal(table["status"], Status.OK)).to_pylist():
-                    for row in index.rows(fields["path"]):
-                        if not kept[row]:
-                            kept[row] = True
-                            yield Result(**{**fields, "row_id": int(row)})
+                good = pc.equal(table["status"], Status.OK)
+                wanted = good if captions else pc.invert(good)
+                yield from table.filter(wanted).to_pylist()

@@ -84,7 +84,8 @@ class Done:
     """What the committed parts say, by row: arrays of the plan's length.
 
     ``ok``: has a caption; ``any``: has a result of whatever status from the attempts asked
-    about; ``attempts``: how many launches took the row up, as far as its results tell.
+    about, where what an extension has kept is of attempt 0; ``attempts``: how many launches took
+    the row up, as far as its results tell.
     ``damaged`` are the parts that were found not to count since the last look.
     """
 
@@ -92,6 +93,12 @@ class Done:
     any: npt.NDArray[np.bool_]
     attempts: npt.NDArray[np.int32]
     damaged: tuple[DamagedPartError, ...] = ()
+
+    def kept(self, *, restart_failed: bool) -> npt.NDArray[np.bool_]:
+        """The rows that a command leaves as they are: those with a caption and, unless it is to
+        restart them, those that failed.
+        """
+        return self.ok if restart_failed else self.any
 
 
 class Ledger:
@@ -102,10 +109,11 @@ class Ledger:
         self._parts = RunParts(run, plan)
         self._seen: set[str] = set()
         self._ok = np.zeros(plan.rows, np.bool_)
-        self._latest = np.zeros(plan.rows, np.int32)  # the attempt of a row's latest result
+        # The attempt of a row's latest result; of those that an extension has kept it is 0.
+        self._latest = np.full(plan.rows, -1, np.int32)
         self._attempts = np.zeros(plan.rows, np.int32)
 
-    def read(self, since: int = 1) -> Done:
+    def read(self, since: int = 0) -> Done:
         """Read the parts that are new; ``Done.any`` counts attempt ``since`` and later ones."""
         damaged = []
         for part in self._new():
@@ -135,6 +143,6 @@ class Ledger:
         np.maximum.at(self._attempts, row_ids, table["attempts"].fill_null(1).to_numpy())
 
 
-def done_mask(run: RunDir, plan: Plan, since: int = 1) -> Done:
+def done_mask(run: RunDir, plan: Plan, since: int = 0) -> Done:
     """Read all parts of ``run`` once; see ``Ledger``."""
     return Ledger(run, plan).read(since)
