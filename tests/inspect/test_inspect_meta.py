@@ -55,6 +55,27 @@ def test_a_table(clips, tmp_path):
     json.dumps(report.as_dict())
 
 
+@pytest.mark.parametrize("seconds", [60.0, 0.0])
+def test_a_video_is_judged_as_a_run_judges_it(clips, tmp_path, monkeypatch, seconds):
+    """While there is time for it; then a frame is all that is looked at, and that is told."""
+    monkeypatch.setattr("vidcap_cli.inspect.videos._WHOLE_SECONDS", seconds)
+    damaged = Path(__file__).parents[1] / "data" / "media" / "damaged" / "0193-be32-b.mp4"
+    for file in (damaged, clips["h264"]):
+        (tmp_path / file.name).symlink_to(file)
+    alone = inspect(damaged)
+    why = "decode_error: damaged: only 2 of 50 frames can be decoded"
+    assert [problem.text for problem in alone.problems] == [why]
+    report = inspect(tmp_path, Wanted(all_videos=True))
+    texts = " | ".join(problem.text for problem in report.problems)
+    opened = facts(report, "videos_opened")
+    if seconds:
+        assert report.verdict == "1 of 2 videos opened can be captioned"
+        assert f"0193-be32-b.mp4 · {why}" in texts
+        assert "by_one_frame" not in opened
+    else:
+        assert (opened["readable"], opened["by_one_frame"]) == (2, 2)
+
+
 def test_column_types_of_parquet(clips, tmp_path):
     table = pa.table({"path": [str(clips["h264"])], "score": [0.5], "tags": [["a"]]})
     pq.write_table(table, tmp_path / "meta.parquet")

@@ -12,7 +12,7 @@ from tests.helpers.clips import FPS, FRAMES, Exactly, decode_all, encode, source
 from vidcap_cli import video
 from vidcap_cli.processors.qwen2vl import FrameRule
 from vidcap_cli.video import VideoError, probe, read_frames
-from vidcap_cli.video.index import index_video
+from vidcap_cli.video.index import Index, _check_length, index_video
 
 # Every container and codec, with open and closed groups of pictures, odd shapes and time stamps.
 READABLE = [
@@ -144,7 +144,7 @@ def test_frames_arrive_resized_in_batches_as_if_at_once(clips, monkeypatch):
         ("audio_only", "no video stream"),
         ("codec", "codec is unknown"),
         ("cut_no_index", "cut short"),
-        ("cut_most", "only 1.6 of 4.0 seconds"),
+        ("cut_most", "1.6 of 4.0 seconds are there, less than half"),
     ],
 )
 @pytest.mark.parametrize("read", [probe, lambda path: read_frames(path, Exactly([0]))])
@@ -163,6 +163,19 @@ def test_a_file_that_is_not_there_is_missing(tmp_path):
         assert caught.value.status == "missing_file"
 
 
+@pytest.mark.parametrize(
+    ("shown", "announced", "flags"),
+    [(50, 2.0, ()), (43, 2.0, ()), (42, 2.0, ("truncated",)), (25, 2.0, ("truncated",)),
+     (225, 10.0, ()), (224, 10.0, ("truncated",)), (224, 0.0, ())],
+)  # fmt: skip
+def test_a_file_is_truncated_when_more_than_a_tenth_of_what_is_there_is_missing(
+    shown, announced, flags
+):
+    """And more than three frames; what announces nothing cannot lack anything."""
+    index = Index(shown, None, np.zeros((0, 3), np.int64), 25.0, ())
+    assert _check_length(index, shown, shown, announced).flags == flags
+
+
 @pytest.mark.parametrize("name", ["cut_tail", "cut_mkv"])
 def test_a_file_cut_short_gives_what_it_has(clips, name):
     clip = read_frames(clips[name], FrameRule())
@@ -172,7 +185,7 @@ def test_a_file_cut_short_gives_what_it_has(clips, name):
     early = [index for index in clip.indices.tolist() if index < clip.source_frames - 12]
     early_clip = read_frames(clips[name], Exactly(early))
     np.testing.assert_array_equal(early_clip.frames, whole[early])
-    assert ("truncated" in clip.flags) == (name == "cut_tail")  # Matroska is too short to tell
+    assert "truncated" in clip.flags
 
 
 @pytest.mark.parametrize("name", ["hole", "flipped"])

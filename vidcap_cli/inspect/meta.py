@@ -146,7 +146,7 @@ def _report(
         verdict = f"{readable:,} of {count(found.videos, 'video')} opened can be captioned"
     else:
         steps = []
-        problems.append(Problem("none of its videos gives frames"))
+        problems.append(Problem("none of its videos can be captioned"))
     if probing.all_videos and not probing.output:
         tip = "-o FILE writes a table with what the videos hold, in the same pass as this"
         problems.append(Problem(tip, serious=False))

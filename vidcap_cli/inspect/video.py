@@ -7,7 +7,8 @@ Files are opened in decoder processes, so one that hangs or crashes its decoder 
 that file and not the end of the command.
 """
 
-from dataclasses import dataclass, fields
+import time
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +28,40 @@ RULES: dict[str, FrameRule] = {name: part(row.frame_rule)() for name, row in FAM
 RULE = RULES[RECOMMENDED.command]
 
 _READ_SECONDS = 60.0
+_LONG_SECONDS = 120.0  # a video that lasts longer takes its time to be read
 
 
 @dataclass(frozen=True, slots=True)
 class Probed(Clip):
-    """A clip and what its file holds."""
+    """A clip and what its file holds.
+
+    ``whole``: all frames were read that a run would read, so a run would get them.
+    """
 
     info: VideoInfo
+    whole: bool = True
 
 
 def probe_only(path: str, rule: Rule, span: Span | None = None) -> Clip:
-    """In a decoder process: what the file holds; the clip has one black pixel."""
+    """In a decoder process: what the file holds; the clip has one black pixel.
+
+    A frame of it is decoded: damage further on shows where a run reads it.
+    """
+    return _bare(probe(path, span), rule, whole=False)
+
+
+def probe_while_time(path: str, rule: Rule, span: Span | None = None, *, until: float) -> Clip:
+    """In a decoder process: ``probe_only``, and of a video that is not long whether a run gets
+    its frames, as long as the monotonic clock is not beyond ``until``.
+    """
     info = probe(path, span)
+    whole = info.duration <= _LONG_SECONDS and time.monotonic() < until
+    if whole:
+        info = _as_read(info, read_frames(path, rule, span))
+    return _bare(info, rule, whole=whole)
+
+
+def _bare(info: VideoInfo, rule: Rule, *, whole: bool) -> Probed:
     return Probed(
         frames=np.zeros((1, 1, 1, 3), np.uint8),
         indices=rule.indices(info.frames, info.fps),
@@ -49,6 +72,7 @@ def probe_only(path: str, rule: Rule, span: Span | None = None) -> Clip:
         source_width=info.width,
         flags=info.flags,
         info=info,
+        whole=whole,
     )
 
 
@@ -56,7 +80,14 @@ def probe_and_read(path: str, rule: Rule) -> Clip:
     """In a decoder process: what the file holds, and the frames as a rank would read them."""
     info = probe(path)
     clip = read_frames(path, rule)
-    return Probed(**{field.name: getattr(clip, field.name) for field in fields(Clip)}, info=info)
+    known = {field.name: getattr(clip, field.name) for field in fields(Clip)}
+    return Probed(**known, info=_as_read(info, clip))
+
+
+def _as_read(info: VideoInfo, clip: Clip) -> VideoInfo:
+    """What a file holds, with what came out when its frames were read."""
+    frames, fps = clip.source_frames, clip.source_fps
+    return replace(info, frames=frames, fps=fps, duration=frames / fps, flags=clip.flags)
 
 
 def video_report(path: Path) -> Report:
@@ -71,7 +102,7 @@ def video_report(path: Path) -> Report:
         return Report(
             "video",
             str(path),
-            f"gives no frames; a run would note it as {decoded.status}",
+            f"cannot be captioned; a run would note it as {decoded.status}",
             (Section("file", (size_fact,)),),
             (Problem(f"{decoded.status}: {decoded.error}", "check or re-encode the file"),),
         )

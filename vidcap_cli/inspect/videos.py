@@ -1,9 +1,11 @@
 """Many videos looked into at once: what they hold, which of them cannot be read and why."""
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,18 +15,19 @@ import numpy.typing as npt
 
 from vidcap_cli.inspect.histogram import bar, histogram
 from vidcap_cli.inspect.report import Fact, Section
-from vidcap_cli.inspect.video import RULE, RULES, Probed, probe_only
+from vidcap_cli.inspect.video import RULE, RULES, Probed, probe_while_time
 from vidcap_cli.remote.cache import Anywhere, caching
 from vidcap_cli.rundir.standing import cause
 from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Flag
-from vidcap_cli.video import Rule, VideoInfo
+from vidcap_cli.video import Rule
 from vidcap_cli.video.decoder import Read
 from vidcap_cli.video.pool import Decoded, DecodePool
 from vidcap_cli.view.progress import Progress
 from vidcap_cli.view.words import count, duration, one_line
 
-_PROBE_SECONDS = 20.0
+_PROBE_SECONDS = 60.0  # as --decode-timeout is of a run
+_WHOLE_SECONDS = 15.0
 _MOST_WORKERS = 16
 _LISTED = 6
 _DRAWN = 10  # videos, of which a picture says more than their range
@@ -43,7 +46,8 @@ class Bad:
 class Survey:
     """What ``videos`` hold: arrays by place among them; those that are not ``readable`` have 0.
 
-    ``bad`` says why, by place.
+    ``bad`` says why, by place. Of those ``glanced`` at one frame was decoded, of the others all
+    that a run would read.
     """
 
     videos: int
@@ -52,6 +56,7 @@ class Survey:
     containers: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     rotated: int = 0
+    glanced: int = 0
     flags: Counter[str] = field(default_factory=Counter)
     frames: npt.NDArray[np.int64] = field(init=False)
     height: npt.NDArray[np.int64] = field(init=False)
@@ -67,8 +72,10 @@ class Survey:
         """Which of them could be read."""
         return self.frames > 0
 
-    def add(self, place: int, info: VideoInfo) -> None:
+    def add(self, place: int, probed: Probed) -> None:
         """A video could be read."""
+        info = probed.info
+        self.glanced += not probed.whole
         self.frames[place], self.fps[place] = info.frames, info.fps
         self.height[place], self.width[place] = info.height, info.width
         self.codecs[info.codec] += 1
@@ -82,11 +89,16 @@ Video = tuple[str, Span | None]  # a file, and the range that is meant of it
 
 
 def survey(videos: Sequence[Video]) -> Survey:
-    """Probe ``videos`` in parallel, with a bar on a terminal."""
+    """Probe ``videos`` in parallel, with a bar on a terminal.
+
+    Whether a run gets their frames is judged as it would, by reading them, while that takes
+    ``_WHOLE_SECONDS``; of more videos by one frame.
+    """
     found = Survey(len(videos))
-    for decoded in opened(videos, RULE, probe_only, "videos"):
+    read = partial(probe_while_time, until=time.monotonic() + _WHOLE_SECONDS)
+    for decoded in opened(videos, RULE, read, "videos"):
         if isinstance(decoded.clip, Probed):
-            found.add(decoded.row_id, decoded.clip.info)
+            found.add(decoded.row_id, decoded.clip)
         else:
             error = decoded.error or ""
             found.bad[decoded.row_id] = Bad(decoded.path, decoded.status, error)
@@ -131,6 +143,9 @@ def survey_sections(found: Survey, rows: int) -> list[Section]:
         Fact("opened", count(found.videos, "video"), found.videos),
         Fact("readable", f"{readable:,}", readable),
     ]
+    if found.glanced:
+        words = f"{found.glanced:,} of them: others may be damaged. inspect VIDEO reads all of one"
+        facts.append(Fact("by one frame", words, found.glanced))
     pictures = []
     if readable:
         frames, fps = found.frames[good], found.fps[good]
