@@ -30,7 +30,7 @@ from vidcap_cli.engine import check_engine
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, StoppedError, TableError, UsageError
 from vidcap_cli.families import bundled_models
 from vidcap_cli.launch.follower import join
-from vidcap_cli.launch.leader import Job, Leader, leading
+from vidcap_cli.launch.leader import Job, Leader, leading, read_paths
 from vidcap_cli.launch.ranks import cluster_for, devices
 from vidcap_cli.launch.surroundings import look_around, placed
 from vidcap_cli.merge.account import Reconciliation
@@ -149,6 +149,7 @@ def _job(request: Request, meta: Path, run_dir: Path, config: CaptionConfig) -> 
         fresh=request.run.fresh,
         extend=request.run.extend,
         restart_failed=request.run.restart_failed == "all",
+        restart_changed=request.run.restart_changed,
         selection=_selection(request),
         table_options=_table_options(request.table),
     )
@@ -283,7 +284,14 @@ def _dry_run(request: Request, job: Job, output: Path | None) -> int:
     if output:
         run = Places.of(job.run_dir).choose(job.selection, job.is_same, fresh=job.fresh)
     before = None if job.fresh and run and not job.goes_on(run) else run
-    planned = look_ahead(job.meta, before, config, job.selection, restart_failed=job.restart_failed)
+    planned = look_ahead(
+        job.meta,
+        before,
+        config,
+        job.selection,
+        restart_failed=job.restart_failed,
+        restart_changed=job.restart_changed,
+    )
     measured = None
     if request.run.calibrate and planned.left:
         from vidcap_cli.calibration import measure  # noqa: PLC0415
@@ -310,6 +318,20 @@ def _dry_run(request: Request, job: Job, output: Path | None) -> int:
     return OK
 
 
+def _say_changed(leader: Leader, request: Request) -> None:
+    """Say whether videos have been made anew since they were captioned."""
+    changed = int(leader.changed.sum())
+    if not changed:
+        return
+    row = int(leader.changed.argmax())
+    newer = "1 video is newer than its caption, which stays"
+    if changed > 1:
+        newer = f"{changed:,} videos are newer than their captions, which stay"
+    then = " until there is a new one" if request.run.restart_changed else ""
+    how = "" if then else "; --restart-changed makes new ones"
+    _say(request, f"{newer}{then} ({read_paths(leader.run, [row])[row]}){how}.")
+
+
 def _say_done(leader: Leader, request: Request, target: Path) -> None:
     """Say that there is nothing to do."""
     asked, whole = request.run.limit, leader.selection.until(leader.plan.rows)
@@ -327,6 +349,7 @@ def _say_done(leader: Leader, request: Request, target: Path) -> None:
 
 def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tuple[bool, RunDir]:
     """Have the run done and its table written; whether every row has a caption, and the run."""
+    _say_changed(leader, request)
     shard = leader.selection.is_shard  # its rows become a table with those of the others
     if not shown and leader.is_done and (shard or target.is_file()):
         _say_done(leader, request, target)

@@ -31,6 +31,7 @@ from vidcap_cli.models.decoder_config import cache_length
 from vidcap_cli.number_types import dtype_for
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.remote.cache import caching
+from vidcap_cli.rundir.changed import newer_videos
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.places import failed_in
@@ -104,6 +105,7 @@ def look_ahead(
     selection: Selection,
     *,
     restart_failed: bool = True,
+    restart_changed: bool = False,
 ) -> Planned:
     """Plan ``meta`` as a run would, in a temporary folder, and look into its videos.
 
@@ -119,6 +121,8 @@ def look_ahead(
             check_unchanged(before, meta, config, failed=failed_in(run))
             done = done_mask(run, before)
             kept = done.kept(restart_failed=restart_failed)
+            if restart_changed:
+                kept &= ~newer_videos(run, before, done, to_do)
             left_alone = int((to_do & kept & ~done.ok).sum())
             to_do &= ~kept
         left = np.flatnonzero(to_do)

@@ -360,6 +360,10 @@ class RunOptions:
             OUTPUT,
         ),
     ] = "all"
+    restart_changed: Annotated[
+        bool,
+        Option("Caption videos again whose files are newer than their captions.", OUTPUT),
+    ] = False
     calibrate: Annotated[
         int | None,
         Option(

@@ -6,7 +6,9 @@ No caption is lost without ``--fresh``, and no table that was written becomes sm
 import csv
 import io
 import json
+import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from tests.helpers.commands import committed, events, rows_of, vidcap
 from tests.launch.runs import CONFIG, caption_rows
 from vidcap_cli.errors import RunChangedError
 from vidcap_cli.launch.leader import Job, leading
+from vidcap_cli.merge.merge import merge
 from vidcap_cli.rundir.ledger import done_mask
+from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import read_plan
 from vidcap_cli.rundir.selection import Selection
@@ -267,3 +271,48 @@ def test_a_start_over_that_was_stopped_is_told(scene, tmp_path):
     code, _, err = scene.command(work).finish()
     assert code == 0
     assert f"{coming.path} was cut off, and --fresh goes on with it" in err
+
+
+@pytest.mark.parametrize("extend", [False, True])
+def test_a_video_that_is_newer_than_its_caption(job, extend):
+    """Is told, also when an extension has kept the caption, and captioned again when asked."""
+    left_by(job, "finished")
+    later = time.time_ns() + 10**9
+    (job.meta.parent / "b.mp4").touch()
+    (job.meta.parent / "c.mp4").touch()
+    os.utime(job.meta.parent / "b.mp4", ns=(later, later))
+    os.utime(job.meta.parent / "c.mp4", ns=(0, 0))
+    if extend:
+        time.sleep(0.01)
+        job.meta.write_text("path\nb.mp4\na.mp4\nc.mp4\n")
+        with leading(replace(job, extend=True)) as leader:
+            leader.settle(failed=0)
+    row = 0 if extend else 1
+    with leading(job) as leader:
+        assert (leader.changed.nonzero()[0].tolist(), leader.is_done) == ([row], True)
+        assert leader.finished_before == 3
+    again = replace(job, restart_changed=True)
+    with leading(again) as leader:
+        assert (leader.finished_before, leader.is_done) == (2, False)
+        assert leader._left() == 1
+        result = [Result(row, "b.mp4", "ok", text="new words")]
+        part = leader.run.part(leader.first, 0, 0, "parquet")
+        write_part(part, result)
+        os.utime(part, ns=(later + 1, later + 1))
+        assert leader._left() == 0
+        leader.settle(failed=0)
+    with leading(again) as leader:
+        assert (leader.finished_before, leader.is_done) == (3, True)
+    merge([job.run_dir], job.meta.parent / "out.csv")
+    assert rows_of(job.meta.parent / "out.csv")[row]["text"] == "new words"
+
+
+def test_a_caption_outlives_a_failure_of_its_newer_video(job):
+    left_by(job, "finished")
+    later = time.time_ns() + 10**9
+    (job.meta.parent / "b.mp4").touch()
+    os.utime(job.meta.parent / "b.mp4", ns=(later, later))
+    with leading(replace(job, restart_changed=True)) as leader:
+        caption_rows(leader.run, 1, attempt=leader.first, status="decode_error")
+        assert leader._left() == 0
+        assert leader.captioned() == 3

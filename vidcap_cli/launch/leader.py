@@ -22,6 +22,7 @@ from vidcap_cli.disk import faults_told
 from vidcap_cli.errors import RunError, StoppedError
 from vidcap_cli.launch.msrun import Cluster, LaunchFailedError
 from vidcap_cli.launch.supervise import Interrupts, supervise
+from vidcap_cli.rundir.changed import newer_videos
 from vidcap_cli.rundir.claims import chunk_size
 from vidcap_cli.rundir.events import Done
 from vidcap_cli.rundir.extension import Wanted, extend
@@ -56,6 +57,7 @@ from vidcap_cli.view.words import count
 
 # How often to look whether other nodes have finished: it reads every part file.
 _OTHER_NODES_SECONDS = 2.0
+_CHANGED_SECONDS = 2.0  # in which it is found out which videos are newer than their captions
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,9 @@ class Job:
     """What a command is asked to do. Nothing here alters captions but ``config``.
 
     ``fresh`` starts over, ``extend`` keeps the captions of rows that META still has when that has
-    changed; ``restart_failed`` tries rows again that failed in an earlier command. ``selection``
-    are the rows it is about. ``table_options`` are noted in the plan.
+    changed; ``restart_failed`` tries rows again that failed in an earlier command,
+    ``restart_changed`` those whose videos are newer than their captions. ``selection`` are the rows
+    it is about. ``table_options`` are noted in the plan.
     """
 
     meta: Path
@@ -74,6 +77,7 @@ class Job:
     fresh: bool = False
     extend: bool = False
     restart_failed: bool = True
+    restart_changed: bool = False
     selection: Selection = field(default_factory=Selection)
     table_options: dict[str, Any] = field(default_factory=dict)
 
@@ -167,13 +171,17 @@ class Leader:
             _end(attempt)
         done = self._look()
         self._attempts = done.attempts
-        kept = done.kept(restart_failed=job.restart_failed)
+        seconds = float("inf") if job.restart_changed else _CHANGED_SECONDS
+        self.changed = newer_videos(run, plan, done, self._selected, seconds)
+        again = self.changed & job.restart_changed
+        kept = done.kept(restart_failed=job.restart_failed) & ~again
         self._skip = kept | ~self._selected
         self.left_alone = int((kept & ~done.ok & self._selected).sum())
         numbers = [attempt.number for attempt in run.attempts()]
         numbers += [attempt_of(part) or 0 for part in run.part_files()]
         self.first = max(numbers, default=0) + 1
-        self.finished_before = self._captioned = int((done.ok & self._selected).sum())
+        self._captioned = int((done.ok & self._selected).sum())
+        self.finished_before = self._captioned - int(again.sum())
         self._interrupts = Interrupts()
         self.heartbeat = Heartbeat(run, job.cluster.node)
         self._nodes = Nodes(run)
@@ -233,7 +241,7 @@ class Leader:
         """Whether every row has a caption, and a command has finished with just such a table."""
         asked = before.table_options
         return (
-            self._captioned == self.rows
+            self.finished_before == self.rows
             and (self.plan.table_options if asked is None else asked) == self._job.table_options
             and read_finished(self.run) is not None
             and self.selection.until(self.plan.rows) <= (before.table_rows or self.rows)

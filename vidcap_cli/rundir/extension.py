@@ -2,18 +2,21 @@
 
 A row is its position in META, so a changed META is a new plan. The run that replaces the old one
 begins with the old results, by path letter by letter: rows that are new are left to do, and those
-that failed as in any run that is continued. Whether a file behind a path is still the same is not
-asked. A table that was written keeps the rows of captions that are kept, whatever ``--limit`` says.
+that failed as in any run that is continued. Whether a file behind a path is still the same,
+``changed`` asks. A table that was written keeps the rows of captions that are kept, whatever
+``--limit`` says.
 
 The new run is made at ``RUN_DIR.next.next`` and takes the place ``RUN_DIR.next``, where a fresh
 start works until it has finished, when it is whole; what was begun there before, a fresh start or
 an extension for what META was then, gives it its captions and goes.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import count, islice
+from itertools import count, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ import pyarrow.parquet as pq
 from vidcap_cli.atomic import atomic_write
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import DamagedPartError, RunChangedError
-from vidcap_cli.rundir.ledger import RunParts, done_mask
+from vidcap_cli.rundir.ledger import RunParts, done_mask, written_at
 from vidcap_cli.rundir.ownership import acquire, discard
 from vidcap_cli.rundir.parts import SCHEMA, Result, write_part
 from vidcap_cli.rundir.paths import RunDir
@@ -68,9 +71,12 @@ def extend(wanted: Wanted, settled: RunDir, coming: RunDir, *, replaces: str) ->
     staged.parts.mkdir(exist_ok=True)
     results = _kept(list(before.items()), Index(staged, plan.rows))
     sequence, last = count(), -1
-    while some := list(islice(results, _ROWS_IN_A_PART)):
-        last = max(last, *(one.row_id for one in some if one.status == Status.OK), -1)
-        write_part(staged.part(0, None, next(sequence), wanted.config.part_format), some)
+    for written, of_part in groupby(results, itemgetter(0)):
+        while some := [result for _, result in islice(of_part, _ROWS_IN_A_PART)]:
+            last = max(last, *(one.row_id for one in some if one.status == Status.OK), -1)
+            part = staged.part(0, None, next(sequence), wanted.config.part_format)
+            write_part(part, some)
+            os.utime(part, ns=(written, written))  # a caption stays as old as it is
     if any(Scope.read(run).table_rows for run in before):  # they stay in it whatever the limit
         Scope(table_rows=last + 1).write(staged)
     # The old plan's folders keep counting for relative paths.
@@ -95,7 +101,7 @@ def _lacks(coming: RunDir, settled: RunDir, plans: Mapping[RunDir, Plan]) -> boo
     done = done_mask(coming, plans[coming]).ok
     index = Index(coming, plans[coming].rows)
     results = _kept([(settled, plans[settled])], index)
-    return any(not done[result.row_id] for result in results if result.status == Status.OK)
+    return any(not done[one.row_id] for _, one in results if one.status == Status.OK)
 
 
 class Index:
@@ -121,23 +127,27 @@ class Index:
         return len(self._order)
 
 
-def _kept(runs: Sequence[tuple[RunDir, Plan]], index: Index) -> Iterator[Result]:
-    """The results of ``runs`` for the rows of ``index``, one a row: of two that of the first run,
-    but a caption before any failure.
+def _kept(runs: Sequence[tuple[RunDir, Plan]], index: Index) -> Iterator[tuple[int, Result]]:
+    """The results of ``runs`` for the rows of ``index``, and when they were written; one a row: of
+    two that of the first run, but a caption before any failure.
 
     Parts that are damaged give none: their rows are done again.
     """
     kept = np.zeros(len(index), np.bool_)
     for captions in (True, False):
-        for fields in _results(runs, captions=captions):
+        for written, fields in _results(runs, captions=captions):
             for row in index.rows(fields["path"]):
                 if not kept[row]:
                     kept[row] = True
-                    yield Result(**{**fields, "row_id": int(row)})
+                    yield written, Result(**{**fields, "row_id": int(row)})
 
 
-def _results(runs: Sequence[tuple[RunDir, Plan]], *, captions: bool) -> Iterator[dict[str, Any]]:
-    """The results that are captions, or those that are not, the latest attempt of a run first."""
+def _results(
+    runs: Sequence[tuple[RunDir, Plan]], *, captions: bool
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The results that are captions, or those that are not, the latest attempt of a run first, and
+    when they were written.
+    """
     for run, plan in runs:
         parts = RunParts(run, plan)
         for file in reversed(run.part_files()):
@@ -145,4 +155,5 @@ def _results(runs: Sequence[tuple[RunDir, Plan]], *, captions: bool) -> Iterator
                 table = parts.read(file, SCHEMA.names)
                 good = pc.equal(table["status"], Status.OK)
                 wanted = good if captions else pc.invert(good)
-                yield from table.filter(wanted).to_pylist()
+                written = written_at(file)
+                yield from ((written, fields) for fields in table.filter(wanted).to_pylist())

@@ -85,13 +85,14 @@ class Done:
 
     ``ok``: has a caption; ``any``: has a result of whatever status from the attempts asked
     about, where what an extension has kept is of attempt 0; ``attempts``: how many launches took
-    the row up, as far as its results tell.
-    ``damaged`` are the parts that were found not to count since the last look.
+    the row up, as far as its results tell; ``written``: when its latest caption was, in nanoseconds
+    since 1970. ``damaged`` are the parts that were found not to count since the last look.
     """
 
     ok: npt.NDArray[np.bool_]
     any: npt.NDArray[np.bool_]
     attempts: npt.NDArray[np.int32]
+    written: npt.NDArray[np.int64]
     damaged: tuple[DamagedPartError, ...] = ()
 
     def kept(self, *, restart_failed: bool) -> npt.NDArray[np.bool_]:
@@ -112,6 +113,7 @@ class Ledger:
         # The attempt of a row's latest result; of those that an extension has kept it is 0.
         self._latest = np.full(plan.rows, -1, np.int32)
         self._attempts = np.zeros(plan.rows, np.int32)
+        self._written = np.zeros(plan.rows, np.int64)
 
     def read(self, since: int = 0) -> Done:
         """Read the parts that are new; ``Done.any`` counts attempt ``since`` and later ones."""
@@ -125,7 +127,8 @@ class Ledger:
                 # Another may stand for it since: then there is one that is new.
                 if part.exists():
                     raise
-        return Done(self._ok.copy(), self._latest >= since, self._attempts.copy(), tuple(damaged))
+        attempts, written = self._attempts.copy(), self._written.copy()
+        return Done(self._ok.copy(), self._latest >= since, attempts, written, tuple(damaged))
 
     def _new(self) -> Iterator[Path]:
         """Parts that have not been seen, until there is none."""
@@ -138,9 +141,18 @@ class Ledger:
         row_ids = table["row_id"].to_numpy()
         good = pc.equal(table["status"], Status.OK).to_numpy()
         self._ok[row_ids[good]] = True
+        np.maximum.at(self._written, row_ids[good], written_at(part))
         # Parts come in the order of attempts, but those of other nodes may be seen late.
         np.maximum.at(self._latest, row_ids, np.int32(attempt_of(part) or 0))
         np.maximum.at(self._attempts, row_ids, table["attempts"].fill_null(1).to_numpy())
+
+
+def written_at(part: Path) -> int:
+    """When a part was written, in nanoseconds since 1970; 0 where it has gone meanwhile."""
+    try:
+        return part.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def done_mask(run: RunDir, plan: Plan, since: int = 0) -> Done:
