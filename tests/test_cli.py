@@ -128,8 +128,28 @@ def test_wrong_value_names_the_option(table, option, value):
         ("--max_new_tokens 3 qwen2vl x", "--max-new-tokens belongs after the command: vidcap"),
         ("qwenvl x", "There is no command 'qwenvl'. Did you mean qwen2vl?"),
         ("help", "There is no command 'help'. The commands are llava, pllava, qwen2vl, merge"),
-        ("my clips", "There is no command 'my'. To caption it: vidcap qwen2vl 'my clips'"),
-        ("meta.csv", "To caption it: vidcap qwen2vl meta.csv"),
+        (
+            "my clips",
+            "There is no command 'my'. To caption it: vidcap qwen2vl 'my clips' --model Qwen/",
+        ),
+        ("meta.csv", "To caption it: vidcap qwen2vl meta.csv --model Qwen/"),
+        ("qwen2vl model/1.mp4 model/2.mp4", "Name the folder of the videos, model, or a table"),
+        (
+            "qwen2vl meta.csv --question What do you see --model nano",
+            "Put quotes around a text with spaces: --question 'What do you see'",
+        ),
+        (
+            "qwen2vl --question What do you see meta.csv",
+            "with spaces: --question 'What do you see'",
+        ),
+        ("qwen2vl x --prefix a b", "with spaces: --prefix 'a b'"),
+        ("qwen2vl meta.cvs", "there is no such file or folder; did you mean "),
+        ("qwen2vl mdel/1.mp4", "/model/1.mp4?"),
+        ("inspect meta.cvs", "meta.cvs: there is no such file or folder; did you mean meta.csv?"),
+        ("merge meta.cvs -o x.csv", "did you mean meta.csv?"),
+        ("qwen2vl model/a.jpg", "is a picture, and vidcap captions videos"),
+        ("qwen2vl model/a.txt", "before them: (echo path; cat model/a.txt) > model/a.csv"),
+        ("qwen2vl meta.csv --demo", "--demo captions the bundled clips; leave it out, or meta.csv"),
         ("qwen2vl my clips --model nano", "Put quotes around a name with spaces: 'my clips'"),
         ("inspect my clips", "Put quotes around a name with spaces: 'my clips'"),
         ("qwen2vl a b", "b is more than is asked for."),
@@ -146,6 +166,8 @@ def test_wrong_value_names_the_option(table, option, value):
 def test_what_may_be_meant_is_said(table, typed, said):
     (table.parent / "my clips").mkdir()
     (table.parent / "model").mkdir()
+    for name in ("1.mp4", "2.mp4", "a.jpg", "a.txt"):
+        (table.parent / "model" / name).touch()
     assert said in refusal(*typed.split(), cwd=table.parent, code=2)
 
 

@@ -31,7 +31,7 @@ AGAIN = "to try the 2 failed rows again"
 def test_captions_are_to_be_looked_at():
     assert commands(*TYPED) == {"to look at the captions": ["inspect", "/o/a b.csv"]}
     found = commands(*TYPED, flagged=1, path_column="video")
-    html = ["inspect", "/o/a b.vidcap", "--html", "gallery.html"]
+    html = ["inspect", "/o/a b.vidcap", "--html", "a b_gallery.html"]
     assert found == {"to look at the captions and their flags": html}
 
 

@@ -329,7 +329,21 @@ def test_jsonl_types_are_those_of_all_batches(tmp_path, monkeypatch):
             'path,n\na,1\nb,"2\nc,3\n',
             "row that begins on line 3.*a quote that is never closed",
         ),
-        ("a.csv", b"path,n\na,1\nb,\xfc\n", "line 3 is not UTF-8.*iconv -f GB18030 -t UTF-8 a.csv"),
+        (
+            "a.csv",
+            "path,n\na,1\nb,\xdcbung f\xfcr Gr\xfc\xdfe\n".encode("cp1252"),
+            r"like WINDOWS-1252 \(Western Europe\).*iconv -f WINDOWS-1252 -t UTF-8 .*utf8-a.c",
+        ),
+        (
+            "a.csv",
+            "path,n\na,1\nb,视频 红色\n".encode("gb18030"),
+            r"line 3 is not UTF-8. It looks like GB18030 \(Chinese\).*iconv -f GB18030",
+        ),
+        (
+            "a.csv",
+            "path,n\na,動画です\n".encode("shift-jis"),
+            "Save it as UTF-8.*iconv -f ENCODING",
+        ),
         ("a.csv", b"path,\xfc\na,1\n", "line 1 is not UTF-8"),
         ("a.csv", "path,n\na,1\n".encode("utf-16"), "line 1 is not UTF-8.*iconv -f UTF-16"),
         ("a.jsonl", "", "the file is empty; write one JSON object a line"),

@@ -480,6 +480,8 @@ def _merged(
 def _demo(request: Request) -> Request:
     """The bundled clips, by the bundled model that ``--model`` names, else by nano."""
     config = request.config
+    if request.meta:
+        raise UsageError(f"--demo captions the bundled clips; leave it out, or {request.meta}.")
     if config.model not in bundled_models(config.family):
         config = replace(config, model=NANO)
     return replace(request, meta=bundled("clips") / "clips.csv", config=config)

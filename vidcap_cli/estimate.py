@@ -31,8 +31,8 @@ from vidcap_cli.models.decoder_config import cache_length
 from vidcap_cli.number_types import dtype_for
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.remote.cache import caching
-from vidcap_cli.rundir.changed import newer_videos
 from vidcap_cli.rundir.ledger import done_mask
+from vidcap_cli.rundir.newer import newer_videos
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.places import failed_in
 from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan

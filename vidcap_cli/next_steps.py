@@ -16,7 +16,7 @@ from vidcap_cli.options import PATH, RunOptions, spelled
 from vidcap_cli.outputs import default_run_dir
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.statuses import PASSING, Status
-from vidcap_cli.view.steps import Step, again
+from vidcap_cli.view.steps import Step, again, made_of
 from vidcap_cli.view.summary import LISTED
 
 # With them the same command would begin anew, or do nothing.
@@ -77,7 +77,8 @@ class Ending:
         purpose = f"to look at the captions{' and their flags' if self.flagged else ''}"
         if self.path_column == PATH:
             return Step.of(purpose, "inspect", self.target)
-        return Step.of(purpose, "inspect", self.run, "--html", "gallery.html")
+        page = made_of(self.target, "gallery.html")
+        return Step.of(purpose, "inspect", self.run, "--html", page)
 
     def _join(self, shard: Selection) -> Step | None:
         others = "shard has" if shard.of == 2 else f"{shard.of - 1} shards have"

@@ -12,6 +12,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ import pyarrow.parquet as pq
 
 from vidcap_cli.errors import TableError
 from vidcap_cli.options import PATH
+from vidcap_cli.view.words import absent, quoted_here
 
 # Interrupts are answered in one place. While it reads a CSV file, pyarrow would put handlers and a
 # thread of its own in between.
@@ -46,6 +48,7 @@ READABLE_WORDS = f"{', '.join(READABLE)}, and all but Parquet with {GZIP}"
 ROWS = 65_536
 _JSON_ROWS = 8_192
 _BUFFER = 1 << 20  # bytes of a Parquet column in memory: row groups may be of any size
+_HIGH = bytes(range(0x80, 0x100))  # what is no ASCII
 _BLOCK = 4 << 20  # bytes of CSV parsed at once; a single row must fit in
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
@@ -102,7 +105,7 @@ def open_table(path: Path) -> Table:
             f"vidcap reads {READABLE_WORDS}: convert or rename it"
         )
     if not path.is_file():
-        raise TableError(f"{path}: there is no such file; check the spelling and the folder")
+        raise TableError(absent(path, "file"))
     with _readable(path):
         if form == "parquet":
             with pq.ParquetFile(path) as file:
@@ -267,17 +270,48 @@ def _lines(path: Path) -> Iterator[str]:
     ):
         for number, line in enumerate(file, 1):
             if not line.isascii() and any("\udc80" <= char <= "\udcff" for char in line):
-                raise TableError(
-                    f"{path}: line {number} is not UTF-8. Convert the table from the encoding it "
-                    f"has (UTF-16, GB18030, LATIN1...), such as: iconv -f {_encoding(path)} "
-                    f"-t UTF-8 {path.name} > utf8-{path.name}"
-                )
+                raise TableError(f"{path}: line {number} is not UTF-8. {_conversion(path)}")
             yield line
 
 
-def _encoding(path: Path) -> str:
+def _conversion(path: Path) -> str:
+    """How to make a table UTF-8, from the encoding that its bytes show."""
+    copy = path.with_name(f"utf8-{path.name}")
+    convert = f"iconv -f {{}} -t UTF-8 {quoted_here(path)} > {quoted_here(copy)}"
+    guess = _encoding(path)
+    if guess is None:
+        command = convert.format("ENCODING")
+        return f"Save it as UTF-8, or convert it from the encoding that it has: {command}"
+    name, of = guess
+    return f"It looks like {name}{of}; convert it: {convert.format(name)}"
+
+
+def _encoding(path: Path) -> tuple[str, str] | None:
+    """The encoding of a text that is not UTF-8, and whose it is, if its bytes show one.
+
+    Letters of Western Europe stand alone among ASCII; what GB 2312 has are pairs of such bytes.
+    """
     with _binary(path) as file:
-        return "UTF-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "GB18030"
+        data = file.read(_BLOCK)
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "UTF-16", ""
+    data = data.rstrip(_HIGH) if len(data) == _BLOCK else data  # it may end within a letter
+    runs = [len(run) for run in re.findall(rb"[\x80-\xff]+", data)]
+    if not runs:
+        return None
+    if all(length % 2 == 0 for length in runs) and _decodes(data, "gb2312"):
+        return "GB18030", " (Chinese)"
+    if sum(length == 1 for length in runs) > len(runs) / 2 and _decodes(data, "cp1252"):
+        return "WINDOWS-1252", " (Western Europe)"
+    return None
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 # JSON: Arrow's own reader turns strings that look like dates into dates, so Python reads.

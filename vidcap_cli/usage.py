@@ -23,7 +23,7 @@ def reword(error: Any) -> None:
         error.message = f"{error.message}.{_meant(error.option_name, error.possibilities or ())}"
         error.possibilities = None
     elif extra := _EXTRA.match(error.message):
-        error.message = f"{extra[1]} is more than is asked for.{_quotes(sys.argv[1:])}"
+        error.message = f"{extra[1]} is more than is asked for.{_instead(extra[1], sys.argv[1:])}"
     elif fault := next(iter(getattr(error.__cause__, "errors", list)()), None):
         error.message = _wrong_value(fault)
 
@@ -34,8 +34,9 @@ def unknown_command(name: str, commands: Sequence[str]) -> str:
     if near := _meant(name, commands):
         return said + near
     if found := _with_spaces(sys.argv[1:]) or (name if Path(name).exists() else ""):
-        caption = shlex.join(["vidcap", RECOMMENDED.command, found])
-        return f"{said} To caption it: {caption}"
+        from vidcap_cli.inspect.command import caption_step  # noqa: PLC0415 - for this error only
+
+        return f"{said} To caption it: {caption_step(Path(found)).command}"
     return f"{said} The commands are {', '.join(commands)}; vidcap --help says what they do."
 
 
@@ -50,6 +51,36 @@ def misplaced_option(name: str, commands: Iterable[Any]) -> str | None:
 def _meant(name: str, known: Sequence[str]) -> str:
     near = nearest(name, known)
     return f" Did you mean {near}?" if near else ""
+
+
+def _instead(extra: str, typed: Sequence[str]) -> str:
+    """What to do about words that are too many."""
+    files = [Path(word) for word in extra.split()]
+    if text := _text_with_spaces(typed):
+        return f" Put quotes around a text with spaces: {text[0]} {shlex.quote(text[1])}"
+    if files and all(file.exists() for file in files) and not _with_spaces(typed):
+        folder = str(files[0].parent)
+        return f" Name the folder of the videos, {shlex.quote(folder)}, or a table that lists them."
+    return _quotes(typed)
+
+
+# Options whose value is a text that people write.
+_TEXTS = ("--question", "--system-prompt", "--prefix", "--suffix")
+
+
+def _text_with_spaces(typed: Sequence[str]) -> tuple[str, str] | None:
+    """An option with a text of which several words follow it, and these; files are none of them."""
+    for place, word in enumerate(typed):
+        if word.replace("_", "-") not in _TEXTS:
+            continue
+        rest = typed[place + 1 :]
+        until = next((i for i, one in enumerate(rest) if one.startswith("-")), len(rest))
+        words = rest[:until]
+        while len(words) > 1 and Path(words[-1]).exists():
+            words = words[:-1]
+        if len(words) > 1:
+            return word, " ".join(words)
+    return None
 
 
 def _quotes(typed: Sequence[str]) -> str:

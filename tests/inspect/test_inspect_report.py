@@ -112,7 +112,7 @@ def test_unknown_targets(tmp_path):
     with pytest.raises(UsageError, match=r"g\.html: is a page; open it in a browser"):
         inspect(tmp_path / "g.html")
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(UsageError, match="neither a table"):
+    with pytest.raises(UsageError, match=r"is no table\. One path a line"):
         inspect(tmp_path / "notes.txt")
 
 

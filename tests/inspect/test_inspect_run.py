@@ -161,7 +161,8 @@ def test_failed_rows_become_a_table(run, tmp_path):
     assert [cause["rows"] for cause in details["failures"]] == [2, 1]
     shown = {section.title: section.facts for section in report.shown}
     assert shown["failures"][0].words == "2 rows · no such file · such as 4.mp4"
-    assert f"vidcap inspect {run.path} --failed failed.csv" == inspect(run.path).steps[-1].command
+    failed = f"vidcap inspect {run.path} --failed {run.path.stem}_failed.csv"
+    assert failed == inspect(run.path).steps[-1].command
 
 
 @pytest.mark.parametrize("name", ["meta_caption_qwen2vl.vidcap/f.csv", "nowhere/f.csv", "f.doc"])

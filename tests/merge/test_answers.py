@@ -12,6 +12,7 @@ import pytest
 from vidcap_cli.caption import Request, caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import TableError, UsageError
+from vidcap_cli.inspect import Wanted, inspect
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.options import TableOptions
 from vidcap_cli.rundir.parts import SCHEMA, Result, write_part
@@ -126,3 +127,20 @@ def test_columns_that_cannot_be(tmp_path, meta):
             caption(Request(meta, config))
     with pytest.raises(UsageError, match="--caption-column says what --question NAME=TEXT says"):
         caption(Request(meta, replace(TWO, model="nano"), TableOptions(caption_column="words")))
+
+
+def test_inspect_says_which_answers_it_judges_and_how_to_judge_the_others(tmp_path, meta):
+    captioned(tmp_path / "out.vidcap", meta, result(0, "A cat sits.", "A cat."))
+    merge([tmp_path / "out.vidcap"], tmp_path / "out.csv")
+    for judged, other in (("brief", "long"), ("long", "brief")):
+        report = inspect(tmp_path / "out.csv", Wanted(caption_column=judged))
+        assert report.as_dict()["facts"]["captions"]["column"] == f"{judged}, not {other}"
+        commands = {step.purpose: step.command for step in report.steps}
+        assert commands[f"to judge the captions in {other}"] == (
+            f"vidcap inspect {tmp_path / 'out.csv'} --caption-column {other}"
+        )
+    assert (
+        inspect(tmp_path / "out.csv").as_dict()["facts"]["captions"]["column"] == "brief, not long"
+    )
+    (tmp_path / "out.vidcap").rename(tmp_path / "gone")
+    assert inspect(tmp_path / "out.csv").as_dict()["facts"]["captions"]["column"] == "brief"

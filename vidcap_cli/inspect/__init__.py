@@ -74,7 +74,9 @@ def inspect(target: Path | None, wanted: Wanted | None = None) -> Report:
         wanted.only("a model")
         return model_report(model_folder(name, RECOMMENDED.command, weights=False), name)
     if not target.exists():
-        raise UsageError(f"{target}: there is no such file or folder; check the spelling.")
+        from vidcap_cli.view.words import absent  # noqa: PLC0415
+
+        raise UsageError(absent(target))
     return _folder(target, wanted) if target.is_dir() else _file(target, wanted)
 
 

@@ -4,7 +4,7 @@ The table is read once to judge every caption (``judging``), and again for the r
 export.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from vidcap_cli.inspect.histogram import histogram
 from vidcap_cli.inspect.judging import BIT, FAULTS, MEANS, OPENING, Captions, Judged, judge
 from vidcap_cli.inspect.report import Fact, Report, Section
 from vidcap_cli.inspect.rules import Fault
+from vidcap_cli.merge.sources import plan_beside
 from vidcap_cli.options import PATH
 from vidcap_cli.table_writer import output_form, writing
 from vidcap_cli.tables import selectable
-from vidcap_cli.view.steps import Step
+from vidcap_cli.view.steps import Step, made_of
 from vidcap_cli.view.words import count, one_line
 
 FLAGS_COLUMN = "quality_flags"  # of the exported table
@@ -121,12 +122,13 @@ def _report(
 ) -> Report:
     flagged = int(np.count_nonzero(judged.faults))
     spoken = judged.words[judged.words > 0]
+    others = _other_answers(captions)
     total = len(judged.faults)
     name, share = str(captions.table.path), _share(flagged, total)
     facts = [
         Fact("rows", f"{total:,}", total),
         Fact("with a caption", f"{len(spoken):,}", len(spoken)),
-        Fact("column", captions.text),
+        Fact("column", captions.text + (f", not {', '.join(others)}" if others else "")),
         Fact("script", rules.SCRIPTS[judged.script]),
         Fact("with a flag", f"{flagged:,}{f' ({share})' if share else ''}", flagged),
     ]
@@ -156,14 +158,7 @@ def _report(
         if facts:
             sections.append(Section(f"{fault}, for example", tuple(facts), only_shown=True))
     verdict = f"{count(flagged, 'row')} of {total:,} {'has' if flagged == 1 else 'have'} a flag"
-    steps = []
-    if flagged and not (export or made):
-        html = ("inspect", name, "--html", "gallery.html")
-        steps.append(Step.of("to look at them beside their videos", *html))
-        table = ("inspect", name, "--export-flagged", "flagged.csv")
-        steps.append(Step.of("for all of them as a table, to leave them out", *table))
-    if not (export or made):
-        steps.append(Step.of("to look into its videos", "inspect", name, "--all"))
+    steps = [] if export or made else _steps(captions, flagged, others)
     if export:
         verdict += f"; written to {export}"
     if made:
@@ -171,6 +166,31 @@ def _report(
     return Report(
         "captions", name, verdict, tuple(sections), steps=tuple(steps), doubtful=flagged > 0
     )
+
+
+def _steps(captions: Captions, flagged: int, others: Sequence[str]) -> list[Step]:
+    table, steps = captions.table.path, []
+    if flagged:
+        html = ("inspect", table, "--html", made_of(table, "gallery.html"))
+        steps.append(Step.of("to look at them beside their videos", *html))
+        rows = ("inspect", table, "--export-flagged", made_of(table, "flagged.csv"))
+        steps.append(Step.of("for all of them as a table, to leave them out", *rows))
+    for name in others:
+        answers = ("inspect", table, "--caption-column", name)
+        steps.append(Step.of(f"to judge the captions in {name}", *answers))
+    steps.append(Step.of("to look into its videos", "inspect", table, "--all"))
+    return steps
+
+
+def _other_answers(captions: Captions) -> list[str]:
+    """The other columns with captions where several questions were asked, as the run tells that
+    lies beside its table.
+    """
+    plan = plan_beside(captions.table.path)
+    asked = plan.questions if plan else ()
+    if captions.text not in asked:
+        return []
+    return [name for name in asked if name != captions.text and name in captions.table.schema.names]
 
 
 def _flag(fault: Fault, judged: Judged, rows: Mapping[int, _Row]) -> Fact:

@@ -42,7 +42,7 @@ from vidcap_cli.rundir.standing import (
 from vidcap_cli.statuses import PASSING, Status
 from vidcap_cli.table_writer import output_form, writing
 from vidcap_cli.view.follower import pace_words
-from vidcap_cli.view.steps import Step, again
+from vidcap_cli.view.steps import Step, again, made_of
 from vidcap_cli.view.summary import lasting_words
 from vidcap_cli.view.tally import RankState, RunState
 from vidcap_cli.view.words import count, duration, figure, one_line, setting, size
@@ -81,7 +81,7 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
         _write_failed(failed, failed_rows(run, plan, scope))
         verdict += f"; {count(standing.failed, 'failed row')} written to {failed}"
     elif standing.failed:
-        words = ("inspect", run.path, "--failed", "failed.csv")
+        words = ("inspect", run.path, "--failed", made_of(run.path, "failed.csv"))
         steps.append(Step.of("for the failed rows, all of them, as a table", *words))
     if gallery:
         from vidcap_cli.inspect.gallery.of_run import make_gallery_of_run  # noqa: PLC0415 - judges

@@ -22,7 +22,6 @@ from vidcap_cli.disk import faults_told
 from vidcap_cli.errors import RunError, StoppedError
 from vidcap_cli.launch.msrun import Cluster, LaunchFailedError
 from vidcap_cli.launch.supervise import Interrupts, supervise
-from vidcap_cli.rundir.changed import newer_videos
 from vidcap_cli.rundir.claims import chunk_size
 from vidcap_cli.rundir.events import Done
 from vidcap_cli.rundir.extension import Wanted, extend
@@ -30,6 +29,7 @@ from vidcap_cli.rundir.leases import revoke
 from vidcap_cli.rundir.ledger import Done as Ledgered
 from vidcap_cli.rundir.ledger import Ledger
 from vidcap_cli.rundir.lock import leadership
+from vidcap_cli.rundir.newer import newer_videos
 from vidcap_cli.rundir.nodes import Heartbeat, Nodes
 from vidcap_cli.rundir.ownership import Found, acquire, discard, empty, read_mark
 from vidcap_cli.rundir.parts import Result, set_aside, write_part

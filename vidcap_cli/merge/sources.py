@@ -26,6 +26,7 @@ from vidcap_cli.rundir.paths import RunDir, attempt_of, part_files
 from vidcap_cli.rundir.plan import Plan, read_plan
 from vidcap_cli.statuses import Status
 from vidcap_cli.tables import DELIMITERS, Table, is_gzip, open_table, quoted
+from vidcap_cli.view.words import absent
 
 _PART_MARKS = {"row_id", "path", "text", "status", "attempts"}
 
@@ -57,7 +58,7 @@ class Source:
     @property
     def overwrites(self) -> bool:
         """Whether the run that it is, or that wrote it, was asked to ``--overwrite-column``."""
-        plan = _plan_beside(self.name) if self.is_table else self.plan
+        plan = plan_beside(self.name) if self.is_table else self.plan
         return bool(plan and plan.table_options.get("overwrite_column"))
 
     @property
@@ -81,7 +82,7 @@ def find_sources(
     loose: dict[Path, tuple[int, set[str]]] = {}
     for given, path in enumerate(inputs):
         if not path.exists():
-            raise UsageError(f"{path}: there is no such file or folder; check the spelling")
+            raise UsageError(absent(path))
         real = path.resolve()
         if not path.is_dir():
             if attempt_of(path) is not None:
@@ -113,7 +114,7 @@ def _of_run(run: RunDir, name: Path, given: int) -> Source:
     return Source(name, given, tuple(run.part_files()), run, read_plan(run))
 
 
-def _plan_beside(table: Path) -> Plan | None:
+def plan_beside(table: Path) -> Plan | None:
     """The plan of the run directory beside its table, if there is one that can be read."""
     run = RunDir(default_run_dir(table))
     with suppress(RunError):

@@ -3,7 +3,7 @@
 A row is its position in META, so a changed META is a new plan. The run that replaces the old one
 begins with the old results, by path letter by letter: rows that are new are left to do, and those
 that failed as in any run that is continued. Whether a file behind a path is still the same,
-``changed`` asks. A table that was written keeps the rows of captions that are kept, whatever
+``newer`` asks. A table that was written keeps the rows of captions that are kept, whatever
 ``--limit`` says.
 
 The new run is made at ``RUN_DIR.next.next`` and takes the place ``RUN_DIR.next``, where a fresh

@@ -34,7 +34,7 @@ from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.tables import READABLE_WORDS, Table, regroup, table_form
 from vidcap_cli.video import DECORD
 from vidcap_cli.video.by_decord import NO_SPANS
-from vidcap_cli.view.words import count, setting
+from vidcap_cli.view.words import absent, count, quoted_here, setting
 
 VERSION = 1
 # fmt: off
@@ -43,6 +43,20 @@ VIDEO_SUFFIXES = frozenset({
     ".wmv", ".flv", ".ts", ".m2ts", ".mts", ".3gp", ".ogv", ".gif",
 })
 # fmt: on
+_PICTURE_SUFFIXES = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".heic",
+        ".avif",
+    }
+)
+_LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
 TABLE, VIDEO, FOLDER = "table", "video", "folder"
 
 GROUP = 65_536  # rows in a row group of rows.parquet
@@ -361,7 +375,7 @@ def kind_of(meta: Path) -> str:
     try:
         meta.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise TableError(f"{meta}: there is no such file or folder; check the spelling") from error
+        raise TableError(absent(meta)) from error
     except OSError as error:
         raise TableError(f"{meta}: cannot be read: {error.strerror}") from error
     if meta.is_dir():
@@ -371,9 +385,22 @@ def kind_of(meta: Path) -> str:
     suffix = meta.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return VIDEO
-    raise TableError(
-        f"{meta}: {suffix or 'a file without extension'} is neither a table "
-        f"({READABLE_WORDS}) nor a video known by its extension; list it in a table"
+    raise TableError(f"{meta}: {_no_meta(meta, suffix)}")
+
+
+def _no_meta(meta: Path, suffix: str) -> str:
+    """What to say of a file that is no META, and what helps."""
+    if suffix in _PICTURE_SUFFIXES:
+        return "is a picture, and vidcap captions videos"
+    if suffix in _LIST_SUFFIXES:
+        csv = meta.with_suffix(".csv")
+        return (
+            "is no table. One path a line is made a table by the line `path` before them: "
+            f"(echo path; cat {quoted_here(meta)}) > {quoted_here(csv)}"
+        )
+    return (
+        f"{suffix or 'a file without extension'} is neither a table ({READABLE_WORDS}) nor a video "
+        "known by its extension; if it is a video, list it in a table, in the column path"
     )
 
 
@@ -388,7 +415,7 @@ def fingerprint_of(meta: Path, kind: str, reading: Reading = Reading()) -> str:
         try:
             digest = _digest_of(meta)
         except FileNotFoundError as error:
-            raise TableError(f"{meta}: there is no such file; check the spelling") from error
+            raise TableError(absent(meta, "file")) from error
         except OSError as error:
             raise TableError(f"{meta}: cannot be read: {error.strerror}") from error
     if reading == Reading():

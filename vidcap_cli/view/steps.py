@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from vidcap_cli.view.words import printable, wrapped
 
@@ -18,6 +19,13 @@ class Step:
     def of(cls, purpose: str, *words: object) -> "Step":
         """The step whose command has these words."""
         return cls(purpose, shlex.join(["vidcap", *map(str, words)]))
+
+
+def made_of(source: Path, name: str) -> str:
+    """What to call a file that is made of ``source``, so that no other one's is in its place:
+    ``meta_flagged.csv`` for ``meta.parquet`` and ``flagged.csv``.
+    """
+    return f"{source.stem}_{name}"
 
 
 def again(failed: int, command: str) -> Step:

@@ -1,8 +1,12 @@
 """How numbers, times and text from outside are written for people."""
 
+import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import TextIO
 
 from vidcap_cli.view.terminal import width_of
@@ -77,6 +81,33 @@ def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str | None:
     from difflib import get_close_matches  # noqa: PLC0415 - for errors only
 
     return next(iter(get_close_matches(name, list(known), 1, alike)), None)
+
+
+def quoted_here(path: Path) -> str:
+    """A file as a word of a command that is pasted here, short where it lies here."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+_NAMES = 10_000  # of a folder that are compared
+
+
+def absent(path: Path, thing: str = "file or folder") -> str:
+    """That there is no such thing at ``path``, with the name there that is most like it."""
+    gone = path
+    while gone.parent != gone and not gone.parent.exists():
+        gone = gone.parent
+    words = f"{path}: there is no such {thing}"
+    try:
+        with os.scandir(gone.parent) as entries:
+            names = [entry.name for entry in islice(entries, _NAMES)]
+    except OSError:
+        names = []
+    near = nearest(gone.name, names)
+    if near is None:
+        return f"{words}; check the spelling"
+    meant = gone.parent / near / path.relative_to(gone)
+    return f"{words}; did you mean {meant if meant.exists() else gone.parent / near}?"
 
 
 def count(number: int, thing: str) -> str:
