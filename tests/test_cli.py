@@ -171,6 +171,13 @@ def test_what_may_be_meant_is_said(table, typed, said):
     assert said in refusal(*typed.split(), cwd=table.parent, code=2)
 
 
+def test_files_that_a_shell_listed_are_their_folder(tmp_path):
+    for name in ("a.mp4", "für später.mp4"):
+        (tmp_path / name).touch()
+    err = refusal("qwen2vl", "a.mp4", "für später.mp4", "--model", "nano", cwd=tmp_path, code=2)
+    assert "für später.mp4 is more than is asked for. Name the folder of the videos, ., or" in err
+
+
 def test_merge_needs_inputs_and_an_output(tmp_path):
     assert "RUN" in refusal("merge", "-o", "out.csv", cwd=tmp_path, code=2)
     assert "--output" in refusal("merge", "some", cwd=tmp_path, code=2)

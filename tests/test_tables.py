@@ -314,6 +314,7 @@ def test_jsonl_types_are_those_of_all_batches(tmp_path, monkeypatch):
         ),
         ("a.csv", "id,video\n1,2\n", "rename `video` to `path` .*--path-column video"),
         ("a.csv", "id, Path \n1,2\n", "rename ` Path ` to `path`"),
+        ("a.csv", "b/a.mp4\nc.mp4\n", "write the line path before `b/a.mp4`"),
         ("a.csv", "path;n\na;1\n", "separated by ';': write it with commas, or as .tsv"),
         ("a.csv", "path,n,n\na,1,2\n", "the column `n` is there more than once; rename or drop"),
         ("a.csv", "path,n\na,1\n,2\n", "data row 2 has an empty `path`; fill it in or delete"),

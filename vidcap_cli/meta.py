@@ -7,6 +7,7 @@ it is captioned (``rundir.clips``). A row's name is its path, with the range if 
 (``spans.named``): by it results are matched to rows.
 """
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -192,6 +193,8 @@ def _path_hint(names: Sequence[str], column: str) -> str:
     if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
         mark = ";" if ";" in names[0] else "tabulator"
         return f"Its columns seem to be separated by {mark!r}: write it with commas, or as .tsv"
+    if len(names) == 1 and re.search(r"\.[a-zA-Z0-9]{2,4}$", names[0]):
+        return f"The first line names the columns: write the line {column} before `{names[0]}`"
     plain = {name.strip().lower(): name for name in names}
     likely = next((plain[word] for word in _LOOKS_LIKE_PATH if word in plain), None)
     found = quoted(names) if names else "none"

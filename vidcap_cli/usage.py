@@ -55,7 +55,8 @@ def _meant(name: str, known: Sequence[str]) -> str:
 
 def _instead(extra: str, typed: Sequence[str]) -> str:
     """What to do about words that are too many."""
-    files = [Path(word) for word in extra.split()]
+    words = [word for word in typed if word in extra]
+    files = [Path(word) for word in words if " ".join(words) == extra]
     if text := _text_with_spaces(typed):
         return f" Put quotes around a text with spaces: {text[0]} {shlex.quote(text[1])}"
     if files and all(file.exists() for file in files) and not _with_spaces(typed):

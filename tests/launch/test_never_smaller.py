@@ -225,7 +225,8 @@ def test_the_table_stays_whole(scene, tmp_path):
     assert code == 0, err
     rows, began = (work / OUTPUT).read_bytes(), len(events(work / RUN))
     assert len(rows_of(work / OUTPUT)) == len(good)
-    for words in ([], ["--limit", "1"], ["--extend"], ["--worker-num", "2"]):
+    kept = (["--restart-failed", "none"], ["--restart-changed"], ["--bs", "2"], ["--decoders", "1"])
+    for words in ([], ["--limit", "1"], ["--extend"], ["--worker-num", "2"], *kept):
         code, out, err = scene.command(work, *words).finish()
         assert (code, out) == (0, "")
         assert f"finished: all {len(good)} rows have a caption in " in err
