@@ -27,7 +27,7 @@ from vidcap_cli.view.progress import Progress
 from vidcap_cli.view.words import count, duration, one_line
 
 _PROBE_SECONDS = 60.0  # as --decode-timeout is of a run
-_WHOLE_SECONDS = 15.0
+_WHOLE_SECONDS = 10.0
 _MOST_WORKERS = 16
 _LISTED = 6
 _DRAWN = 10  # videos, of which a picture says more than their range
