@@ -29,6 +29,7 @@ from vidcap_cli.disk import check_log_dir, check_output, reason
 from vidcap_cli.engine import check_engine
 from vidcap_cli.errors import INCOMPLETE, OK, RunError, StoppedError, TableError, UsageError
 from vidcap_cli.families import bundled_models
+from vidcap_cli.finishing import refusal
 from vidcap_cli.launch.follower import join
 from vidcap_cli.launch.leader import Job, Leader, leading, read_paths
 from vidcap_cli.launch.ranks import cluster_for, devices
@@ -56,8 +57,9 @@ from vidcap_cli.processors import load_captioner
 from vidcap_cli.remote.cache import caching
 from vidcap_cli.remote.table import bring_table
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.places import Places
+from vidcap_cli.rundir.places import Places, complete, read_finished
 from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
+from vidcap_cli.rundir.replacing import may_replace, note_table
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.rundir.summary import Ended
 from vidcap_cli.table_writer import output_form
@@ -122,12 +124,12 @@ def caption(request: Request) -> int:
             say = partial(_say, request)
             return join(run_dir, job.cluster, request.launch.log_dir, say, **shows)
         with leading(job) as leader:
-            complete, run = _lead(leader, request, target, shown=shown)
+            whole, run = _lead(leader, request, target, shown=shown)
         if request.run.as_json:
             print_json(run, target, _caption_columns(request), shown=shown)
         elif shown:
             print_captions(target, _caption_columns(request))
-    return OK if complete else INCOMPLETE
+    return OK if whole else INCOMPLETE
 
 
 def _meta(given: Path) -> tuple[Path, Path]:
@@ -270,8 +272,17 @@ def _check_places(request: Request, meta: Path, output: Path | None) -> None:
                 "or another --run-dir"
             )
         check_output(output)
+        places = Places.of(run_dir)
+        if read_finished(places.settled) is None:  # of another it is asked whether it is done
+            _check_replaced(request, places, meta, output)
     if request.launch.log_dir and not (request.run.dry_run or request.run.calibrate):
         check_log_dir(request.launch.log_dir)
+
+
+def _check_replaced(request: Request, places: Places, meta: Path, output: Path) -> None:
+    """Refuse to replace a table that the run has not written: its captions may be nowhere else."""
+    if not (request.run.fresh or request.run.shard or may_replace(places, output)):
+        raise UsageError(refusal(output, meta, request.config, request.table.caption_column))
 
 
 def _dry_run(request: Request, job: Job, output: Path | None) -> int:
@@ -282,7 +293,10 @@ def _dry_run(request: Request, job: Job, output: Path | None) -> int:
     config = job.config
     run = None
     if output:
-        run = Places.of(job.run_dir).choose(job.selection, job.is_same, fresh=job.fresh)
+        places = Places.of(job.run_dir)
+        run = places.choose(job.selection, job.is_same, fresh=job.fresh)
+        if not complete(run, job.selection):
+            _check_replaced(request, places, job.meta, output)
     before = None if job.fresh and run and not job.goes_on(run) else run
     planned = look_ahead(
         job.meta,
@@ -298,23 +312,23 @@ def _dry_run(request: Request, job: Job, output: Path | None) -> int:
 
         rows, quiet = planned.plan.rows, request.run.quiet
         measured = measure(job, rows, request.run.calibrate, quiet=quiet)
-    places = {
+    told = {
         "output": "none, but the run directory"
         if job.selection.is_shard
         else str(output or "stdout"),
         "run directory": str(run.path) if run else "temporary",
     }
-    told = report(
+    found = report(
         planned,
         config,
         job.cluster,
         title=f"vidcap {config.family} {job.meta.name}",
-        places=places,
+        places=told,
         measured=measured,
         on_cpu=not devices(config.device_target),
         weights=has_weights(Path(config.model)),
     )
-    render(told, as_json=request.run.as_json)
+    render(found, as_json=request.run.as_json)
     return OK
 
 
@@ -347,6 +361,14 @@ def _say_done(leader: Leader, request: Request, target: Path) -> None:
     _say(request, f"{words}; {over}.")
 
 
+def _say_limit(leader: Leader, request: Request) -> None:
+    """Say that the table has more rows than it is asked to have."""
+    limit, shard = request.run.limit, leader.selection.is_shard
+    if limit and not shard and leader.selection != _selection(request):
+        rows = f"{leader.rows:,} rows already, which stay"
+        _say(request, f"--limit {limit}: the table has {rows}; --fresh makes a smaller one.")
+
+
 def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tuple[bool, RunDir]:
     """Have the run done and its table written; whether every row has a caption, and the run."""
     _say_changed(leader, request)
@@ -356,13 +378,11 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
         return True, leader.run
     title = f"vidcap {request.config.family}"
     if not shown and request.meta:
+        places = Places.of(leader.run.settled.path)
+        _check_replaced(request, places, request.meta, target)
         place = leader.run.settled.path if shard else target
         title += f" {request.meta.name} → {place.name}"
-    run = leader.run.path
-    limit = request.run.limit
-    if limit and not shard and leader.selection != _selection(request):
-        rows = f"{leader.rows:,} rows already, which stay"
-        _say(request, f"--limit {limit}: the table has {rows}; --fresh makes a smaller one.")
+    _say_limit(leader, request)
     view = make_view(
         title=title,
         total=leader.rows - leader.left_alone,
@@ -375,7 +395,7 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
         with view:
             leader.work(view)
         if not shard:
-            account = _merged(run, request, target, leader.selection.limit, shown=shown)
+            account = _merged(leader, request, target, shown=shown)
     ok = account.ok if account else leader.captioned()
     settled = leader.settle(failed=leader.rows - ok)
     state, asked = view.state, request.run
@@ -452,16 +472,21 @@ def _summarised(leader: Leader, state: RunState) -> Iterator[_Took]:
             leader.summarise(ended, state, took.seconds)
 
 
-def _merged(
-    run: Path, request: Request, target: Path, limit: int | None, *, shown: bool
-) -> Reconciliation:
+def _merged(leader: Leader, request: Request, target: Path, *, shown: bool) -> Reconciliation:
     """Write the table of a run that has all its results."""
-    asked = asdict(request.table)
+    run, asked = leader.run.path, asdict(request.table)
     del asked["output"]
     if shown:
         asked["form"] = None
+    places = Places.of(leader.run.settled.path)
+    if not (shown or request.run.fresh or may_replace(places, target)):
+        raise RunError(
+            f"{target}: was not there when videos began to be captioned, and is left as it is. "
+            f"Every caption is kept in {run}: move it away and repeat the command."
+        )
     try:
-        account = merge([run], target, limit=limit, **asked)
+        before = partial(note_table, leader.run)
+        account = merge([run], target, limit=leader.selection.limit, before=before, **asked)
     except UsageError as error:
         fault = error.__cause__
         if isinstance(error, TableError) or not isinstance(fault, OSError):

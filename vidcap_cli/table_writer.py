@@ -36,31 +36,45 @@ def output_form(path: Path, form: str | None = None) -> str:
 
 
 @contextmanager
-def writing(path: Path, schema: pa.Schema, form: str) -> Iterator[Callable[[pa.Table], None]]:
-    """Hand out a function that appends a table to ``path``, which appears when the block ends."""
+def writing(
+    path: Path, schema: pa.Schema, form: str, before: Callable[[Path], None] | None = None
+) -> Iterator[Callable[[pa.Table], None]]:
+    """Hand out a function that appends a table to ``path``, which appears when the block ends.
+
+    ``before`` that happens it is called with the file that is about to take the place.
+    """
     with committing(path) as temporary:
-        if form == "parquet":
-            try:
-                with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-                    yield writer.write_table
-            except pa.ArrowNotImplementedError as error:  # an empty struct, for one
-                raise TableError(
-                    f"{path}: Parquet has no such type ({error}); write CSV"
-                ) from error
-        elif form == "jsonl":
-            with temporary.open("wb") as file:
-                yield lambda table: _write_lines(file, table)
-        else:
-            delimiter = DELIMITERS[form]
-            with temporary.open("wb") as file:
-                header = [pa.chunked_array([[name]], pa.large_string()) for name in schema.names]
-                file.write(_csv_lines(header, delimiter))
+        with _appending(path, temporary, schema, form) as append:
+            yield append
+        if before:
+            before(temporary)
 
-                def append(table: pa.Table) -> None:
-                    if table.num_rows:
-                        file.write(_csv_lines([_text(c) for c in table.columns], delimiter))
 
-                yield append
+@contextmanager
+def _appending(
+    path: Path, temporary: Path, schema: pa.Schema, form: str
+) -> Iterator[Callable[[pa.Table], None]]:
+    """The function that appends to ``temporary``, in ``form``; the file is whole when it ends."""
+    if form == "parquet":
+        try:
+            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                yield writer.write_table
+        except pa.ArrowNotImplementedError as error:  # an empty struct, for one
+            raise TableError(f"{path}: Parquet has no such type ({error}); write CSV") from error
+    elif form == "jsonl":
+        with temporary.open("wb") as file:
+            yield lambda table: _write_lines(file, table)
+    else:
+        delimiter = DELIMITERS[form]
+        with temporary.open("wb") as file:
+            header = [pa.chunked_array([[name]], pa.large_string()) for name in schema.names]
+            file.write(_csv_lines(header, delimiter))
+
+            def append(table: pa.Table) -> None:
+                if table.num_rows:
+                    file.write(_csv_lines([_text(c) for c in table.columns], delimiter))
+
+            yield append
 
 
 def _write_lines(file: BinaryIO, table: pa.Table) -> None:

@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import options_of
@@ -28,15 +29,7 @@ def continue_command(run: RunDir, plan: Plan) -> str:
     are meant the last command has noted.
     """
     name = str(plan.options.get("family", ""))
-    last = next(reversed(run.attempts()), None)
-    attempt = Attempt.read(last) if last else None
-    values = {**(asdict(attempt.config) if attempt else {}), **plan.options}
-    options = options_of(FAMILIES[name]) if name in FAMILIES else {}
-    asked = given(options.values(), values) | plan.table_options
-    if attempt and attempt.ranks != (devices(attempt.config.device_target) or 1):
-        asked["worker_num"] = attempt.ranks
-    if "model" in asked:
-        asked["model"] = model_name(str(asked["model"]), name)
+    asked = _asked(run, plan) | plan.table_options
     selection = Scope.read(run).selection
     words = ["vidcap", name, plan.meta, *spelled(asked | selection.options)]
     # A run that starts over lies beside the one it will replace.
@@ -44,6 +37,32 @@ def continue_command(run: RunDir, plan: Plan) -> str:
     if place != default_run_dir(output_of(plan), selection):
         words += ["--run-dir", str(place)]
     return shlex.join(words)
+
+
+def caption_like(run: RunDir, plan: Plan, meta: Path) -> str:
+    """The command that captions another table with the same columns as the run does its own."""
+    columns = {
+        name: value
+        for name, value in plan.table_options.items()
+        if name in ("caption_column", "overwrite_column")
+    }
+    words = ["vidcap", str(plan.options.get("family", "")), str(meta)]
+    return shlex.join([*words, *spelled(_asked(run, plan) | columns)])
+
+
+def _asked(run: RunDir, plan: Plan) -> dict[str, Any]:
+    """The options of the run that were not the default, but those of its table."""
+    name = str(plan.options.get("family", ""))
+    last = next(reversed(run.attempts()), None)
+    attempt = Attempt.read(last) if last else None
+    values = {**(asdict(attempt.config) if attempt else {}), **plan.options}
+    options = options_of(FAMILIES[name]) if name in FAMILIES else {}
+    asked = given(options.values(), values)
+    if attempt and attempt.ranks != (devices(attempt.config.device_target) or 1):
+        asked["worker_num"] = attempt.ranks
+    if "model" in asked:
+        asked["model"] = model_name(str(asked["model"]), name)
+    return asked
 
 
 def output_of(plan: Plan) -> Path:

@@ -272,7 +272,8 @@ class Leader:
         """Note that the merged table exists and, after a fresh start, replace the old run."""
         _sweep(self.run)  # of what ranks left that died in this command
         table_rows = self.selection.until(self.plan.rows)
-        Scope(self.selection, table_rows, self._job.table_options).write(self.run)
+        noted = Scope(self.selection, table_rows, self._job.table_options)
+        replace(noted, written=Scope.read(self.run).written).write(self.run)
         Finished(planned=self.plan.rows, rows=self.rows, failed=failed).write(self.run)
         self.heartbeat.end()  # before the folder may get another name
         return Places.of(self._job.run_dir).settle(self.run)

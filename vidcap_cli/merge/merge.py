@@ -19,7 +19,7 @@ which have no name and so leave nothing behind.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from vidcap_cli.merge.choosing import choose
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.editing import Edits
 from vidcap_cli.merge.matching import match, read_results
+from vidcap_cli.merge.replacing import Replaced, says_more
 from vidcap_cli.merge.sidecars import RANGES, Sidecars
 from vidcap_cli.merge.sources import Source, asked_column, caption_ranges, find_sources
 from vidcap_cli.merge.spill import Ints
@@ -87,6 +88,7 @@ def merge(
     form: str | None = None,
     limit: int | None = None,
     only_paths: bool = False,
+    before: Callable[[Path], None] | None = None,
 ) -> Reconciliation:
     """Write the captions in ``inputs`` beside META's columns to ``out``.
 
@@ -105,6 +107,8 @@ def merge(
     the table is there, which of these cannot be written. For the rest see ``Edits``: captions are
     compared and chosen as they were written. With ``only_paths`` the rows are those that the first
     of the inputs, a run, has planned, whatever became of META; of its columns there is `path`.
+    ``before`` the table appears at ``out`` it is called with the file that will be it; without it
+    what is at ``out`` is kept under another name, unless all its captions are in ``inputs``.
     """
     if prefer not in get_args(Prefer):
         raise UsageError(f"--prefer {prefer}: choose one of {', '.join(get_args(Prefer))}")
@@ -130,6 +134,10 @@ def merge(
     columns.check(target.table)
     sidecars = _sidecars(target, sidecar, overwrite=overwrite_sidecars)
     kept, schema = columns.kept(target.table.schema), columns.added(target.table.schema)
+    replaced = [Replaced(out, not before and says_more(out, sources, columns, edits))]
+    if missing:
+        rows = says_more(missing, sources, columns, edits, kept.names)
+        replaced.append(Replaced(missing, rows))
     account = Account()
     with ExitStack() as opened:
         opened.enter_context(_returned_memory())
@@ -143,9 +151,11 @@ def merge(
                 block=ROWS,
             )
         )
-        write = opened.enter_context(writing(out, schema, out_form))
+        write = opened.enter_context(writing(out, schema, out_form, before or replaced[0].keep))
         write_missing = (
-            opened.enter_context(writing(missing, kept, missing_form)) if missing else None
+            opened.enter_context(writing(missing, kept, missing_form, replaced[1].keep))
+            if missing
+            else None
         )
         start = 0
         for block in regroup(_checked(target.table, kept.names), ROWS):
@@ -181,7 +191,12 @@ def merge(
         missing,
         unmatched=matches.unmatched.tally,
         mismatched=matches.mismatched.tally,
-        notes=(*target.notes, *_other_options(sources), *sidecars.notes()),
+        notes=(
+            *target.notes,
+            *_other_options(sources),
+            *sidecars.notes(),
+            *(note for one in replaced for note in one.notes()),
+        ),
     )
 
 

@@ -77,8 +77,11 @@ def extend(wanted: Wanted, settled: RunDir, coming: RunDir, *, replaces: str) ->
             part = staged.part(0, None, next(sequence), wanted.config.part_format)
             write_part(part, some)
             os.utime(part, ns=(written, written))  # a caption stays as old as it is
-    if any(Scope.read(run).table_rows for run in before):  # they stay in it whatever the limit
-        Scope(table_rows=last + 1).write(staged)
+    noted = [Scope.read(run) for run in before]
+    if any(scope.table_rows for scope in noted):  # they stay in it whatever the limit
+        older = any(scope.written is None for scope in noted)
+        written = None if older else tuple(one for scope in noted for one in scope.written or ())
+        Scope(table_rows=last + 1, written=written).write(staged)
     # The old plan's folders keep counting for relative paths.
     atomic_write(staged.plan, replace(plan, bases=before[newest].bases).to_json().encode())
     if coming.path.exists():

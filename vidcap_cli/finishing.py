@@ -1,0 +1,121 @@
+"""Finishing a table that is captioned in part, in three commands.
+
+``vidcap merge TABLE --meta META -o ALL --missing TODO`` writes which rows have no caption, a
+caption command captions these, and the same merge with what that wrote has all of them. Each of
+the three says what the next one is.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import RunError, TableError, UsageError
+from vidcap_cli.families import RECOMMENDED
+from vidcap_cli.inspect.command import caption_like, caption_step
+from vidcap_cli.merge.account import Reconciliation
+from vidcap_cli.merge.columns import CaptionColumns, caption_column
+from vidcap_cli.meta import open_meta
+from vidcap_cli.options import PATH, TEXT, spelled
+from vidcap_cli.outputs import default_output
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import TABLE, kind_of, read_plan
+from vidcap_cli.statuses import PASSING, Status
+from vidcap_cli.table_writer import WRITABLE
+from vidcap_cli.tables import open_table
+from vidcap_cli.view.steps import Step
+from vidcap_cli.view.words import count
+
+# What a model that is asked once more may do better; a table of the scripts says of all empty.
+_WORTH_A_TRY = {*PASSING, Status.EMPTY, Status.MISSING}
+
+
+def is_captioned(table: Path, column: str = TEXT) -> bool:
+    """Whether ``table`` can be read, and has a column with captions."""
+    try:
+        return caption_column(open_table(table).schema.names, column) is not None
+    except TableError:
+        return False
+
+
+def refusal(output: Path, meta: Path, config: CaptionConfig, column: str) -> str:
+    """Why a run does not replace the table that is at its ``output``, and what to do instead."""
+    words = f"{output}: is there already, not as this run wrote it, and is left as it is. "
+    if kind_of(meta) == TABLE and is_captioned(output, column):
+        ranges = config.ranges
+        step = lacking_step(
+            output, meta, path_column=config.path_column, ranges=ranges, column=column
+        )
+        words += f"{step.purpose.capitalize()} there:\n\n    {step.command}\n\n"
+    return f"{words}Or name another output with -o, or have it replaced with --fresh."
+
+
+def lacking_step(
+    table: Path,
+    meta: Path,
+    *,
+    path_column: str = PATH,
+    ranges: str | None = None,
+    column: str = TEXT,
+) -> Step:
+    """To join the captions in ``table`` to the rows of ``meta``, and write which have none."""
+    asked: dict[str, Any] = {}
+    if path_column != PATH:
+        asked["path_column"] = path_column
+    if ranges:
+        asked["ranges"] = ranges
+    if column != TEXT:
+        asked["caption_column"] = column
+    try:
+        CaptionColumns(column).check(open_meta(meta, path_column, ranges))
+    except UsageError:
+        asked["overwrite_column"] = True
+    suffix = meta.suffix if meta.suffix in WRITABLE else ".csv"
+    places = [meta.with_name(f"{meta.stem}_{name}{suffix}") for name in ("all", "todo")]
+    every, todo = map(_short, places)
+    return Step.of(
+        "to caption the rows without a caption",
+        *("merge", _short(table), "--meta", _short(meta), *spelled(asked)),
+        *("-o", every, "--missing", todo),
+    )
+
+
+def steps_after_merge(
+    account: Reconciliation, inputs: Sequence[Path], meta: Path | None, asked: Mapping[str, Any]
+) -> list[Step]:
+    """To caption the rows that a merge wrote as missing, and to merge once more with these.
+
+    ``asked`` are the options of the merge that are not the default, but its output.
+    """
+    rows = {**account.failed, Status.MISSING: account.missing}
+    left = sum(tally.count for status, tally in rows.items() if status in _WORTH_A_TRY)
+    if not account.missing_file or not left:
+        return []
+    todo = Path(account.missing_file)
+    first, written = _caption(todo, inputs, asked)
+    purpose = f"to caption the {count(account.rows - account.ok, 'row')} without a caption"
+    place = ("--meta", meta) if meta else ()
+    join = ("merge", *inputs, _short(written), *place, *spelled(asked), "-o", account.out)
+    return [Step(purpose, first), Step.of("when that has finished, to join its captions", *join)]
+
+
+def _caption(todo: Path, inputs: Sequence[Path], asked: Mapping[str, Any]) -> tuple[str, Path]:
+    """The command that captions ``todo``, as the newest run among ``inputs`` did; its table."""
+    runs = [run for run in map(RunDir, inputs) if run.is_run]
+    for run in sorted(runs, key=lambda run: run.plan.stat().st_mtime, reverse=True):
+        try:
+            plan = read_plan(run)
+        except RunError:
+            continue
+        written = default_output(todo, str(plan.options["family"]), None)
+        return caption_like(run, plan, todo), written
+    options = {name: asked[name] for name in ("path_column", "ranges") if name in asked}
+    table = open_meta(todo, asked.get("path_column", PATH), asked.get("ranges"))
+    step = caption_step(todo, *spelled(options), table=table)
+    return step.command, default_output(todo, RECOMMENDED.command, None)
+
+
+def _short(path: Path) -> Path:
+    """``path`` from the working directory, where it lies in that."""
+    path, here = path.absolute(), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
