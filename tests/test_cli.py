@@ -124,6 +124,12 @@ def test_wrong_value_names_the_option(table, option, value):
     [
         ("qwen2vl x --frobnicat", "No such option: --frobnicat."),
         ("qwen2vl x --modle nano", "No such option: --modle. Did you mean --model?"),
+        ("qwen2vl x --batch_size 4", "No such option: --batch-size. Did you mean --bs?"),
+        ("qwen2vl x --num_frames 4", "No such option: --num-frames. Did you mean --fps?"),
+        ("pllava x --fps 4", "No such option: --fps. Did you mean --num-frames?"),
+        ("merge x --output_path y", "Did you mean --output?"),
+        ("qwen2vl x --cluster_time_out=9", "It is msrun's, which vidcap starts by itself; leave"),
+        ("qwen2vl x --join=maybe", "'--join': 'maybe': write True or False."),
         ("--versoin", "No such option: --versoin. Did you mean --version?"),
         ("--max_new_tokens 3 qwen2vl x", "--max-new-tokens belongs after the command: vidcap"),
         ("qwenvl x", "There is no command 'qwenvl'. Did you mean qwen2vl?"),

@@ -107,6 +107,13 @@ def test_options_go_to_those_who_own_them(parsed):
     assert request.config.part_format == "csv"
 
 
+def test_a_line_of_msrun_is_understood_without_it(parsed):
+    line = "qwen2vl --worker_num=8 --local_worker_num=8 --join=True --log_dir=msrun_log meta.csv"
+    launch = parsed(*line.split()).launch
+    assert launch == LaunchOptions(worker_num=8, local_worker_num=8, log_dir=Path("msrun_log"))
+    assert parsed(*line.replace("True", "False").split()).launch.worker_num == 8
+
+
 def test_words_of_flags_and_paths():
     asked = given(
         declared(TableOptions).values(),

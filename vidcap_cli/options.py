@@ -218,6 +218,13 @@ def as_shard(text: str) -> str:
     return text
 
 
+def as_bool(text: str) -> str:
+    """``text`` if msrun takes it for true or false."""
+    if text.lower() not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
+        raise ValueError("write True or False.")
+    return text
+
+
 def as_reader(name: str) -> str:
     """The reader that ``name`` means; one that is not installed is a wrong value."""
     if name == "decord" and importlib.util.find_spec("decord") is None:
@@ -427,6 +434,16 @@ class LaunchOptions:
             usual="msrun_log in the run directory",
         ),
     ] = None
+    join: Annotated[
+        str,
+        Option(
+            "msrun's; a command waits for its ranks whatever it says.",
+            LAUNCHING,
+            metavar="BOOL",
+            read=as_bool,
+            last=True,
+        ),
+    ] = "True"
     retries: Annotated[
         int,
         Option("Launches in a row without any result before the run fails.", LAUNCHING, low=0),

@@ -14,13 +14,53 @@ from vidcap_cli.families import RECOMMENDED
 from vidcap_cli.view.words import nearest
 
 _EXTRA = re.compile(r"Got unexpected extra argument.*?\s\((.*)\)$")
+# What options are called elsewhere: in transformers, vLLM, training scripts, torchrun. Of several
+# the first one that the command has is meant.
+_ELSEWHERE = {
+    "--batch-size": ("--bs",),
+    "--per-device-batch-size": ("--bs",),
+    "--max-num-seqs": ("--bs",),
+    "--num-frames": ("--fps",),
+    "--nframes": ("--num-frames", "--fps"),
+    "--max-frames": ("--num-frames", "--fps"),
+    "--frames": ("--num-frames", "--fps"),
+    "--fps": ("--num-frames",),
+    "--frame-rate": ("--fps", "--num-frames"),
+    "--max-tokens": ("--max-new-tokens",),
+    "--max-length": ("--max-new-tokens",),
+    "--model-path": ("--model",),
+    "--model-name": ("--model",),
+    "--model-name-or-path": ("--model",),
+    "--ckpt-path": ("--model",),
+    "--checkpoint": ("--model",),
+    "--query": ("--question",),
+    "--instruction": ("--question",),
+    "--output-path": ("--output",),
+    "--output-file": ("--output",),
+    "--out": ("--output",),
+    "--save-path": ("--output",),
+    "--num-workers": ("--worker-num",),
+    "--nproc-per-node": ("--local-worker-num",),
+    "--world-size": ("--worker-num",),
+    "--tensor-parallel-size": ("--tensor-parallel",),
+    "--tp": ("--tensor-parallel",),
+    "--device": ("--device-target",),
+    "--overwrite": ("--fresh", "--overwrite-column"),
+    "--max-samples": ("--limit",),
+    "--num-samples": ("--limit",),
+    "--metadata": ("--meta",),
+}
+_OF_MSRUN = {
+    "--bind-core", "--cluster-time-out", "--rank-table-file", "--sim-level", "--sim-rank-id",
+    "--tail-worker-log", "--worker-log-name",
+}  # fmt: skip
 _NUMBERS = {"int_parsing": "no whole number", "float_parsing": "no number"}
 
 
 def reword(error: Any) -> None:
     """Say in ``error``, which typer is about to show, what was typed and what may be meant."""
     if hasattr(error, "possibilities"):  # there is no such option
-        error.message = f"{error.message}.{_meant(error.option_name, error.possibilities or ())}"
+        error.message = f"{error.message}.{_option_meant(error)}"
         error.possibilities = None
     elif extra := _EXTRA.match(error.message):
         error.message = f"{extra[1]} is more than is asked for.{_instead(extra[1], sys.argv[1:])}"
@@ -46,6 +86,18 @@ def misplaced_option(name: str, commands: Iterable[Any]) -> str | None:
     if any(name in option.opts for command in commands for option in command.params):
         return f"{name} belongs after the command: vidcap {RECOMMENDED.command} ... {name}"
     return None
+
+
+def _option_meant(error: Any) -> str:
+    """What is said of an option that the command has not."""
+    name = "--" + error.option_name.lstrip("-").lower().replace("_", "-")
+    if name in _OF_MSRUN:
+        return " It is msrun's, which vidcap starts by itself; leave it out."
+    command = getattr(error.ctx, "command", None)
+    there = {flag for option in getattr(command, "params", ()) for flag in option.opts}
+    if known := [flag for flag in _ELSEWHERE.get(name, ()) if flag in there]:
+        return f" Did you mean {known[0]}?"
+    return _meant(error.option_name, error.possibilities or ())
 
 
 def _meant(name: str, known: Sequence[str]) -> str:
