@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from vidcap_cli.errors import UsageError
 from vidcap_cli.spans import Span, parted
+from vidcap_cli.spans import named as named_row
 
 INSTEAD = "download them or mount the place, and give that path"
 NOT_READ = f"remote files are not read; {INSTEAD}"
@@ -82,6 +83,12 @@ def locate(name: str, bases: Sequence[str]) -> tuple[str, Span | None]:
     if span is None or _may_exist(whole):
         return _address(name, whole), None
     return _address(path, resolve(path, bases)), span
+
+
+def meaning(name: str, bases: Sequence[str]) -> str:
+    """The name of a row by the file that it means: the same however that is written."""
+    file, span = locate(name, bases)
+    return named_row(os.path.realpath(file) if "/../" in file else file, span)
 
 
 def _address(path: str, found: Path) -> str:

@@ -93,6 +93,18 @@ def test_another_table(job, state, limit, change):
     assert captioned(RunDir(job.run_dir)) == kept
 
 
+def test_another_table_that_writes_paths_otherwise(job):
+    """Captions go letter by letter, those that are left by the file, and to no other one."""
+    folder = job.meta.parent
+    (folder / "sub").mkdir()
+    left_by(job, "finished")
+    rows = ("./c.mp4", f"{folder}/a.mp4", "a.mp4", "sub/b.mp4", "sub/../b.mp4")
+    job.meta.write_text("\n".join(["path", *rows, ""]))
+    with leading(replace(job, extend=True)) as leader:
+        done = done_mask(leader.run, leader.plan).ok
+        assert done.tolist() == [True, False, True, False, True]
+
+
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("restart_failed", [True, False])
 @pytest.mark.parametrize("change", ["added", "removed"])

@@ -7,7 +7,7 @@ taken, and half of all paths have the same hash.
 import csv
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -248,5 +248,6 @@ def test_the_rules(tmp_path_factory, tiny, data):
     assert read(left, "path") == [
         path for path, row in zip(planned, rows, strict=False) if row[1] != "ok"
     ]
-    assert told == account(len(rows), examples, out, left)
+    # Names of files are told apart by their hash alone, for a note.
+    assert replace(told, notes=()) == account(len(rows), examples, out, left)
     assert sorted(folder.rglob("*")) == sorted([*before, out, left])

@@ -4,18 +4,24 @@ The results are read once and set aside on the disk in blocks of planned rows. T
 path do not know their rows yet: they are first set aside by the hash of their path, as are the
 planned rows, so that a part of the planned paths at a time is in memory. That bounds the memory
 however many rows and results there are.
+
+Paths are the same letter by letter. A result that fits no row so goes to the rows whose path means
+the same file (``./a.mp4``, ``/videos/a.mp4``), read as a run reads the paths of its table.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vidcap_cli.addresses import local, meaning
 from vidcap_cli.merge.account import Example, Strays
 from vidcap_cli.merge.choosing import AGE, ROW
 from vidcap_cli.merge.sources import Source, read_source, result_schema
@@ -25,6 +31,7 @@ from vidcap_cli.options import PATH
 from vidcap_cli.tables import Table, hashes, is_gzip
 
 _HASH = "hash"
+_WRITTEN = "written"  # the path of a result as it stands in its table
 _PATHS = 1 << 19  # planned paths in memory at once, roughly
 _ROW_BYTES, _ROW_BYTES_GZIP = 64, 8  # of a row in a text file, to estimate their number
 _MOST = 128 << 20  # bytes of results in memory at once
@@ -70,7 +77,8 @@ class Matches:
 
     ``rows`` is the number of planned rows if it is known. ``unmatched`` are the results that fit
     none of them, ``mismatched`` those whose ``row_id`` and ``path`` name different ones; both are
-    complete when all blocks and ``rest`` were read.
+    complete when all blocks and ``rest`` were read. ``meant`` results fit by what their paths mean;
+    ``alike`` are those unmatched whose files are called as those of planned rows.
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class Matches:
         self.rows = rows
         self.unmatched = Strays()
         self.mismatched = Strays()
+        self.meant = self.alike = 0
         self._results = results
         self._by_row = by_row
         self._loose = np.array(loose, np.bool_)
@@ -137,6 +146,20 @@ class Matches:
         given = np.array([source.given for source in self._results.sources], np.int64)
         return given[self._results.numbers(table[AGE].to_numpy())]
 
+    def notes(self) -> Iterator[str]:
+        """What is to be said of paths that are written in several ways."""
+        if self.meant:
+            fits = "result fits" if self.meant == 1 else "results fit"
+            yield f"{self.meant:,} {fits} by the file that is meant; META writes its path otherwise"
+        if self.alike:
+            many = (
+                "results that fit no planned row are about files that are called as those of META"
+            )
+            one = "result that fits no planned row is about a file that is called as one of META"
+            which = f"{self.alike:,} {one if self.alike == 1 else many}"
+            paths = "where paths differ only in how they are written, write them alike"
+            yield f"{which}: {paths}"
+
     def rest(self, rows: int) -> None:
         """Count the results with a ``row_id`` beyond the ``rows`` that there are."""
         if self._loose.any():
@@ -174,14 +197,15 @@ def match(
     rows: int | None,
     identity: str,
     *,
+    bases: Sequence[str],
     folder: Path,
     block: int,
 ) -> Iterator[Matches]:
     """Find the results of each row of ``table``, whose length is ``rows`` if that is known.
 
     Results of a plan with this identity go by ``row_id``. Parts that come without a plan do
-    so where their path agrees. Everything else goes by path. What memory does not hold lies in
-    files in ``folder`` until the block ends.
+    so where their path agrees. Everything else goes by path; relative ones of ``table`` start from
+    ``bases``. What memory does not hold lies in files in ``folder`` until the block ends.
     """
     loose = [s.plan is None and not s.is_table for s in results.sources]
     by_path = [
@@ -196,6 +220,7 @@ def match(
         with (
             Spill(folder, pa.schema([age, number, *path, *rest])) as waiting,
             Spill(folder, pa.schema([row, number, *path])) as planned,
+            Spill(folder, pa.schema([age, number, *path, *rest])) as lost,
         ):
             parts = 1 + _estimate(table, rows) // _PATHS
             for source, ages, one in results.read():
@@ -205,15 +230,107 @@ def match(
                     matches.add(one, ages, one["row_id"].fill_null(-1).to_numpy())
             if any(by_path):
                 matches.rows = 0
-                columns = [table.path_column, *table.ranges]
-                for _, names in with_names(table, table.batches(columns)):
+                for names in _names_of(table):
                     row_ids = np.arange(matches.rows, matches.rows + len(names))
-                    one = pa.table({PATH: names.cast(pa.large_string())})
+                    one = pa.table({PATH: names})
                     _set_aside(planned, one, pa.array(row_ids), parts)
                     matches.rows += len(names)
+
+            def lose(found: pa.Table, _age: Ints) -> None:
+                lost.add(found, np.zeros(found.num_rows, np.int64))
+
             for part in waiting.buckets():
-                _join(planned, waiting, part, matches)
+                _join(planned, waiting, part, matches, lose)
+            if lost.buckets():
+                _Meant(matches, lost, results, table, bases).match(folder, parts)
         yield matches
+
+
+def _names_of(table: Table) -> Iterator[pa.Array]:
+    """The names of the planned rows."""
+    columns = [table.path_column, *table.ranges]
+    for _, names in with_names(table, table.batches(columns)):
+        yield names.cast(pa.large_string())
+
+
+@dataclass(frozen=True, slots=True)
+class _Meant:
+    """Matches the results in ``lost``, whose paths are those of no row as they are written.
+
+    Files are looked for in the file system, but only those called as one of these results is.
+    """
+
+    matches: Matches
+    lost: Spill
+    results: Results
+    table: Table
+    bases: Sequence[str]
+
+    def match(self, folder: Path, parts: int) -> None:
+        """Give each its rows, or count it as a stray; by way of files in ``folder``."""
+        found = [hashes(_file_names(one[PATH])) for one in self.lost.read(0)]
+        files = np.unique(np.concatenate(found))
+        written = pa.field(_WRITTEN, pa.large_string())
+        with (
+            Spill(folder, self.lost.schema.append(written)) as waiting,
+            Spill(folder, pa.schema([(ROW, pa.int64()), *list(self.lost.schema)[1:3]])) as planned,
+        ):
+            self._look_for_results(waiting, parts)
+            seen = self._look_for_rows(planned, files, parts)
+
+            def lose(table: pa.Table, age: Ints) -> None:
+                table = _with_path(table, table[_WRITTEN])
+                names = hashes(_file_names(table[PATH]))
+                self.matches.alike += int(seen[np.searchsorted(files, names)].sum())
+                self.matches.meant -= len(age)
+                self.matches.stray(table, age)
+
+            for part in waiting.buckets():
+                _join(planned, waiting, part, self.matches, lose)
+
+    def _look_for_results(self, waiting: Spill, parts: int) -> None:
+        for table in self.lost.read(0):
+            age = table[AGE].to_numpy()
+            meant = np.empty(len(age), object)
+            sources = self.results.numbers(age)
+            for source in np.unique(sources):
+                its = np.flatnonzero(sources == source)
+                names = table[PATH].take(pa.array(its)).to_pylist()
+                bases = self.results.sources[source].bases
+                meant[its] = [name and meaning(name, bases) for name in names]
+            meant_table = _with_path(table, pa.array(meant, pa.large_string()))
+            _set_aside(
+                waiting, meant_table.append_column(_WRITTEN, table[PATH]), pa.array(age), parts
+            )
+            self.matches.meant += len(age)
+
+    def _look_for_rows(self, planned: Spill, files: Ints, parts: int) -> npt.NDArray[np.bool_]:
+        """Which of the ``files`` are names of planned rows' files."""
+        seen = np.zeros(len(files), np.bool_)
+        start = 0
+        for names in _names_of(self.table):
+            file = hashes(_file_names(names))
+            place = np.minimum(np.searchsorted(files, file), len(files) - 1)
+            near = files[place] == file
+            seen[place[near]] = True
+            here = names.filter(pa.array(near)).to_pylist()
+            meant = [meaning(name, self.bases) for name in here]
+            table = pa.table({PATH: pa.array(meant, pa.large_string())})
+            _set_aside(planned, table, pa.array(start + np.flatnonzero(near)), parts)
+            start += len(names)
+        return seen
+
+
+def _file_names(names: Any) -> Any:
+    """How the files are called that an array of ``names`` of rows means, without their folders."""
+    if pc.any(pc.starts_with(names, "file:", ignore_case=True)).as_py():
+        plain = [name and local(name) for name in names.to_pylist()]
+        names = pa.array(plain, pa.large_string())
+    return pc.replace_substring_regex(names, r"(?s)^.*/|#t=[\d.,]+$", "")
+
+
+def _with_path(table: pa.Table, path: pa.Array | pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(PATH), table.schema.field(PATH), path)
 
 
 def _estimate(table: Table, rows: int | None) -> int:
@@ -231,8 +348,17 @@ def _set_aside(spill: Spill, table: pa.Table, first: pa.Array, parts: int) -> No
     spill.add(pa.Table.from_arrays(columns, schema=spill.schema), number % parts)
 
 
-def _join(planned: Spill, waiting: Spill, part: int, matches: Matches) -> None:
-    """Find the rows of the results in a bucket; the planned paths of that bucket are in memory."""
+def _join(
+    planned: Spill,
+    waiting: Spill,
+    part: int,
+    matches: Matches,
+    lose: Callable[[pa.Table, Ints], None],
+) -> None:
+    """Find the rows of the results in a bucket; the planned paths of that bucket are in memory.
+
+    ``lose`` takes those that have none, with their ages.
+    """
     tables = list(planned.read(part))
     rows = pa.concat_tables(tables or [planned.schema.empty_table()]).combine_chunks()
     del tables
@@ -257,4 +383,4 @@ def _join(planned: Spill, waiting: Spill, part: int, matches: Matches) -> None:
             lost[result] = False
             matches.add(table.take(pa.array(result)), age[result], row_ids[place])
         if lost.any():
-            matches.stray(table.filter(pa.array(lost)), age[lost])
+            lose(table.filter(pa.array(lost)), age[lost])

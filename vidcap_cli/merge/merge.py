@@ -3,7 +3,8 @@
 The rows are META's, in META's order and types; each gets the best of its results, or the status
 "missing". Results of the same plan are matched by ``row_id``; parts without their run directory
 by ``row_id`` as well, provided that their path is META's; captioned tables and runs of another
-table by ``path``, letter by letter, for every row with that path.
+table by ``path``, letter by letter, for every row with that path, or where there is none by the
+file that it means.
 
 A caption beats a failure. Among equals ``prefer`` decides:
 
@@ -147,6 +148,7 @@ def merge(
                 target.table,
                 target.rows,
                 target.identity,
+                bases=target.bases,
                 folder=out.parent,
                 block=ROWS,
             )
@@ -194,6 +196,7 @@ def merge(
         notes=(
             *target.notes,
             *_other_options(sources),
+            *matches.notes(),
             *sidecars.notes(),
             *(note for one in replaced for note in one.notes()),
         ),

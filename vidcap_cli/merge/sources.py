@@ -56,6 +56,13 @@ class Source:
         return self.captions is not None
 
     @property
+    def bases(self) -> tuple[str, ...]:
+        """The folders that its relative paths start from."""
+        if self.plan and not self.is_table:
+            return self.plan.bases
+        return (str(self.name.absolute().parent), str(Path.cwd()))
+
+    @property
     def overwrites(self) -> bool:
         """Whether the run that it is, or that wrote it, was asked to ``--overwrite-column``."""
         plan = plan_beside(self.name) if self.is_table else self.plan

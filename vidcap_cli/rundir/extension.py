@@ -1,10 +1,10 @@
 """Extension: a table or folder has changed, and the captions of rows that it still has are kept.
 
 A row is its position in META, so a changed META is a new plan. The run that replaces the old one
-begins with the old results, by path letter by letter: rows that are new are left to do, and those
-that failed as in any run that is continued. Whether a file behind a path is still the same,
-``newer`` asks. A table that was written keeps the rows of captions that are kept, whatever
-``--limit`` says.
+begins with the old results, by path, letter by letter or else by the file that it means: rows that
+are new are left to do, and those that failed as in any run that is continued. Whether a file behind
+a path is still the same, ``newer`` asks. A table that was written keeps the rows of captions that
+are kept, whatever ``--limit`` says.
 
 The new run is made at ``RUN_DIR.next.next`` and takes the place ``RUN_DIR.next``, where a fresh
 start works until it has finished, when it is whole; what was begun there before, a fresh start or
@@ -22,9 +22,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vidcap_cli.addresses import meaning
 from vidcap_cli.atomic import atomic_write
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import DamagedPartError, RunChangedError
@@ -69,7 +71,7 @@ def extend(wanted: Wanted, settled: RunDir, coming: RunDir, *, replaces: str) ->
     acquire(staged, replaces=replaces)
     plan = make_plan(wanted.meta, staged, wanted.config, wanted.table_options, finish=False)
     staged.parts.mkdir(exist_ok=True)
-    results = _kept(list(before.items()), Index(staged, plan.rows))
+    results = _kept(list(before.items()), staged)
     sequence, last = count(), -1
     for written, of_part in groupby(results, itemgetter(0)):
         while some := [result for _, result in islice(of_part, _ROWS_IN_A_PART)]:
@@ -102,54 +104,77 @@ def _extends(plan: Plan, wanted: Wanted) -> bool:
 def _lacks(coming: RunDir, settled: RunDir, plans: Mapping[RunDir, Plan]) -> bool:
     """Whether the settled run has a caption that the coming one, of the same META, has not."""
     done = done_mask(coming, plans[coming]).ok
-    index = Index(coming, plans[coming].rows)
-    results = _kept([(settled, plans[settled])], index)
+    results = _kept([(settled, plans[settled])], coming)
     return any(not done[one.row_id] for _, one in results if one.status == Status.OK)
 
 
-class Index:
-    """The rows of a plan by their paths."""
+class _Index:
+    """Rows of a plan by words of each, whose hashes it has."""
 
-    def __init__(self, run: RunDir, rows: int) -> None:
-        found = np.empty(rows, np.int64)
-        start = 0
-        with pq.ParquetFile(run.rows) as file:
-            for batch in file.iter_batches(batch_size=GROUP, columns=["path"]):
-                found[start : start + batch.num_rows] = hashes(batch.column(0))
-                start += batch.num_rows
-        self._order = np.argsort(found, kind="stable")
-        self._sorted = found[self._order]
+    def __init__(self, rows: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> None:
+        order = np.argsort(found, kind="stable")
+        self._rows, self._sorted = rows[order], found[order]
 
-    def rows(self, path: str) -> npt.NDArray[np.int64]:
-        """The rows with this path."""
-        first = np.searchsorted(self._sorted, hash(path), "left")
-        last = np.searchsorted(self._sorted, hash(path), "right")
-        return self._order[first:last]
-
-    def __len__(self) -> int:
-        return len(self._order)
+    def rows(self, words: str) -> npt.NDArray[np.int64]:
+        """The rows with these words."""
+        first = np.searchsorted(self._sorted, hash(words), "left")
+        last = np.searchsorted(self._sorted, hash(words), "right")
+        return self._rows[first:last]
 
 
-def _kept(runs: Sequence[tuple[RunDir, Plan]], index: Index) -> Iterator[tuple[int, Result]]:
-    """The results of ``runs`` for the rows of ``index``, and when they were written; one a row: of
+def _kept(runs: Sequence[tuple[RunDir, Plan]], new: RunDir) -> Iterator[tuple[int, Result]]:
+    """The results of ``runs`` for the rows of a new plan, and when they were written; one a row: of
     two that of the first run, but a caption before any failure.
 
-    Parts that are damaged give none: their rows are done again.
+    Paths are the same letter by letter. Captions that no row has so go to rows without a result
+    whose paths mean the same file. Parts that are damaged give none: their rows are done again.
     """
-    kept = np.zeros(len(index), np.bool_)
+    found = np.concatenate([hashes(paths) for paths in _paths(new)])
+    index = _Index(np.arange(len(found)), found)
+    kept, lost = np.zeros(len(found), np.bool_), False
     for captions in (True, False):
-        for written, fields in _results(runs, captions=captions):
-            for row in index.rows(fields["path"]):
-                if not kept[row]:
-                    kept[row] = True
-                    yield written, Result(**{**fields, "row_id": int(row)})
+        for _, written, fields in _results(runs, captions=captions):
+            its = index.rows(fields["path"])
+            lost |= captions and not len(its)
+            for row in its[~kept[its]].tolist():
+                kept[row] = True
+                yield written, Result(**{**fields, "row_id": row})
+    if lost and not kept.all():
+        yield from _kept_by_file(runs, new, index, kept)
+
+
+def _kept_by_file(
+    runs: Sequence[tuple[RunDir, Plan]], new: RunDir, index: _Index, kept: npt.NDArray[np.bool_]
+) -> Iterator[tuple[int, Result]]:
+    """The captions whose paths are not in ``index``, for rows that are not ``kept``."""
+    bases = runs[0][1].bases  # those of the new plan will be the same
+    rows, start, names = np.flatnonzero(~kept), 0, []
+    for paths in _paths(new):
+        names += paths.filter(pa.array(~kept[start : start + len(paths)])).to_pylist()
+        start += len(paths)
+    files = np.fromiter((hash(meaning(name, bases)) for name in names), np.int64, len(names))
+    meant = _Index(np.arange(len(rows)), files)
+    for plan, written, fields in _results(runs, captions=True):
+        if len(index.rows(fields["path"])):
+            continue
+        for place in meant.rows(meaning(fields["path"], plan.bases)).tolist():
+            row = int(rows[place])
+            if not kept[row]:
+                kept[row] = True
+                yield written, Result(**{**fields, "row_id": row, "path": names[place]})
+
+
+def _paths(run: RunDir) -> Iterator[pa.Array]:
+    with pq.ParquetFile(run.rows) as file:
+        for batch in file.iter_batches(batch_size=GROUP, columns=["path"]):
+            yield batch.column(0)
 
 
 def _results(
     runs: Sequence[tuple[RunDir, Plan]], *, captions: bool
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The results that are captions, or those that are not, the latest attempt of a run first, and
-    when they were written.
+) -> Iterator[tuple[Plan, int, dict[str, Any]]]:
+    """The results that are captions, or those that are not, the latest attempt of a run first; each
+    with the plan of its run, and when it was written.
     """
     for run, plan in runs:
         parts = RunParts(run, plan)
@@ -159,4 +184,4 @@ def _results(
                 good = pc.equal(table["status"], Status.OK)
                 wanted = good if captions else pc.invert(good)
                 written = written_at(file)
-                yield from ((written, fields) for fields in table.filter(wanted).to_pylist())
+                yield from ((plan, written, fields) for fields in table.filter(wanted).to_pylist())
