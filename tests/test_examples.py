@@ -98,7 +98,7 @@ def test_what_the_scripts_left_is_captioned_as_the_readme_says(folder, tmp_path)
     for words, code in zip(MOVING, (3, 0, 0), strict=True):
         found, _, err = run(tmp_path, *words)
         assert found == code, (words, err)
-    rows = (tmp_path / "final.csv").read_text().splitlines()
+    rows = (tmp_path / "all.csv").read_text().splitlines()
     assert rows[0] == "path,text,caption_status,caption_error,caption_flags"
     assert rows[1] == f"clips/{names[0]},An old caption.,ok,,"
     assert rows[2].startswith(f"clips/{names[1]},A ")

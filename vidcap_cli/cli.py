@@ -27,6 +27,7 @@ from vidcap_cli.options import (
     TableOptions,
     as_ranges,
     declared,
+    given,
 )
 
 # What typer raises for words that it does not understand.
@@ -330,7 +331,16 @@ def merge(
         missing=missing,
         **table,
     )
-    report.show_merge(account, as_json=as_json)
+    steps = []
+    if missing:
+        from vidcap_cli.finishing import steps_after_merge
+
+        asked = {"path_column": path_column, "ranges": ranges}
+        asked = {name: value for name, value in asked.items() if value}
+        asked |= {"prefer": prefer} if prefer != "newest" else {}
+        asked |= given(_own_table.values(), table)
+        steps = steps_after_merge(account, inputs, meta, asked)
+    report.show_merge(account, steps, as_json=as_json)
     raise typer.Exit(OK if account.complete or allow_missing else INCOMPLETE)
 
 

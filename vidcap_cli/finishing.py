@@ -6,28 +6,33 @@ the three says what the next one is.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError, TableError, UsageError
 from vidcap_cli.families import RECOMMENDED
-from vidcap_cli.inspect.command import caption_like, caption_step
+from vidcap_cli.inspect.command import caption_like, caption_step, continue_command
 from vidcap_cli.merge.account import Reconciliation
-from vidcap_cli.merge.columns import CaptionColumns, caption_column
+from vidcap_cli.merge.columns import STATUS, CaptionColumns, caption_column
 from vidcap_cli.meta import open_meta
 from vidcap_cli.options import PATH, TEXT, spelled
-from vidcap_cli.outputs import default_output
+from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import TABLE, kind_of, read_plan
 from vidcap_cli.statuses import PASSING, Status
 from vidcap_cli.table_writer import WRITABLE
-from vidcap_cli.tables import open_table
+from vidcap_cli.tables import Table, open_table
 from vidcap_cli.view.steps import Step
 from vidcap_cli.view.words import count
 
-# What a model that is asked once more may do better; a table of the scripts says of all empty.
-_WORTH_A_TRY = {*PASSING, Status.EMPTY, Status.MISSING}
+# What may have a caption when it is asked for once more. Of rows of the scripts' tables without one
+# nothing is known: merge calls them empty.
+WORTH_A_TRY = {*PASSING, Status.MISSING}
 
 
 def is_captioned(table: Path, column: str = TEXT) -> bool:
@@ -36,6 +41,39 @@ def is_captioned(table: Path, column: str = TEXT) -> bool:
         return caption_column(open_table(table).schema.names, column) is not None
     except TableError:
         return False
+
+
+def caption_counts(table: Table, column: str) -> tuple[int, int]:
+    """How many rows of a table have a caption, and how many lack one that they may get."""
+    has_status = STATUS in table.schema.names
+    captioned = lacking = 0
+    for batch in table.batches([column, *([STATUS] if has_status else [])]):
+        text = batch.column(0).cast(pa.large_string())
+        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)
+        captioned += len(blank) - blank.true_count
+        if has_status:
+            status = pc.fill_null(batch.column(1).cast(pa.large_string()), "")
+            worth = pa.array([*WORTH_A_TRY, ""], pa.large_string())
+            blank = pc.and_(blank, pc.is_in(status, worth))
+        lacking += blank.true_count
+    return captioned, lacking
+
+
+def completing_steps(table: Table, rows: int) -> list[Step]:
+    """To caption ``rows`` rows without a caption in a table: by its run, if that lies beside it."""
+    if not rows:
+        return []
+    run = RunDir(default_run_dir(table.path))
+    if run.is_run:
+        with suppress(RunError):
+            return [Step(_purpose(rows), continue_command(run, read_plan(run)))]
+    names = (table.path_column, ",".join(table.ranges) or None)
+    step = lacking_step(table.path, table.path, path_column=names[0], ranges=names[1])
+    return [Step(_purpose(rows), step.command)]
+
+
+def _purpose(rows: int) -> str:
+    return f"to caption the {count(rows, 'row')} without a caption"
 
 
 def refusal(output: Path, meta: Path, config: CaptionConfig, column: str) -> str:
@@ -88,12 +126,12 @@ def steps_after_merge(
     ``asked`` are the options of the merge that are not the default, but its output.
     """
     rows = {**account.failed, Status.MISSING: account.missing}
-    left = sum(tally.count for status, tally in rows.items() if status in _WORTH_A_TRY)
+    left = sum(rows[status].count for status in {*WORTH_A_TRY, Status.EMPTY} & {*rows})
     if not account.missing_file or not left:
         return []
     todo = Path(account.missing_file)
     first, written = _caption(todo, inputs, asked)
-    purpose = f"to caption the {count(account.rows - account.ok, 'row')} without a caption"
+    purpose = _purpose(account.rows - account.ok)
     place = ("--meta", meta) if meta else ()
     join = ("merge", *inputs, _short(written), *place, *spelled(asked), "-o", account.out)
     return [Step(purpose, first), Step.of("when that has finished, to join its captions", *join)]

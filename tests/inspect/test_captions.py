@@ -156,9 +156,9 @@ def test_what_is_shown_and_told(tmp_path):
     assert "waves to a" in shown["cut, for example"][0].words
     assert report.doubtful
     commands = [step.command.split() for step in report.steps]
-    ends = ["--html", "--export-flagged", str(tmp_path / "t.csv")]
+    ends = ["--missing", "--html", "--export-flagged", str(tmp_path / "t.csv")]
     assert [words[-2] for words in commands] == ends
-    assert report.as_dict()["next"][0]["command"].endswith(" --html t_gallery.html")
+    assert report.as_dict()["next"][1]["command"].endswith(" --html t_gallery.html")
     json.dumps(report.as_dict())
 
 

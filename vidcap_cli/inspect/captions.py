@@ -15,6 +15,7 @@ import pyarrow as pa
 from vidcap_cli import repeats
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import UsageError
+from vidcap_cli.finishing import WORTH_A_TRY, completing_steps
 from vidcap_cli.inspect import rules
 from vidcap_cli.inspect.gallery.make import Gallery, make_gallery
 from vidcap_cli.inspect.histogram import histogram
@@ -158,7 +159,7 @@ def _report(
         if facts:
             sections.append(Section(f"{fault}, for example", tuple(facts), only_shown=True))
     verdict = f"{count(flagged, 'row')} of {total:,} {'has' if flagged == 1 else 'have'} a flag"
-    steps = [] if export or made else _steps(captions, flagged, others)
+    steps = [] if export or made else _steps(captions, judged, flagged, others)
     if export:
         verdict += f"; written to {export}"
     if made:
@@ -168,8 +169,9 @@ def _report(
     )
 
 
-def _steps(captions: Captions, flagged: int, others: Sequence[str]) -> list[Step]:
-    table, steps = captions.table.path, []
+def _steps(captions: Captions, judged: Judged, flagged: int, others: Sequence[str]) -> list[Step]:
+    table = captions.table.path
+    steps = completing_steps(captions.table, _lacking(judged))
     if flagged:
         html = ("inspect", table, "--html", made_of(table, "gallery.html"))
         steps.append(Step.of("to look at them beside their videos", *html))
@@ -191,6 +193,13 @@ def _other_answers(captions: Captions) -> list[str]:
     if captions.text not in asked:
         return []
     return [name for name in asked if name != captions.text and name in captions.table.schema.names]
+
+
+def _lacking(judged: Judged) -> int:
+    """How many rows have no caption that may get one."""
+    if judged.statuses:
+        return sum(judged.statuses[status] for status in WORTH_A_TRY)
+    return int(np.count_nonzero(judged.words == 0))
 
 
 def _flag(fault: Fault, judged: Judged, rows: Mapping[int, _Row]) -> Fact:

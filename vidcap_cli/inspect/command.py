@@ -85,6 +85,7 @@ def caption_step(target: Path, *options: str, table: Table | None = None) -> Ste
     if table and not _takes(table, TEXT):
         other = ("--caption-column", _OTHER)
         column = other if _takes(table, _OTHER) else ("--overwrite-column",)
+        purpose += " anew, in another column" if column == other else " anew"
     return Step.of(purpose, RECOMMENDED.command, target, *model, *options, *column)
 
 

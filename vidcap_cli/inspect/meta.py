@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from vidcap_cli.addresses import is_remote, locate
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import TableError, UsageError
+from vidcap_cli.finishing import caption_counts, completing_steps
 from vidcap_cli.inspect.command import caption_step
 from vidcap_cli.inspect.probed import check_probed, write_probed
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
@@ -30,8 +31,9 @@ from vidcap_cli.meta import RangesError, open_meta, row_names
 from vidcap_cli.options import NO_RANGES
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import FOLDER, kind_of, make_plan
-from vidcap_cli.tables import Table, open_table
+from vidcap_cli.tables import Table, is_text, open_table
 from vidcap_cli.view.progress import Progress
+from vidcap_cli.view.steps import Step
 from vidcap_cli.view.words import count, one_line, size
 
 LOOKED_FOR = 1000  # files at the start of the table, and as many again spread over the rest
@@ -141,7 +143,7 @@ def _report(
     if twice:
         problems.append(Problem(f"{count(twice, 'row')} repeat the path of another", serious=False))
     verdict = "no video of it could be opened"
-    readable, steps = int(found.readable.sum()), [caption_step(target, *options, table=videos)]
+    readable, steps = int(found.readable.sum()), _steps(target, options, videos)
     if readable:
         verdict = f"{readable:,} of {count(found.videos, 'video')} opened can be captioned"
     else:
@@ -162,6 +164,16 @@ def _report(
         kind, str(target), verdict, tuple(shown), tuple(problems), tuple(steps),
         doubtful=readable < found.videos or bool(files.missing or files.folders),
     )  # fmt: skip
+
+
+def _steps(target: Path, options: Sequence[str], videos: Table | None) -> list[Step]:
+    """To caption the videos; of a table that has captions those without."""
+    column = caption_column(videos.schema.names) if videos else None
+    if videos and column and is_text(videos.schema.field(column).type):
+        captioned, lacking = caption_counts(videos, column)
+        if captioned and (lacking or STATUS in videos.schema.names):
+            return completing_steps(videos, lacking)
+    return [caption_step(target, *options, table=videos)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,24 @@
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 
 from rich.text import Text
 
 from vidcap_cli.merge.account import Example, Reconciliation, Tally
+from vidcap_cli.view.steps import Step, step_lines
 from vidcap_cli.view.summary import flag_words
 from vidcap_cli.view.terminal import console as console_on
 from vidcap_cli.view.terminal import folding
 from vidcap_cli.view.words import count, printable, wrapped
 
 
-def show_merge(account: Reconciliation, *, as_json: bool) -> None:
-    """Print the reconciliation: JSON to stdout, words to stderr."""
+def show_merge(account: Reconciliation, steps: Sequence[Step] = (), *, as_json: bool) -> None:
+    """Print the reconciliation, and what may be done next: JSON to stdout, words to stderr."""
     if as_json:
-        sys.stdout.write(json.dumps(account.as_dict(), ensure_ascii=False, indent=1) + "\n")
+        told = {**account.as_dict(), "next": [asdict(step) for step in steps]}
+        sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=1) + "\n")
         return
     console = console_on()
     width = folding(console)
@@ -50,6 +54,9 @@ def show_merge(account: Reconciliation, *, as_json: bool) -> None:
         console.print(
             Text(printable(f"  still to do: {account.missing_file}"), "bold"), soft_wrap=True
         )
+    for purpose, command in step_lines(steps, width):
+        console.print(Text(purpose, "dim"), soft_wrap=True)
+        console.print(Text(command), soft_wrap=True)
 
 
 def _examples(tally: Tally) -> str:

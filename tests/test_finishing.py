@@ -1,0 +1,80 @@
+"""A table that is captioned in part is finished by the commands that the screen shows."""
+
+import shlex
+from pathlib import Path
+
+from tests.helpers.commands import rows_of, vidcap, write_nano_table
+from vidcap_cli.finishing import steps_after_merge
+from vidcap_cli.inspect import Wanted, inspect
+from vidcap_cli.merge.merge import merge
+
+PURPOSE = "to caption the 2 rows without a caption"
+
+
+def half(folder: Path) -> Path:
+    """A table as the original scripts leave it, with captions in some rows."""
+    write_nano_table(folder, 3, 5)
+    (folder / "meta.csv").write_text("path\n000.mp4\n001.mp4\n002.mp4\n")
+    old = folder / "old.csv"
+    old.write_text("path,text\n000.mp4,an old caption\n001.mp4,\n002.mp4, \n")
+    return old
+
+
+def commands(out: str) -> dict[str, str]:
+    """The next commands on the screen, by what they are for."""
+    lines = out.splitlines()
+    return {
+        line.removeprefix("  next, ").rstrip(":"): lines[number + 1].strip()
+        for number, line in enumerate(lines)
+        if line.startswith("  next, ")
+    }
+
+
+def test_from_half_a_table_to_all_of_it(tmp_path):
+    """As pasted; only the model is a smaller one."""
+    old = half(tmp_path)
+    for options in ([], ["--all"]):
+        _, out, _ = vidcap("inspect", old.name, *options, cwd=tmp_path)
+        first = commands(out)[PURPOSE]
+    code, _, err = vidcap(*shlex.split(first)[1:], cwd=tmp_path)
+    assert code == 3
+    found = commands(err)
+    words = shlex.split(found[PURPOSE].replace("Qwen/Qwen2-VL-7B-Instruct", "nano"))
+    code, _, err = vidcap(*words[1:], cwd=tmp_path)
+    assert code == 0, err
+    join = shlex.split(found["when that has finished, to join its captions"])
+    code, _, err = vidcap(*join[1:], cwd=tmp_path)
+    assert (code, "kept as" in err) == (0, False), err
+    rows = rows_of(tmp_path / join[join.index("-o") + 1])
+    assert rows[0]["text"] == "an old caption"
+    assert all(row["text"] and row["caption_status"] == "ok" for row in rows)
+
+
+def test_a_table_with_all_its_captions_is_not_captioned_again(tmp_path):
+    half(tmp_path)
+    merge([tmp_path / "old.csv"], tmp_path / "all.csv", meta=tmp_path / "meta.csv")
+    text = (tmp_path / "all.csv").read_text()
+    whole = text.replace(",,empty,", ",words,ok,")
+    (tmp_path / "all.csv").write_text(whole)
+    assert not inspect(tmp_path / "all.csv", Wanted(all_videos=True)).steps
+    # Nor one whose rows have failed for good.
+    (tmp_path / "all.csv").write_text(text.replace(",,empty,", ",,decode_error,"))
+    assert not inspect(tmp_path / "all.csv", Wanted(all_videos=True)).steps
+    assert PURPOSE not in {one.purpose for one in inspect(tmp_path / "all.csv").steps}
+    (tmp_path / "all.csv").write_text(text.replace(",,empty,", ",,oom,"))
+    for wanted in (Wanted(all_videos=True), Wanted()):
+        assert inspect(tmp_path / "all.csv", wanted).steps[0].purpose == PURPOSE
+
+
+def test_a_merge_that_has_all_or_was_not_asked_names_nothing(tmp_path):
+    old = half(tmp_path)
+    meta, out, todo = (tmp_path / name for name in ("meta.csv", "out.csv", "todo.csv"))
+    account = merge([old], out, meta=meta)
+    assert not steps_after_merge(account, [old], meta, {})
+    account = merge([old], out, meta=meta, missing=todo, prefix="x ")
+    caption, join = steps_after_merge(account, [old], meta, {"prefix": "x "})
+    assert caption.command.startswith(f"vidcap qwen2vl {todo}")
+    assert shlex.split(join.command)[-4:] == ["--prefix", "x ", "-o", str(out)]
+    old.write_text(old.read_text().replace("1.mp4,", "1.mp4,a").replace("2.mp4, ", "2.mp4,b"))
+    account = merge([old], out, meta=meta, missing=todo)
+    assert not steps_after_merge(account, [old], meta, {})
