@@ -268,6 +268,23 @@ def test_a_run_that_goes_on(run):
     assert inspect(run.path).verdict.startswith("not finished")
 
 
+def test_what_is_reported_and_what_is_on_the_disk_are_told_apart(run):
+    """The live view counts what ranks report; captions are committed some seconds later."""
+    Attempt(CONFIG, rows=5, chunk=1, ranks=1, bases=(), captioned=1).write(run.attempt(2))
+    with EventWriter(run.attempt(2).events(0)) as events:
+        events.write(Started(11, "host", time=40.0))
+        for row, status in enumerate(("ok", "ok", "decode_error", "ok"), 1):
+            events.write(Done(row, f"{row}.mp4", status, None, None, 1, 1.0, 0.0, time=50.0 + row))
+    with run.lock.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        report = inspect(run.path)
+    assert report.verdict == "goes on: 4 of 6 captioned (1 of them not on the disk yet), 1 left"
+    told = {fact.label: fact.words for fact in report.sections[1].facts}
+    assert told["captioned"] == "3 on the disk, 1 more made"
+    assert told["left"] == "2, these among them"
+    assert facts(report, "rows")["captioned"] == 3
+
+
 def finish(run, *, failed):
     rows = range(3, 6)
     results = [Result(n, f"{n}.mp4", "ok", text="A circle.") for n in rows if n != failed]

@@ -68,7 +68,9 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
     scope = Scope.read(run).selection
     standing = read_standing(run, plan, scope)
     launches = [_Launch.read(folder) for folder in run.attempts()]
-    rows = [*_row_facts(plan.rows, scope, standing), *_left_facts(run, launches), *_end_facts(run)]
+    going = _Going.of(launches[-1], standing) if launches and is_led(run) else None
+    rows = list(_row_facts(plan.rows, scope, standing, going.waiting if going else 0))
+    rows += [*(going.facts() if going else ()), *_end_facts(run)]
     sections = [Section("plan", _plan_facts(plan)), Section("rows", tuple(rows))]
     sections += _details(standing)
     problems = _damage(run, plan, standing)
@@ -77,6 +79,9 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
         sections += launch.speed()
         problems += _errors(launch.folder)
     verdict, steps = _verdict(run, plan, scope, standing)
+    if going:
+        asked = scope.count(plan.rows)
+        verdict = going.verdict(asked, asked - standing.statuses.total())
     if failed:
         _write_failed(failed, failed_rows(run, plan, scope))
         verdict += f"; {count(standing.failed, 'failed row')} written to {failed}"
@@ -184,17 +189,22 @@ def _scope_words(scope: Selection) -> str:
     return " ".join(spelled(scope.options))
 
 
-def _row_facts(planned: int, scope: Selection, standing: Standing) -> tuple[Fact, ...]:
-    """The rows that the last command was about, and how they stand."""
+def _row_facts(
+    planned: int, scope: Selection, standing: Standing, waiting: int
+) -> tuple[Fact, ...]:
+    """The rows that the last command was about, and how they stand on the disk, where so many
+    captions more are ``waiting`` to be written.
+    """
     rows = scope.count(planned)
     left = rows - standing.statuses.total()
     failed = [(name, n) for name, n in standing.statuses.most_common() if name != Status.OK]
+    on_disk = f" on the disk, {waiting:,} more made" if waiting else ""
     asked = f"{rows:,} of {planned:,}: {_scope_words(scope)}" if rows < planned else f"{rows:,}"
     return (
         Fact("asked for", asked, rows),
-        Fact("captioned", f"{standing.ok:,}", standing.ok),
+        Fact("captioned", f"{standing.ok:,}{on_disk}", standing.ok),
         *(Fact(name, f"{number:,}", number) for name, number in failed),
-        Fact("left", f"{left:,}", left),
+        Fact("left", f"{left:,}{on_disk and ', these among them'}", left),
     )
 
 
@@ -324,14 +334,37 @@ class _Launch:
         return speed(self.folder.number, self.times, *self.span) if self.span else []
 
 
-def _left_facts(run: RunDir, launches: list[_Launch]) -> list[Fact]:
-    """The pace of a run that goes on, and the time that is left at that."""
-    if not launches or not is_led(run):
-        return []
-    now, state = time.time(), launches[-1].state
-    value = {"per_hour": state.videos_per_hour(now), "seconds": state.seconds_left(now)}
-    words = " · ".join(pace_words(state, now)) or "all rows have a result"
-    return [Fact("at this pace", words, value)]
+@dataclass(frozen=True, slots=True)
+class _Going:
+    """A run that goes on: what its last launch has reported, of which so many captions are
+    ``waiting`` to be on the disk. The live view tells what is reported.
+    """
+
+    state: RunState
+    captioned: int
+    waiting: int
+
+    @classmethod
+    def of(cls, launch: _Launch, standing: Standing) -> "_Going":
+        reported = max(launch.attempt.captioned + launch.state.ok, standing.ok)
+        return cls(launch.state, reported, reported - standing.ok)
+
+    def verdict(self, rows: int, left: int) -> str:
+        """Where the run stands, which has ``rows`` rows and ``left`` without a result on disk."""
+        words = f"goes on: {self.captioned:,} of {rows:,} captioned"
+        if self.waiting:
+            words += f" ({self.waiting:,} of them not on the disk yet)"
+        return f"{words}, {min(left, self.state.remaining):,} left"
+
+    def facts(self) -> list[Fact]:
+        """Its pace, and the time that is left at that."""
+        now = time.time()
+        value = {
+            "per_hour": self.state.videos_per_hour(now),
+            "seconds": self.state.seconds_left(now),
+        }
+        words = " · ".join(pace_words(self.state, now)) or "all rows have a result"
+        return [Fact("at this pace", words, value)]
 
 
 def _end_facts(run: RunDir) -> list[Fact]:
