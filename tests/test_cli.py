@@ -257,6 +257,16 @@ def test_help_mentions_every_option_once(command, tmp_path):
                 assert words.count(spelling) == 1, spelling
 
 
+@pytest.mark.parametrize("width", ["60", "80", "120"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_cuts_nothing(command, width, tmp_path):
+    _, out, _ = vidcap(command, "--help", cwd=tmp_path, COLUMNS=width)
+    assert "…" not in out
+    if width != "60":  # names fold between their spellings alone
+        words = out.replace(",", " ").replace("│", " ").split()
+        assert {flag for option in options(command) for flag in option.opts} <= {*words}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_everything_has_help(command):
     assert GROUP.commands[command].help

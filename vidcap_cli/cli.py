@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from vidcap_cli import __version__
 from vidcap_cli.config import CaptionConfig, options_of
@@ -89,6 +89,17 @@ class _Commands(TyperGroup):
 
             reword(error)
             raise
+
+
+class _Command(TyperCommand):
+    """A command whose help shows names and defaults whole."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Draw it; the text is on stdout when this returns."""
+        from vidcap_cli.view.help import folding
+
+        with folding(self.params):
+            super().format_help(ctx, formatter)
 
 
 app = typer.Typer(
@@ -218,7 +229,7 @@ def _command(function: Callable[..., None], groups: Mapping[str, Mapping[str, De
     command.__doc__ = function.__doc__
     command.__dict__["__signature__"] = signatures.Signature(parameters)
     command.__annotations__ = {p.name: p.annotation for p in parameters}
-    app.command()(command)
+    app.command(cls=_Command)(command)
 
 
 def _value(option: Declared, value: Any) -> Any:
@@ -458,4 +469,4 @@ _own_table["caption_column"] = replace(
     _column, default=None, option=replace(_column.option, usual="that of the runs, else text")
 )
 _command(merge, {"table": _own_table})
-app.command()(inspect)
+app.command(cls=_Command)(inspect)
