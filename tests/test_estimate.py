@@ -15,7 +15,7 @@ from tests.helpers.commands import rows_of, vidcap, write_nano_table
 from vidcap_cli.calibration import Measured, _pace, _spread
 from vidcap_cli.checkpoint.called import bundled
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.estimate import Estimate, _video_facts
+from vidcap_cli.estimate import Estimate, _time_facts, _video_facts
 from vidcap_cli.launch.leader import Job, leading
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.rundir.events import Began, Done, EventWriter, Started, State
@@ -137,11 +137,15 @@ def test_a_calibration_with_few_rows_says_so(table):
         "qwen2vl", table, "--model", "nano", "--dry-run", "--bs", "4", cwd=table.parent
     )
     assert code == 0, err
-    assert "not measured: --calibrate 32 captions 32 of the videos" in out
+    assert "not measured: 6 videos are too few to tell a pace, other than by captioning" in out
+    assert "--calibrate" not in out
+    told = {left: _time_facts(None, left, 32)[0].words for left in (0, 32, 33)}
+    assert told[33] == "not measured: --calibrate 32 captions 32 of the videos to tell"
+    assert (told[0], "--calibrate" in told[32]) == ("nothing", False)
     code, out, _ = vidcap(
         *("qwen2vl", table, "--model", "nano", "--calibrate", "2", "-q"), cwd=table.parent
     )
-    assert "! 2 videos say little of the pace: --calibrate 8" in out
+    assert "! 2 videos say little of the pace, and all are too few" in out
 
 
 def test_rows_measured_are_spread_over_those_selected():

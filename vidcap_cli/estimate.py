@@ -228,7 +228,8 @@ def report(
     if not weights:
         problems.append(Problem("the weights of the model are not here yet", serious=False))
     if measured and measured.rows < min(wanted, planned.left):
-        text = f"{count(measured.rows, 'video')} say little of the pace: --calibrate {wanted}"
+        text = f"{count(measured.rows, 'video')} say little of the pace"
+        text += f": --calibrate {wanted}" if wanted < planned.left else ", and all are too few"
         problems.append(Problem(text, serious=False))
     verdict = "nothing was captioned" if measured is None else "nothing was kept"
     return Report("plan", title, verdict, tuple(sections), tuple(problems))
@@ -285,6 +286,9 @@ def _time_facts(measured: Measured | None, left: int, wanted: int) -> tuple[Fact
         return (Fact("to caption them", "nothing is left to caption", 0),)
     if measured is None:
         words = f"not measured: --calibrate {wanted} captions {wanted} of the videos to tell"
+        if wanted >= left:
+            few = f"{count(left, 'video')} {'is' if left == 1 else 'are'} too few to tell a pace"
+            words = f"not measured: {few}, other than by captioning them" if left else "nothing"
         return (Fact("to caption them", words, None),)
     seconds = measured.seconds(left)
     if measured.per_second is None or seconds is None:

@@ -45,6 +45,7 @@ def test_two_nodes_caption_one_table(tmp_path):
     nodes = [node(tmp_path, 1), node(tmp_path, 0)]
     (second, _, err1), (first, _, err0) = [command.finish() for command in nodes]
     assert (first, second) == (0, 0), (err0, err1)
+    assert f"finished: {ROWS} of {ROWS} videos of all nodes have a caption" in err1
     for command in nodes:
         command.assert_gone()
     rows = rows_of(tmp_path / "meta_caption_llava.csv")

@@ -46,3 +46,23 @@ def test_the_cpu_needs_no_devices(monkeypatch):
     assert cluster_for(eight, "auto", 1).worker_num == 8
     with pytest.raises(UsageError, match=r"no Ascend device was found .ASCEND_RT_VISIBLE_DEV.*=-1"):
         cluster_for(eight, "Ascend", 1)
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (2, "16 ranks, 8 on a node, make 2 nodes, whose numbers are 0 to 1;"),
+        (9, "16"),
+        (1, ""),
+        (0, ""),
+    ],
+)
+def test_a_node_without_ranks_is_refused(node, words):
+    launch = LaunchOptions(worker_num=16, local_worker_num=8, node_rank=node)
+    if words:
+        with pytest.raises(UsageError, match=f"--node-rank {node}: {words}"):
+            cluster_for(launch, "CPU", 1)
+    else:
+        assert cluster_for(launch, "CPU", 1).node == node
+    with pytest.raises(UsageError, match="1 rank, 1 on a node, make 1 node, whose number is 0;"):
+        cluster_for(LaunchOptions(node_rank=1), "CPU", 1)

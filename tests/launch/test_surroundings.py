@@ -60,6 +60,7 @@ def test_what_is_found(environment, expected):
         ),
         ({**mpirun(5, 8, 4), "OMPI_COMM_WORLD_LOCAL_RANK": "2"}, "same number .* ppr:1:node"),
         (msrun(node=0), "without msrun"),
+        (msrun(node=3), "own --node-rank, which is 3 here"),
     ],
 )
 def test_what_cannot_be_used_is_said(environment, words):

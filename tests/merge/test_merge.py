@@ -153,7 +153,7 @@ def test_ok_beats_failed_and_newer_beats_older_within_a_run(tmp_path, run):
     assert account.duplicates.count == 3
     assert account.duplicates.examples[0] == Example(0, "a.mp4", "2 results")
     assert account.conflicts.count == 1
-    assert account.conflicts.examples == (Example(0, "a.mp4", "old | new"),)
+    assert account.conflicts.examples == (Example(0, "a.mp4", "taken: new | not: old"),)
 
 
 @pytest.mark.parametrize(

@@ -104,12 +104,14 @@ def expected(
         captions = list(dict.fromkeys(c[2].text for c in found if c[2].status == "ok"))
         if len(found) > 1:
             examples["duplicates"].append(Example(row, planned[row], f"{len(found)} results"))
-        if len(captions) > 1:
-            examples["conflicts"].append(Example(row, planned[row], " | ".join(captions)))
         best = max(found, key=lambda c: (c[2].status == "ok", KEYS[prefer](c), c[0]), default=None)
         status, text, error = ("missing", None, None)
         if best:
             status, text, error = best[2].status, best[2].text, best[2].error
+        if len(captions) > 1:
+            others = " | ".join(caption for caption in captions if caption != text)
+            told = f"taken: {text} | not: {others}"
+            examples["conflicts"].append(Example(row, planned[row], told))
         examples.setdefault(status, []).append(Example(row, planned[row], error))
         table.append((text or "", status, error or ""))
     return table, {**examples, "unmatched": model.unmatched, "mismatched": model.mismatched}

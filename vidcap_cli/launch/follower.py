@@ -18,6 +18,7 @@ from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.records import Attempt, Finished
 from vidcap_cli.view.live import make_view
+from vidcap_cli.view.words import count
 
 _WAIT_SECONDS = 600.0
 # A run that has finished is taken for the one that is meant when nobody begins another so long.
@@ -118,6 +119,11 @@ class _Follower:
         if done and (served or waited > _FINISHED_SECONDS):
             if not served:
                 self._say(f"the run in {settled.path} has finished; there was nothing left to do.")
+            else:
+                captioned = f"{done.rows - done.failed:,} of {count(done.rows, 'video')}"
+                self._say(
+                    f"finished: {captioned} of all nodes have a caption; node 0 has the table"
+                )
             return INCOMPLETE if done.failed else OK
         last = next(reversed(served.attempts()), None) if served else None
         if last and last.stop.exists():

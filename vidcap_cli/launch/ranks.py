@@ -7,6 +7,7 @@ from vidcap_cli.errors import UsageError
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.launch.surroundings import look_around
 from vidcap_cli.options import LaunchOptions
+from vidcap_cli.view.words import count
 
 
 def cluster_for(launch: LaunchOptions, target: str, group: int) -> Cluster:
@@ -23,6 +24,8 @@ def cluster_for(launch: LaunchOptions, target: str, group: int) -> Cluster:
     workers = launch.worker_num or (local * nodes if around else whole)
     if local > workers:
         raise UsageError(f"--local-worker-num {local} is more than --worker-num {workers}.")
+    if not around:
+        _check_node(launch.node_rank or 0, workers, local)
     for flag, ranks in (("--worker-num", workers), ("--local-worker-num", local)):
         if ranks % group:
             raise UsageError(
@@ -36,6 +39,19 @@ def cluster_for(launch: LaunchOptions, target: str, group: int) -> Cluster:
             "other nodes take part."
         )
     return Cluster(workers, local, launch)
+
+
+def _check_node(node: int, workers: int, local: int) -> None:
+    """Refuse a node that has none of the ranks."""
+    if node * local < workers:
+        return
+    last = (workers - 1) // local
+    ranks = f"{count(workers, 'rank')}, {local} on a node, make {count(last + 1, 'node')}"
+    highest = f"whose numbers are 0 to {last}" if last else "whose number is 0"
+    raise UsageError(
+        f"--node-rank {node}: {ranks}, {highest}; give the same --worker-num and "
+        "--local-worker-num as on the others."
+    )
 
 
 def device_count(target: str) -> int:

@@ -109,10 +109,12 @@ def _msrun(environment: Mapping[str, str]) -> Surroundings | None:
     role = environment.get("MS_ROLE")
     if role not in ("MS_WORKER", "MS_SCHED"):
         return None
-    if int(environment.get("MS_NODE_RANK", "-1")) > -1:
+    node = int(environment.get("MS_NODE_RANK", "-1"))
+    if node > -1:
         raise UsageError(
-            "vidcap starts msrun itself; start it on every node without msrun, with the same "
-            "--worker-num, --local-worker-num and --node-rank."
+            "msrun started this command on several nodes, where vidcap starts msrun itself: give "
+            "it without msrun, with the same --worker-num and --local-worker-num on every node, "
+            f"and with the node's own --node-rank, which is {node} here."
         )
     workers = int(environment["MS_WORKER_NUM"])
     # The scheduler, which runs the same program, has nothing to do here either.

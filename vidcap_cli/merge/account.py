@@ -106,6 +106,11 @@ class Strays:
         return Tally(self._count, tuple(example for _, example in self._oldest))
 
 
+def _taken(choice: Choice, row: int) -> str:
+    chosen, others = choice.captions(row)
+    return f"taken: {chosen} | not: {' | '.join(others)}"
+
+
 class Account:
     """Counts the planned rows as they are written."""
 
@@ -146,9 +151,7 @@ class Account:
             np.flatnonzero(choice.times > 1),
             lambda row: example(row, f"{choice.times[row]} results"),
         )
-        self._conflicts.add(
-            choice.conflicts, lambda row: example(row, " | ".join(choice.captions(row)))
-        )
+        self._conflicts.add(choice.conflicts, lambda row: example(row, _taken(choice, row)))
 
     def reconciliation(
         self,

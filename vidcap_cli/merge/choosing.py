@@ -30,11 +30,12 @@ class Choice:
     _ok: npt.NDArray[np.bool_]
     _age: Ints
 
-    def captions(self, row: int) -> list[str]:
-        """The different captions of a row, oldest first."""
+    def captions(self, row: int) -> tuple[str, list[str]]:
+        """The caption that was chosen of a row with several, and the others, oldest first."""
         places = np.flatnonzero((self._row == row) & self._ok)
         oldest_first = places[np.argsort(self._age[places])]
-        return list(dict.fromkeys(_texts(self._results, oldest_first).to_pylist()))
+        chosen, *texts = _texts(self._results, np.append(self.best[row], oldest_first)).to_pylist()
+        return chosen, [text for text in dict.fromkeys(texts) if text != chosen]
 
 
 def choose(results: pa.Table, start: int, rows: int, given: Ints, prefer: Prefer) -> Choice:
