@@ -243,6 +243,25 @@ def test_outputs_that_cannot_be(tmp_path):
         inspect(table, Wanted(export_flagged=tmp_path / "out.xlsx"))
 
 
+def test_captions_of_other_tables_are_not_replaced(tmp_path, clips):
+    table = write(tmp_path / "t.csv", ROWS)
+    other = write(tmp_path / "other.csv", [{"path": "a.mp4", "text": "Mine."}])
+    before = other.read_bytes()
+    videos = tmp_path / "meta.csv"
+    videos.write_text(f"path\n{clips['h264']}\n")
+    for target, wanted in (
+        (table, Wanted(export_flagged=other)),
+        (table, Wanted(output=other)),
+        (videos, Wanted(output=other)),
+    ):
+        with pytest.raises(UsageError, match="with captions of its own; name another file"):
+            inspect(target, wanted)
+        assert other.read_bytes() == before
+    for _ in range(2):  # its own go on being written
+        inspect(table, Wanted(export_flagged=tmp_path / "flagged.csv"))
+        inspect(videos, Wanted(output=tmp_path / "info.csv"))
+
+
 def test_options_of_another_kind_of_target_are_refused(tmp_path, clips):
     for target in (None, clips["h264"], clips["h264"].parent):
         with pytest.raises(UsageError, match="--export-flagged says nothing about"):

@@ -22,6 +22,7 @@ from vidcap_cli.inspect.histogram import histogram
 from vidcap_cli.inspect.judging import BIT, FAULTS, MEANS, OPENING, Captions, Judged, judge
 from vidcap_cli.inspect.report import Fact, Report, Section
 from vidcap_cli.inspect.rules import Fault
+from vidcap_cli.merge.replacing import check_captions
 from vidcap_cli.merge.sources import plan_beside
 from vidcap_cli.options import PATH
 from vidcap_cli.table_writer import output_form, writing
@@ -232,6 +233,7 @@ def _check_export(export: Path, captions: Captions) -> None:
     if export.resolve() == captions.table.path.resolve():
         raise UsageError(f"--export-flagged {export}: is the table itself; name another file")
     check_output(export)
+    check_captions(export, captions.table, captions.text)
 
 
 def _export(captions: Captions, judged: Judged, export: Path) -> None:

@@ -16,10 +16,11 @@ import pyarrow as pa
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import UsageError
 from vidcap_cli.inspect.videos import Survey
+from vidcap_cli.merge.replacing import check_captions
 from vidcap_cli.meta import with_names
 from vidcap_cli.options import PATH
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import ROWS, Table, selectable
+from vidcap_cli.tables import ROWS, Table, open_table, selectable, table_form
 
 PROBED = pa.schema(
     [
@@ -39,6 +40,7 @@ def check_probed(output: Path, target: Path) -> None:
     if output.resolve() == target.resolve():
         raise UsageError(f"{output}: is the table of videos itself; name another file with -o")
     check_output(output)
+    check_captions(output, open_table(target) if table_form(target) else None)
 
 
 def write_probed(

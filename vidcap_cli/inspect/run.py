@@ -23,6 +23,7 @@ from vidcap_cli.inspect.command import continue_command, output_of
 from vidcap_cli.inspect.histogram import bar
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.speed import speed, stretches
+from vidcap_cli.merge.replacing import check_captions
 from vidcap_cli.options import PATH, spelled
 from vidcap_cli.rundir.events import Done, EventReader
 from vidcap_cli.rundir.lock import is_led
@@ -103,6 +104,7 @@ def _check_table(failed: Path, run: RunDir) -> None:
     if failed.resolve().is_relative_to(run.path.resolve()):
         raise UsageError(f"--failed {failed}: lies in the run directory; name a file outside")
     check_output(failed)
+    check_captions(failed, None)
 
 
 def _write_failed(failed: Path, tables: Iterable[pa.Table]) -> None:

@@ -4,24 +4,24 @@ The same merge again, or one with more inputs, replaces its table: all captions 
 inputs. Any other table stays, under another name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vidcap_cli.errors import TableError
+from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.merge import answers
 from vidcap_cli.merge.columns import CaptionColumns, caption_column
 from vidcap_cli.merge.editing import Edits
 from vidcap_cli.merge.sources import Source, read_source
 from vidcap_cli.merge.spill import Ints
 from vidcap_cli.options import PATH, TEXT
-from vidcap_cli.tables import hashes, open_table
+from vidcap_cli.tables import Table, hashes, open_table
 
 _READ = ("row_id", PATH, TEXT, "status", "flags")
 
@@ -66,12 +66,36 @@ def says_more(
         return True
     if not len(own):
         return not kept
+    texts = (_texts(source, columns, edits) for source in sources)
+    return _some_lack(own, chain.from_iterable(texts))
+
+
+def check_captions(out: Path, table: Table | None, column: str | None = None) -> None:
+    """Raise UsageError where there is a table at ``out`` with captions that ``table`` has not.
+
+    They are in the ``column`` of both, or where they are as a rule.
+    """
+    columns = CaptionColumns(column or TEXT)
+    if not out.is_file() or not out.stat().st_size:
+        return
+    try:
+        own = _captions(out, columns, ())
+    except (TableError, pa.ArrowException):
+        return
+    name = table and (column or caption_column(table.schema.names))
+    batches = table.batches([name]) if table and name else ()
+    texts = (batch.column(0).cast(pa.large_string()) for batch in batches)
+    if len(own) and _some_lack(own, texts):
+        raise UsageError(f"{out}: is there already, with captions of its own; name another file")
+
+
+def _some_lack(own: Ints, texts: Iterable[pa.Array | pa.ChunkedArray]) -> bool:
+    """Whether some of the sorted hashes ``own`` are of none of the ``texts``."""
     found = np.zeros(len(own), np.bool_)
-    for source in sources:
-        for texts in _texts(source, columns, edits):
-            known = _hashes(texts)
-            place = np.minimum(np.searchsorted(own, known), len(own) - 1)
-            found[place[own[place] == known]] = True
+    for some in texts:
+        known = _hashes(some)
+        place = np.minimum(np.searchsorted(own, known), len(own) - 1)
+        found[place[own[place] == known]] = True
     return not found.all()
 
 
