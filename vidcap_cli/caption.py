@@ -124,6 +124,7 @@ def caption(request: Request) -> int:
             say = partial(_say, request)
             return join(run_dir, job.cluster, request.launch.log_dir, say, **shows)
         with leading(job) as leader:
+            _say_moved(leader, request)
             whole, run = _lead(leader, request, target, shown=shown)
         if request.run.as_json:
             print_json(run, target, _caption_columns(request), shown=shown)
@@ -344,6 +345,11 @@ def _say_changed(leader: Leader, request: Request) -> None:
     then = " until there is a new one" if request.run.restart_changed else ""
     how = "" if then else "; --restart-changed makes new ones"
     _say(request, f"{newer}{then} ({read_paths(leader.run, [row])[row]}){how}.")
+
+
+def _say_moved(leader: Leader, request: Request) -> None:
+    if leader.moved_from:
+        _say(request, f"{leader.moved_from} is {leader.plan.meta} now: its run goes on.")
 
 
 def _say_done(leader: Leader, request: Request, target: Path) -> None:

@@ -7,7 +7,7 @@ error. The weights need not be there: sizes are those of ``config.json``.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,11 +31,12 @@ from vidcap_cli.models.decoder_config import cache_length
 from vidcap_cli.number_types import dtype_for
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.remote.cache import caching
+from vidcap_cli.rundir.changes import bases_now, check_unchanged
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.newer import newer_videos
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.places import failed_in
-from vidcap_cli.rundir.plan import Plan, check_unchanged, make_plan, read_plan
+from vidcap_cli.rundir.plan import Plan, make_plan, read_plan
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.spans import Span
 from vidcap_cli.video import Clip
@@ -121,8 +122,9 @@ def look_ahead(
             check_unchanged(before, meta, config, failed=failed_in(run))
             done = done_mask(run, before)
             kept = done.kept(restart_failed=restart_failed)
+            plan = replace(plan, bases=bases_now(before, Path(plan.meta)))
             if restart_changed:
-                kept &= ~newer_videos(run, before, done, to_do)
+                kept &= ~newer_videos(run, replace(before, bases=plan.bases), done, to_do)
             left_alone = int((to_do & kept & ~done.ok).sum())
             to_do &= ~kept
         left = np.flatnonzero(to_do)

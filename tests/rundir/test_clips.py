@@ -13,9 +13,10 @@ from vidcap_cli.addresses import locate
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, TableError, UsageError
 from vidcap_cli.meta import open_meta
+from vidcap_cli.rundir.changes import check_unchanged
 from vidcap_cli.rundir.clips import Cutting
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.plan import check_unchanged, make_plan, read_plan
+from vidcap_cli.rundir.plan import make_plan, read_plan
 from vidcap_cli.spans import Span
 
 CONFIG = CaptionConfig("qwen2vl", "/models/qwen")

@@ -25,6 +25,7 @@ from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.speed import speed, stretches
 from vidcap_cli.merge.replacing import check_captions
 from vidcap_cli.options import PATH, spelled
+from vidcap_cli.rundir.changes import located
 from vidcap_cli.rundir.events import Done, EventReader
 from vidcap_cli.rundir.lock import is_led
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
@@ -65,7 +66,7 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
         _check_table(failed, run)
     if gallery:
         gallery.place.check(run.path)
-    plan = read_plan(run)
+    plan = located(run, read_plan(run))
     scope = Scope.read(run).selection
     standing = read_standing(run, plan, scope)
     launches = [_Launch.read(folder) for folder in run.attempts()]

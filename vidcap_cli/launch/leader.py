@@ -22,6 +22,12 @@ from vidcap_cli.disk import faults_told
 from vidcap_cli.errors import RunError, StoppedError
 from vidcap_cli.launch.msrun import Cluster, LaunchFailedError
 from vidcap_cli.launch.supervise import Interrupts, supervise
+from vidcap_cli.rundir.changes import (
+    check_unchanged,
+    folder_has_moved,
+    is_unchanged,
+    keep_place,
+)
 from vidcap_cli.rundir.claims import chunk_size
 from vidcap_cli.rundir.events import Done
 from vidcap_cli.rundir.extension import Wanted, extend
@@ -35,7 +41,7 @@ from vidcap_cli.rundir.ownership import Found, acquire, discard, empty, read_mar
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir, attempt_of
 from vidcap_cli.rundir.places import Places, failed_in, read_finished
-from vidcap_cli.rundir.plan import Plan, check_unchanged, is_unchanged, make_plan, read_plan
+from vidcap_cli.rundir.plan import Plan, make_plan, read_plan
 from vidcap_cli.rundir.records import (
     DEATHS_TO_GIVE_UP,
     Attempt,
@@ -85,6 +91,14 @@ class Job:
         """Whether a run with this plan makes the captions that are asked for."""
         return is_unchanged(plan, self.meta, self.config)
 
+    def extends(self, run: RunDir) -> bool:
+        """Whether a run makes way for one that keeps its captions."""
+        if self.fresh or not run.is_run:
+            return False
+        with suppress(RunError):
+            return self.extend or folder_has_moved(read_plan(run), self.meta, self.config)
+        return False
+
     def goes_on(self, run: RunDir) -> bool:
         """Whether a run that was cut off makes them, as far as its plan can be read."""
         with suppress(RunError):
@@ -112,11 +126,12 @@ def leading(job: Job) -> Iterator["Leader"]:
         places = Places.of(job.run_dir)
         places.mend()
         run = places.choose(job.selection, job.is_same, fresh=job.fresh)
-        replaces = ""
-        if job.extend and places.settled.is_run and read_mark(places.settled):
+        replaces, before = "", ""
+        if read_mark(places.settled) and job.extends(places.settled):
             locks.enter_context(leadership(places.settled))
             replaces = places.replaced()
             wanted = Wanted(job.meta, job.config, job.table_options)
+            before = read_plan(places.settled).meta
             run = extend(wanted, places.settled, places.coming, replaces=replaces)
         elif run.path == places.coming.path:
             # Nobody is to go on with the old run while the new one is made.
@@ -130,7 +145,10 @@ def leading(job: Job) -> Iterator["Leader"]:
             empty(run)
         plan = _plan_of(job, run, found)
         run.parts.mkdir(exist_ok=True)
+        before = before or plan.meta
+        plan = keep_place(run, plan, job.meta, job.config)
         leader = Leader(replace(job, selection=job.widened(run, plan.rows)), run, plan)
+        leader.moved_from = before if before != plan.meta else None
         with leader.heartbeat:
             yield leader
 
@@ -161,6 +179,7 @@ class Leader:
     def __init__(self, job: Job, run: RunDir, plan: Plan) -> None:
         self.run = run
         self.plan = plan
+        self.moved_from: str | None = None  # where META was before, if elsewhere
         self._job = job
         self.rows = job.selection.count(plan.rows)
         self._selected = job.selection.mask(plan.rows)

@@ -45,6 +45,7 @@ from vidcap_cli.merge.spill import Ints
 from vidcap_cli.meta import names_of, open_meta, with_paths
 from vidcap_cli.options import NO_RANGES, PATH, TEXT, Prefer, Sidecar
 from vidcap_cli.remote.table import base_of
+from vidcap_cli.rundir.changes import bases_now, located
 from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir, attempt_of
 from vidcap_cli.rundir.plan import TABLE, Reading, fingerprint_of, open_clips
@@ -318,7 +319,7 @@ def _rows_of_run(source: Source, meta: Path) -> _Target:
         table = open_clips(run, plan.path_column, plan.clips_digest)
     else:
         table = open_meta(meta, plan.path_column, ",".join(plan.ranges) or NO_RANGES)
-    return _Target(table, plan.identity, plan.rows, plan.bases)
+    return _Target(table, plan.identity, plan.rows, bases_now(plan, meta.absolute()))
 
 
 def _of_table(
@@ -340,7 +341,8 @@ def _planned_rows(planned: Sequence[Source]) -> _Target:
     changed = None
     for source in planned:
         assert source.plan is not None
-        plan = source.plan
+        assert source.run
+        plan = located(source.run, source.plan)
         meta = Path(plan.meta)
         if plan.kind == TABLE and meta.is_file():
             if fingerprint_of(meta, TABLE, plan.reading) == plan.fingerprint:

@@ -1,10 +1,11 @@
 """Extension: a table or folder has changed, and the captions of rows that it still has are kept.
 
-A row is its position in META, so a changed META is a new plan. The run that replaces the old one
-begins with the old results, by path, letter by letter or else by the file that it means: rows that
-are new are left to do, and those that failed as in any run that is continued. Whether a file behind
-a path is still the same, ``newer`` asks. A table that was written keeps the rows of captions that
-are kept, whatever ``--limit`` says.
+A row is its position in META, so a changed META is a new plan, and so is a folder that has moved,
+whose rows are absolute paths. The run that replaces the old one begins with the old results, by
+path, in a folder below it, letter by letter or else by the file that it means: rows that are new
+are left to do, and those that failed as in any run that is continued. Whether a file behind a path
+is still the same, ``newer`` asks. A table that was written keeps the rows of captions that are
+kept, whatever ``--limit`` says.
 
 The new run is made at ``RUN_DIR.next.next`` and takes the place ``RUN_DIR.next``, where a fresh
 start works until it has finished, when it is whole; what was begun there before, a fresh start or
@@ -30,11 +31,12 @@ from vidcap_cli.addresses import meaning
 from vidcap_cli.atomic import atomic_write
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import DamagedPartError, RunChangedError
+from vidcap_cli.rundir.changes import bases_now, folder_has_moved, only_contents_changed
 from vidcap_cli.rundir.ledger import RunParts, done_mask, written_at
 from vidcap_cli.rundir.ownership import acquire, discard
 from vidcap_cli.rundir.parts import SCHEMA, Result, write_part
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.plan import GROUP, Plan, make_plan, only_contents_changed, read_plan
+from vidcap_cli.rundir.plan import FOLDER, GROUP, Plan, make_plan, read_plan
 from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.statuses import Status
 from vidcap_cli.tables import hashes
@@ -65,13 +67,14 @@ def extend(wanted: Wanted, settled: RunDir, coming: RunDir, *, replaces: str) ->
     changed = only_contents_changed(before[newest], wanted.meta, wanted.config)
     if newest != settled and not _extends(before[settled], wanted):
         del before[settled]  # its captions are of other options
+    changed = changed or folder_has_moved(before[newest], wanted.meta, wanted.config)
     if not changed and (len(before) == 1 or not _lacks(newest, settled, before)):
         return newest
     discard(staged)
     acquire(staged, replaces=replaces)
     plan = make_plan(wanted.meta, staged, wanted.config, wanted.table_options, finish=False)
     staged.parts.mkdir(exist_ok=True)
-    results = _kept(list(before.items()), staged)
+    results = _kept(list(before.items()), staged, plan)
     sequence, last = count(), -1
     for written, of_part in groupby(results, itemgetter(0)):
         while some := [result for _, result in islice(of_part, _ROWS_IN_A_PART)]:
@@ -85,7 +88,8 @@ def extend(wanted: Wanted, settled: RunDir, coming: RunDir, *, replaces: str) ->
         written = None if older else tuple(one for scope in noted for one in scope.written or ())
         Scope(table_rows=last + 1, written=written).write(staged)
     # The old plan's folders keep counting for relative paths.
-    atomic_write(staged.plan, replace(plan, bases=before[newest].bases).to_json().encode())
+    bases = bases_now(before[newest], Path(plan.meta))
+    atomic_write(staged.plan, replace(plan, bases=bases).to_json().encode())
     if coming.path.exists():
         discard(coming)
     staged.path.rename(coming.path)
@@ -104,7 +108,7 @@ def _extends(plan: Plan, wanted: Wanted) -> bool:
 def _lacks(coming: RunDir, settled: RunDir, plans: Mapping[RunDir, Plan]) -> bool:
     """Whether the settled run has a caption that the coming one, of the same META, has not."""
     done = done_mask(coming, plans[coming]).ok
-    results = _kept([(settled, plans[settled])], coming)
+    results = _kept([(settled, plans[settled])], coming, plans[coming])
     return any(not done[one.row_id] for _, one in results if one.status == Status.OK)
 
 
@@ -122,9 +126,11 @@ class _Index:
         return self._rows[first:last]
 
 
-def _kept(runs: Sequence[tuple[RunDir, Plan]], new: RunDir) -> Iterator[tuple[int, Result]]:
-    """The results of ``runs`` for the rows of a new plan, and when they were written; one a row: of
-    two that of the first run, but a caption before any failure.
+def _kept(
+    runs: Sequence[tuple[RunDir, Plan]], new: RunDir, wanted: Plan
+) -> Iterator[tuple[int, Result]]:
+    """The results of ``runs`` for the rows of the plan ``wanted``, which lies in ``new``, and when
+    they were written; one a row: of two that of the first run, but a caption before any failure.
 
     Paths are the same letter by letter. Captions that no row has so go to rows without a result
     whose paths mean the same file. Parts that are damaged give none: their rows are done again.
@@ -133,28 +139,32 @@ def _kept(runs: Sequence[tuple[RunDir, Plan]], new: RunDir) -> Iterator[tuple[in
     index = _Index(np.arange(len(found)), found)
     kept, lost = np.zeros(len(found), np.bool_), False
     for captions in (True, False):
-        for _, written, fields in _results(runs, captions=captions):
+        for _, written, fields in _results(runs, wanted, captions=captions):
             its = index.rows(fields["path"])
             lost |= captions and not len(its)
             for row in its[~kept[its]].tolist():
                 kept[row] = True
                 yield written, Result(**{**fields, "row_id": row})
     if lost and not kept.all():
-        yield from _kept_by_file(runs, new, index, kept)
+        yield from _kept_by_file(runs, new, wanted, index, kept)
 
 
 def _kept_by_file(
-    runs: Sequence[tuple[RunDir, Plan]], new: RunDir, index: _Index, kept: npt.NDArray[np.bool_]
+    runs: Sequence[tuple[RunDir, Plan]],
+    new: RunDir,
+    wanted: Plan,
+    index: _Index,
+    kept: npt.NDArray[np.bool_],
 ) -> Iterator[tuple[int, Result]]:
     """The captions whose paths are not in ``index``, for rows that are not ``kept``."""
-    bases = runs[0][1].bases  # those of the new plan will be the same
+    bases = bases_now(runs[0][1], Path(wanted.meta))  # those of the new plan will be the same
     rows, start, names = np.flatnonzero(~kept), 0, []
     for paths in _paths(new):
         names += paths.filter(pa.array(~kept[start : start + len(paths)])).to_pylist()
         start += len(paths)
     files = np.fromiter((hash(meaning(name, bases)) for name in names), np.int64, len(names))
     meant = _Index(np.arange(len(rows)), files)
-    for plan, written, fields in _results(runs, captions=True):
+    for plan, written, fields in _results(runs, wanted, captions=True):
         if len(index.rows(fields["path"])):
             continue
         for place in meant.rows(meaning(fields["path"], plan.bases)).tolist():
@@ -171,10 +181,10 @@ def _paths(run: RunDir) -> Iterator[pa.Array]:
 
 
 def _results(
-    runs: Sequence[tuple[RunDir, Plan]], *, captions: bool
+    runs: Sequence[tuple[RunDir, Plan]], wanted: Plan, *, captions: bool
 ) -> Iterator[tuple[Plan, int, dict[str, Any]]]:
     """The results that are captions, or those that are not, the latest attempt of a run first; each
-    with the plan of its run, and when it was written.
+    with the plan of its run, and when it was written. Paths are those of ``wanted``.
     """
     for run, plan in runs:
         parts = RunParts(run, plan)
@@ -182,6 +192,14 @@ def _results(
             with suppress(DamagedPartError):
                 table = parts.read(file, SCHEMA.names)
                 good = pc.equal(table["status"], Status.OK)
-                wanted = good if captions else pc.invert(good)
+                chosen = table.filter(good if captions else pc.invert(good))
                 written = written_at(file)
-                yield from ((plan, written, fields) for fields in table.filter(wanted).to_pylist())
+                for fields in chosen.to_pylist():
+                    path = _path_now(fields["path"], plan, wanted)
+                    yield plan, written, {**fields, "path": path}
+
+
+def _path_now(path: str, plan: Plan, wanted: Plan) -> str:
+    """What the path of a result is called where the folder of ``plan`` is that of ``wanted``."""
+    below = path.removeprefix(f"{plan.meta}/")
+    return f"{wanted.meta}/{below}" if plan.kind == FOLDER and below != path else path

@@ -2,7 +2,8 @@
 
 Captions are lost by ``--fresh`` alone, and then only when the new run has finished: until then it
 lies at ``RUN_DIR.next``. What a command does with the run that it finds, where *same* is the same
-META with the same contents and the same options that captions depend on:
+META with the same contents, wherever it lies now (``rundir.changes``), and the same options that
+captions depend on:
 
 ================================ ============================ =====================================
 asked for                        the run here has finished    it has not, or rows of it failed

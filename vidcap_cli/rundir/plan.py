@@ -1,9 +1,10 @@
 """The plan of a run: which rows are to be captioned, with which options, and what is left to do.
 
-``plan.json`` and ``rows.parquet`` are written once, before a model is loaded, and never change:
-a row is its position in META (``row_id``, from 0), and every result refers to it. Resuming is
-arithmetic on rows: planned, minus those with a result to keep, is what an attempt's todo holds.
-Whether the videos exist is not asked here; a rank gives a row without a file its own status.
+``plan.json`` and ``rows.parquet`` are written once, before a model is loaded, and never change, but
+for the place of a table that has moved (``rundir.changes``). A row is its position in META
+(``row_id``, from 0), and every result refers to it. Resuming is arithmetic on rows: planned, minus
+those with a result to keep, is what an attempt's todo holds. Whether the videos exist is not asked
+here; a rank gives a row without a file its own status.
 
 Memory is bounded by a few machine words a row, whatever the table holds.
 """
@@ -11,7 +12,7 @@ Memory is bounded by a few machine words a row, whatever the table holds.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidcap_cli.atomic import atomic_write, committing
-from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import RunChangedError, RunError, TableError, UsageError
+from vidcap_cli.errors import RunError, TableError, UsageError
 from vidcap_cli.meta import BOUNDS, open_meta, row_names, row_questions
 from vidcap_cli.options import PATH
 from vidcap_cli.remote.cache import Cache
@@ -34,7 +34,7 @@ from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.tables import READABLE_WORDS, Table, regroup, table_form
 from vidcap_cli.video import DECORD
 from vidcap_cli.video.by_decord import NO_SPANS
-from vidcap_cli.view.words import absent, count, quoted_here, setting
+from vidcap_cli.view.words import absent, quoted_here
 
 VERSION = 1
 # fmt: off
@@ -163,9 +163,9 @@ def make_plan(
     ``rows.parquet`` comes first and ``plan.json`` last: a run directory with a plan is complete.
     Without ``finish`` that is left to the caller.
     """
-    meta = _absolute(meta)
+    meta = absolute(meta)
     kind = kind_of(meta)
-    reading, table = _reading(meta, kind, config)
+    reading, table = reading_of(meta, kind, config)
     fingerprint = fingerprint_of(meta, kind, reading)
     bases = (str(meta) if kind == FOLDER else base_of(meta), str(Path.cwd()))
     run.path.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def make_plan(
     with committing(run.rows) as temporary:
         schema = ASKED if config.question_column else PLANNED
         with pq.ParquetWriter(temporary, schema) as writer:
-            for part in regroup(_planned(meta, kind, table, config.question_column), GROUP):
+            for part in regroup(planned_rows(meta, kind, table, config.question_column), GROUP):
                 writer.write_table(part, row_group_size=GROUP)
                 rows += part.num_rows
         digest = _digest_of(temporary)
@@ -196,7 +196,7 @@ def make_plan(
     return plan
 
 
-def _reading(meta: Path, kind: str, config: CaptionConfig) -> tuple[Reading, Table | None]:
+def reading_of(meta: Path, kind: str, config: CaptionConfig) -> tuple[Reading, Table | None]:
     """How META is read, and META if it is a table."""
     cutting = Cutting(config.clip_length, config.stride)
     table = open_meta(meta, config.path_column, config.ranges) if kind == TABLE else None
@@ -289,87 +289,6 @@ def _digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_unchanged(
-    plan: Plan, meta: Path, config: CaptionConfig, *, failed: int | None = None
-) -> None:
-    """Raise ``RunChangedError`` with every difference between the plan and what is asked now.
-
-    META at another place is a change, even with the same bytes: its relative paths would name
-    other videos. Another working directory alone is not; the plan's own keeps counting. A run that
-    is finished but for ``failed`` rows is told so.
-    """
-    contents, others = _differences(plan, meta, config)
-    if contents or others:
-        raise _changed([*contents, *others], extends=not others, failed=failed)
-
-
-def is_unchanged(plan: Plan, meta: Path, config: CaptionConfig) -> bool:
-    """Whether nothing of META and the options that captions depend on differs from the plan."""
-    return not any(_differences(plan, meta, config))
-
-
-def only_contents_changed(plan: Plan, meta: Path, config: CaptionConfig) -> bool:
-    """Whether META has changed since the plan, False when nothing has.
-
-    Raises RunChangedError when it is another META, or an option that captions depend on has
-    changed.
-    """
-    contents, others = _differences(plan, meta, config)
-    if others:
-        raise _changed([*contents, *others], extends=False)
-    return bool(contents)
-
-
-def _changed(
-    differences: list[str], *, extends: bool, failed: int | None = None
-) -> RunChangedError:
-    what, again = "the unfinished run", ", or repeat the command as it was to continue the run"
-    if failed == 0:
-        what, again = "the run there, which has finished,", ""
-    elif failed:
-        what = f"the run there, finished but for {count(failed, 'failed row')},"
-        again = ", or repeat the command as it was to try these rows again"
-    extension = "--extend keeps the captions of the rows that are still there. " if extends else ""
-    listed = "\n  ".join(differences)
-    return RunChangedError(
-        f"{what} was made with something else:\n  {listed}\n{extension}Name another output with "
-        f"-o to keep both (another --run-dir, too, where you give one){again}, or add --fresh to "
-        "start over: its captions go when the new ones are there"
-    )
-
-
-def _differences(plan: Plan, meta: Path, config: CaptionConfig) -> tuple[list[str], list[str]]:
-    """What is different of META's contents, and what else."""
-    contents, others = [], []
-    meta = _absolute(meta)
-    kind = kind_of(meta)
-    if str(meta) != plan.meta:
-        others.append(f"the table: {plan.meta} -> {meta}")
-    if fingerprint_of(meta, kind, plan.reading) != plan.fingerprint:
-        change = "changed"
-        if not plan.reading.cuts:
-            _, table = _reading(meta, kind, config)
-            rows = sum(batch.num_rows for batch in _planned(meta, kind, table))
-            change = f"{plan.rows} -> {rows} rows" if rows != plan.rows else f"still {rows} rows"
-        contents.append(f"the contents of {meta.name}: {change}")
-    now = config.caption_options()
-    before = {**config.usual_caption_options(), **plan.options}
-    for name in dict.fromkeys([*plan.options, *now]):
-        # Through JSON, as the plan's options went: a tuple and a list are the same option.
-        new, called = json.loads(json.dumps(now.get(name))), config.called(name)
-        if called and before.get(name) != new:
-            was = _setting(before.get(name), name, plan.options)
-            others.append(f"{called}: {was} -> {_setting(new, name, now)}")
-    return contents, others
-
-
-def _setting(value: Any, name: str, options: Mapping[str, Any]) -> str:
-    """The value of an option in a list of differences, a text in quotes."""
-    if name == "model" and value:
-        value = model_name(str(value), str(options.get("family", "")))
-    return repr(value) if isinstance(value, str) else setting(value)
-
-
 def kind_of(meta: Path) -> str:
     """Whether META is a table, a folder or a video."""
     try:
@@ -423,7 +342,8 @@ def fingerprint_of(meta: Path, kind: str, reading: Reading = Reading()) -> str:
     return hashlib.sha256(f"{digest} {reading}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
+    """``path`` from the root on."""
     # Symbolic links stay as the user wrote them: relative paths are relative to that place.
     return Path(os.path.abspath(path))  # noqa: PTH100
 
@@ -432,10 +352,12 @@ def _damaged(path: Path, detail: str) -> str:
     return f"{path}: damaged ({detail}); restore it, or start over with --fresh"
 
 
-def _planned(
+def planned_rows(
     meta: Path, kind: str, table: Table | None, questions: str | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the planned rows: of ``table``, or the videos that META is otherwise."""
+    """Yield the rows of ``table``, or the videos that META is, as ``PLANNED``, with the column
+    ``questions`` as ``ASKED``.
+    """
     start = 0
     columns: Iterator[tuple[pa.Array, ...]]
     if table is None:

@@ -1,0 +1,122 @@
+"""Where META and the model lie is no change, as long as rows mean the same videos."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.errors import RunChangedError
+from vidcap_cli.rundir.changes import (
+    check_unchanged,
+    folder_has_moved,
+    keep_place,
+    located,
+    only_contents_changed,
+)
+from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.plan import Plan, make_plan, read_plan
+
+CONFIG = CaptionConfig("qwen2vl", "/models/qwen", "1")
+
+
+def table(folder: Path, *paths: str, sizes: int = 100) -> Path:
+    """A table, and files of the size where its paths are relative."""
+    folder.mkdir(exist_ok=True)
+    for path in paths:
+        if not path.startswith("/"):
+            (folder / path).write_bytes(bytes(sizes))
+    meta = folder / "meta.csv"
+    meta.write_text("\n".join(["path", *paths]) + "\n")
+    return meta
+
+
+def planned(meta: Path, config: CaptionConfig = CONFIG) -> tuple[RunDir, Plan]:
+    run = RunDir(meta.parent / "meta.vidcap")
+    return run, make_plan(meta, run, config)
+
+
+def test_a_folder_with_table_and_run_that_has_moved_goes_on(tmp_path):
+    run, plan = planned(table(tmp_path / "a", "1.mp4", "2.mp4"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    meta, moved = tmp_path / "b" / "meta.csv", RunDir(tmp_path / "b" / "meta.vidcap")
+    check_unchanged(plan, meta, CONFIG)
+    assert located(moved, plan).meta == str(meta)
+    now = keep_place(moved, plan, meta, CONFIG)
+    assert now == read_plan(moved)
+    assert (now.meta, now.bases[0]) == (str(meta), str(tmp_path / "b"))
+    assert plan.bases[0] in now.bases  # what has stayed behind is found there
+    assert (now.identity, now.rows_digest) == (plan.identity, plan.rows_digest)
+    assert run.path != moved.path
+
+
+@pytest.mark.parametrize("sizes", [100, 200])
+def test_a_copy_goes_on_unless_its_videos_are_others(tmp_path, sizes):
+    """The place of before is still there, so what its rows meant can be compared."""
+    _, plan = planned(table(tmp_path / "a", "1.mp4", "2.mp4"))
+    meta = table(tmp_path / "b", "1.mp4", "2.mp4", sizes=sizes)
+    if sizes == 100:
+        check_unchanged(plan, meta, CONFIG)
+        return
+    words = rf"the table: {plan.meta} -> {meta}: 1\.mp4 has 200 bytes there, and 100 at the place"
+    with pytest.raises(RunChangedError, match=words) as caught:
+        check_unchanged(plan, meta, CONFIG)
+    assert "--extend keeps" not in str(caught.value)
+
+
+def test_absolute_paths_mean_the_same_wherever_the_table_is(tmp_path):
+    _, plan = planned(table(tmp_path / "a", "/videos/1.mp4"))
+    check_unchanged(plan, table(tmp_path / "b", "/videos/1.mp4"), CONFIG)
+
+
+def test_a_table_that_has_moved_and_changed_can_be_extended(tmp_path):
+    """Where it is gone from its place; beside the old one it is another table."""
+    old = table(tmp_path / "a", "1.mp4")
+    _, plan = planned(old)
+    meta = table(tmp_path / "b", "1.mp4", "2.mp4")
+    with pytest.raises(RunChangedError, match=rf"the table: {old} -> {meta}"):
+        only_contents_changed(plan, meta, CONFIG)
+    old.unlink()
+    assert only_contents_changed(plan, meta, CONFIG)
+    renamed = meta.rename(meta.with_name("other.csv"))
+    with pytest.raises(RunChangedError, match="the table: "):
+        only_contents_changed(plan, renamed, CONFIG)
+
+
+def test_a_folder_of_videos_that_has_moved(tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "1.mp4").write_bytes(b"1")
+    _, plan = planned(tmp_path / "clips")
+    (tmp_path / "clips").rename(tmp_path / "others")
+    assert folder_has_moved(plan, tmp_path / "others", CONFIG)
+    (tmp_path / "others" / "2.mp4").write_bytes(b"2")
+    assert not folder_has_moved(plan, tmp_path / "others", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "same"),
+    [
+        ("/gone/models/qwen", "/models/qwen", True),
+        ("/gone/models/qwen", "/models/other", False),
+        ("{here}/qwen", "/models/qwen", False),
+        ("{here}/models--Q--m/snapshots/c0", "/cache/models--Q--m/snapshots/c0", True),
+        ("{here}/models--Q--m/snapshots/c0", "/cache/models--Q--m/snapshots/c1", False),
+        ("{here}/vidcap_cli/nano/qwen2vl", "/venv/vidcap_cli/nano/qwen2vl", True),
+    ],
+)
+def test_a_model_at_another_place(tmp_path, before, now, same):
+    """The same commit, the same toy, or a folder of the same files that has gone from there."""
+    before = before.format(here=tmp_path)
+    if before.startswith(str(tmp_path)):
+        Path(before).mkdir(parents=True)
+    meta = table(tmp_path / "a", "1.mp4")
+    run, plan = planned(meta, replace(CONFIG, model=before))
+    asked = replace(CONFIG, model=now)
+    if same:
+        check_unchanged(plan, meta, asked)
+        assert keep_place(run, plan, meta, asked).options["model"] == now
+    else:
+        with pytest.raises(RunChangedError, match="--model: "):
+            check_unchanged(plan, meta, asked)
+    with pytest.raises(RunChangedError, match="the files of the model"):
+        check_unchanged(plan, meta, replace(asked, model_fingerprint="2"))
