@@ -78,3 +78,14 @@ def test_quiet_and_verbose_are_refused_together(tmp_path):
     code, out, err = vidcap("qwen2vl", "m.csv", "--model", "nano", "-q", "-v", cwd=tmp_path)
     assert (code, out) == (2, "")
     assert "--quiet and --verbose are opposites" in err
+
+
+def test_merge_says_nothing_where_every_row_has_a_caption(tmp_path):
+    (tmp_path / "m.csv").write_text("path\na.mp4\n")
+    (tmp_path / "done.csv").write_text("path,text\na.mp4,A\n")
+    (tmp_path / "half.csv").write_text("path,text\na.mp4,\n")
+    words = ("--meta", "m.csv", "-o", "out.csv", "-q")
+    assert vidcap("merge", "done.csv", *words, cwd=tmp_path) == (0, "", "")
+    code, _, err = vidcap("merge", "half.csv", *words, cwd=tmp_path)
+    assert (code, "0 of 1 row has a caption" in err) == (3, True)
+    assert vidcap("merge", "half.csv", *words, "--allow-missing", cwd=tmp_path) == (0, "", "")

@@ -313,7 +313,12 @@ def merge(
         ),
     ] = None,
     prefer: Annotated[
-        Prefer, typer.Option(help="Which of several captions of a row to take.")
+        Prefer,
+        typer.Option(
+            help="Which of several captions of a row to take: by when the inputs were written and, "
+            "within one, by launch or row; the first in the order of the inputs and their rows; "
+            "or the longest."
+        ),
     ] = "newest",
     missing: Annotated[
         Path | None,
@@ -326,6 +331,10 @@ def merge(
         typer.Option("--allow-missing", help="Exit with 0 although rows have no caption."),
     ] = False,
     table: dict[str, Any],
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="Say nothing unless rows have no caption, or errors."),
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """Reconcile runs, parts and captioned tables into one table. Inputs are never touched."""
@@ -351,8 +360,10 @@ def merge(
         asked |= {"prefer": prefer} if prefer != "newest" else {}
         asked |= given(_own_table.values(), table)
         steps = steps_after_merge(account, inputs, meta, asked)
-    report.show_merge(account, steps, as_json=as_json)
-    raise typer.Exit(OK if account.complete or allow_missing else INCOMPLETE)
+    fine = account.complete or allow_missing
+    if as_json or not (quiet and fine):
+        report.show_merge(account, steps, as_json=as_json)
+    raise typer.Exit(OK if fine else INCOMPLETE)
 
 
 def inspect(
@@ -466,7 +477,18 @@ for _family in FAMILIES.values():
 _own_table = {name: it for name, it in declared(TableOptions).items() if name != "output"}
 _column = _own_table["caption_column"]
 _own_table["caption_column"] = replace(
-    _column, default=None, option=replace(_column.option, usual="that of the runs, else text")
+    _column,
+    default=None,
+    option=replace(
+        _column.option,
+        help="Column that captions are written to, and read from in tables of other programs.",
+        usual="that of the runs, else text",
+    ),
+)
+_form = _own_table["form"]
+_own_table["form"] = replace(
+    _form,
+    option=replace(_form.option, help="Format of the output.", usual="what its name ends in"),
 )
 _command(merge, {"table": _own_table})
 app.command(cls=_Command)(inspect)

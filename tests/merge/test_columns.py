@@ -120,6 +120,16 @@ def test_runs_say_what_captions_are_called(tmp_path, meta, asked, wanted, column
         merge([runs[0]], tmp_path / "out.csv", caption_column="text")
 
 
+@pytest.mark.parametrize("wanted", [None, "caption"])
+def test_tables_of_others_have_their_captions_where_the_runs_have(tmp_path, meta, wanted):
+    """Whatever the order of the inputs, and whatever a column ``text`` of theirs says."""
+    run = captioned(tmp_path / "run", meta, "A", table_options={"caption_column": "caption"})
+    human = tmp_path / "human.csv"
+    human.write_text("path,text,caption\nb.mp4,no,B\n")
+    merge([human, run.path], tmp_path / "out.csv", caption_column=wanted)
+    assert pd.read_csv(tmp_path / "out.csv")["caption"].tolist()[:2] == ["A", "B"]
+
+
 def test_what_vidcap_wrote_is_captioned_again(tmp_path, meta):
     run = captioned(tmp_path / "run", meta, "A", "B", "C")
     first = tmp_path / "first.csv"

@@ -176,6 +176,32 @@ def test_prefer(tmp_path, meta, prefer, expected):
     assert texts(tmp_path / "out.csv") == expected
 
 
+@pytest.mark.parametrize(
+    ("prefer", "expected"),
+    [
+        ("newest", ["A2", "B1 longer", "C2", ""]),
+        ("oldest", ["A longest", "B1 longer", "C1", ""]),
+        ("first", ["A longest", "B1 longer", "C1", ""]),
+        ("longest", ["A longest", "B1 longer", "C2", ""]),
+    ],
+)
+@pytest.mark.parametrize("named_first", [True, False])
+def test_prefer_within_a_table_and_across(tmp_path, meta, prefer, expected, named_first):
+    """The older table has each path twice; the newer one is named before it, or after it."""
+    (tmp_path / "1.csv").write_text(
+        "path,text\na.mp4,A longest\na.mp4,A1\nb.mp4,\nb.mp4,B1 longer\nc.mp4,C1\nc.mp4,C2\n"
+    )
+    (tmp_path / "2.csv").write_text("path,text\na.mp4,A2\nb.mp4,\n")
+    age(tmp_path / "1.csv", 0)
+    age(tmp_path / "2.csv", 1)
+    inputs = [tmp_path / "1.csv", tmp_path / "2.csv"]
+    if not named_first:
+        inputs.reverse()
+        expected = ["A2", *expected[1:]] if prefer == "first" else expected
+    merge(inputs, tmp_path / "out.csv", meta=meta, prefer=prefer)
+    assert texts(tmp_path / "out.csv") == expected
+
+
 def test_of_inputs_equally_old_the_later_named_is_newer(tmp_path, meta):
     inputs = [new_run(tmp_path / name, meta) for name in "ab"]
     for name, run in zip("ab", inputs, strict=True):

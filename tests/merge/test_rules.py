@@ -86,7 +86,7 @@ def matched(planned: list[str], inputs: list[Input], shown: int) -> Model:
 KEYS: dict[str, Any] = {
     "newest": lambda c: c[0],
     "oldest": lambda c: -c[0],
-    "first": lambda c: -c[1].given,
+    "first": lambda c: (-c[1].given, -c[0]),
     "longest": lambda c: len(c[2].text or ""),
 }
 

@@ -51,15 +51,16 @@ def choose(results: pa.Table, start: int, rows: int, given: Ints, prefer: Prefer
     best[row] = np.arange(len(row))
     # Few rows have several results; only these need to be sorted.
     several = np.flatnonzero(times[row] > 1)
+    last = age[several]  # of results with the same key the newer one is better
     if prefer == "oldest":
         key = -age[several]
     elif prefer == "first":
-        key = -given[several]
+        key, last = -given[several], -age[several]
     elif prefer == "longest":
         key = pc.utf8_length(_texts(results, several)).to_numpy()
     else:
         key = age[several]
-    several = several[np.lexsort((age[several], key, ok[several], row[several]))]
+    several = several[np.lexsort((last, key, ok[several], row[several]))]
     best[row[several]] = several  # of equal rows the last counts
     return Choice(
         best, times, _conflicts(results, row, several[ok[several]]), results, row, ok, age

@@ -9,10 +9,11 @@ file that it means.
 A caption beats a failure. Among equals ``prefer`` decides:
 
 * ``newest`` (default): within a run the later attempt; between inputs the one whose newest file
-  was written later, and of two written at the same time the one named later.
+  was written later, and of two written at the same time the one named later; within a table the
+  later row.
 * ``oldest``: the reverse of that.
-* ``first``: the input that was named first.
-* ``longest``: the longest caption.
+* ``first``: the input that was named first, and within it the older one.
+* ``longest``: the longest caption, of equal ones the newest.
 
 Inputs are only read. Outputs appear whole or not at all, when everything has been read. Memory is
 bounded whatever the number of rows and results: they lie in temporary files beside the output,
@@ -117,9 +118,8 @@ def merge(
     out_form = output_form(out, form)
     missing_form = output_form(missing) if missing else ""
     edits = Edits(prefix, suffix, strip_prefix, trim_to_sentence)
-    column = caption_column or TEXT
-    sources = find_sources([named(path) for path in inputs], column, path_column, ranges)
-    questions = answers.questions_of(sources, column)
+    sources = find_sources([named(path) for path in inputs], caption_column, path_column, ranges)
+    questions = answers.questions_of(sources, caption_column or TEXT)
     sources = [replace(source, questions=questions) for source in sources]
     columns = CaptionColumns(
         TEXT if questions else caption_column or asked_column(sources),

@@ -76,16 +76,18 @@ class Source:
 
 def find_sources(
     inputs: Sequence[Path],
-    captions: str = TEXT,
+    captions: str | None = None,
     paths: str | None = None,
     ranges: str | None = None,
 ) -> list[Source]:
     """Sort out what was given; the same folder, run or table given twice counts once.
 
-    ``captions`` names the column with the captions in tables that vidcap did not write, ``paths``
-    the one with the videos in tables that have it, ``ranges`` those with the ranges.
+    ``captions`` names the column with the captions in tables that vidcap did not write, by default
+    that of the runs; ``paths`` the one with the videos in tables that have it, ``ranges`` those
+    with the ranges.
     """
     sources: dict[Path, Source] = {}
+    tables: dict[Path, tuple[int, Path]] = {}
     loose: dict[Path, tuple[int, set[str]]] = {}
     for given, path in enumerate(inputs):
         if not path.exists():
@@ -95,7 +97,7 @@ def find_sources(
             if attempt_of(path) is not None:
                 loose.setdefault(path.parent, (given, set()))[1].add(path.name)
             else:
-                sources.setdefault(real, _single(path, given, captions, paths or PATH, ranges))
+                tables.setdefault(real, (given, path))
         elif RunDir(path).is_run:
             sources.setdefault(real, _of_run(RunDir(path), path, given))
         else:
@@ -104,7 +106,9 @@ def find_sources(
         files = [part for part in part_files(folder) if part.name in names]
         name = files[0] if len(files) == 1 else folder
         sources.setdefault(folder.resolve(), _of_parts(name, files, given))
-    return list(sources.values())
+    column = captions or asked_column([*sources.values()])
+    found = [_single(path, given, column, paths or PATH, ranges) for given, path in tables.values()]
+    return sorted([*sources.values(), *found], key=lambda source: source.given)
 
 
 def asked_column(sources: Sequence[Source]) -> str:

@@ -35,7 +35,7 @@ def show_merge(account: Reconciliation, steps: Sequence[Step] = (), *, as_json: 
     lines = {
         **{f"failed: {status}": tally for status, tally in account.failed.items()},
         "missing": account.missing,
-        "with several results, of which the best is taken": account.duplicates,
+        "with several results: one is taken, a caption before a failure": account.duplicates,
         "with different captions, of which one is taken": account.conflicts,
         "results that fit no planned row": account.unmatched,
         "results whose row_id and path disagree": account.mismatched,
