@@ -124,7 +124,7 @@ def caption(request: Request) -> int:
             say = partial(_say, request)
             return join(run_dir, job.cluster, request.launch.log_dir, say, **shows)
         with leading(job) as leader:
-            _say_moved(leader, request)
+            _say_what_is_kept(leader, request)
             whole, run = _lead(leader, request, target, shown=shown)
         if request.run.as_json:
             print_json(run, target, _caption_columns(request), shown=shown)
@@ -162,8 +162,8 @@ def _check_together(run: RunOptions, config: CaptionConfig, *, shown: bool) -> N
     """Refuse options that say nothing together."""
     if run.quiet and run.verbose:
         raise UsageError("--quiet and --verbose are opposites; leave one out.")
-    if run.extend and (run.fresh or run.dry_run or run.calibrate):
-        raise UsageError("--extend goes neither with --fresh nor with --dry-run or --calibrate.")
+    if run.extend and run.fresh:
+        raise UsageError("--extend keeps captions and --fresh does not; leave one out.")
     if run.extend and config.question_column:
         raise UsageError(
             "--extend keeps captions by path alone; leave out --question-column, or it."
@@ -292,18 +292,19 @@ def _dry_run(request: Request, job: Job, output: Path | None) -> int:
     from vidcap_cli.inspect.report import render  # noqa: PLC0415
 
     config = job.config
-    run = None
+    run, places = None, Places.of(job.run_dir)
     if output:
-        places = Places.of(job.run_dir)
         run = places.choose(job.selection, job.is_same, fresh=job.fresh)
         if not complete(run, job.selection):
             _check_replaced(request, places, job.meta, output)
     before = None if job.fresh and run and not job.goes_on(run) else run
+    extended = places if job.extend and places.settled.is_run else None
     planned = look_ahead(
         job.meta,
         before,
         config,
         job.selection,
+        extended=extended,
         restart_failed=job.restart_failed,
         restart_changed=job.restart_changed,
     )
@@ -347,9 +348,12 @@ def _say_changed(leader: Leader, request: Request) -> None:
     _say(request, f"{newer}{then} ({read_paths(leader.run, [row])[row]}){how}.")
 
 
-def _say_moved(leader: Leader, request: Request) -> None:
+def _say_what_is_kept(leader: Leader, request: Request) -> None:
     if leader.moved_from:
         _say(request, f"{leader.moved_from} is {leader.plan.meta} now: its run goes on.")
+    if leader.captioned_besides and leader.selection.is_shard:
+        captions = count(leader.captioned_besides, "caption")
+        _say(request, f"{captions} of rows outside the shard stay in the run, for vidcap merge.")
 
 
 def _say_done(leader: Leader, request: Request, target: Path) -> None:

@@ -32,10 +32,11 @@ from vidcap_cli.number_types import dtype_for
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.remote.cache import caching
 from vidcap_cli.rundir.changes import bases_now, check_unchanged
+from vidcap_cli.rundir.extension import Wanted, kept_rows
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.newer import newer_videos
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.places import failed_in
+from vidcap_cli.rundir.places import Places, failed_in
 from vidcap_cli.rundir.plan import Plan, make_plan, read_plan
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.spans import Span
@@ -105,19 +106,28 @@ def look_ahead(
     config: CaptionConfig,
     selection: Selection,
     *,
+    extended: Places | None = None,
     restart_failed: bool = True,
     restart_changed: bool = False,
 ) -> Planned:
     """Plan ``meta`` as a run would, in a temporary folder, and look into its videos.
 
-    ``run`` is the run directory that would be continued, if any.
+    ``run`` is the run directory that would be continued, if any; ``extended`` are the places of the
+    one that would be extended.
     """
     with TemporaryDirectory() as place, caching(Path(place), config.cache_size):
         scratch = RunDir(Path(place))
         plan = make_plan(meta, scratch, config)
         to_do = selection.mask(plan.rows)
         left_alone = 0
-        if run and run.is_run:
+        if extended:
+            wanted = Wanted(meta, config, {})
+            ok, failed = kept_rows(wanted, extended, scratch, plan)
+            to_do[ok] = False
+            if not restart_failed:
+                left_alone = int(to_do[failed].sum())
+                to_do[failed] = False
+        elif run and run.is_run:
             before = read_plan(run)
             check_unchanged(before, meta, config, failed=failed_in(run))
             done = done_mask(run, before)

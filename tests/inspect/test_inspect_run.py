@@ -98,6 +98,8 @@ def test_only_the_rows_that_were_asked_for_count(run, tmp_path, selection, words
     report = inspect(run.path)
     asked = {fact.label: fact.words for s in report.sections for fact in s.facts}["asked for"]
     assert asked == words
+    besides = 2 if selection.is_shard else 0
+    assert facts(report, "rows").get("captioned_besides", 0) == besides
     found, names = facts(report, "rows"), ("asked_for", "captioned", "decode_error", "left")
     assert tuple(found.get(name, 0) for name in names) == rows
     assert report.verdict.startswith(verdict)

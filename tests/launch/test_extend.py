@@ -1,6 +1,7 @@
 """A table that has changed: captions of rows that it still has are kept, new rows are captioned."""
 
 import csv
+import json
 import signal
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from tests.faults.scene import FINISHED, OUTPUT, RUN, Scene, make_scene
 from tests.helpers.commands import Command, committed, events, rows_of
+from vidcap_cli.inspect import inspect
+from vidcap_cli.merge.merge import merge
 from vidcap_cli.rundir.paths import RunDir
 
 ROWS = 12
@@ -91,6 +94,19 @@ def test_a_table_that_changes_while_it_is_extended(scene, tmp_path):
     command.finish()
     done = {rows[row][path] for row, status in committed(coming) if status == "ok"}
     assert len(done) > 3
+    report = inspect(work / RUN)
+    assert [problem.text.split(" was cut off: ") for problem in report.problems] == [
+        [f"{coming}, which is to replace this run,", f"{len(done)} of its 10 rows are captioned"]
+    ]
+    assert report.steps[0].purpose == "to go on with it"
+    assert f"{work}/meta.csv" in report.steps[0].command
+    account = merge([work / RUN], tmp_path / "so far.csv", meta=work / "meta.csv")
+    assert f"{work / RUN}.next, begun to replace it, is left out" in account.notes[-1]
+    both = merge([work / RUN, coming], tmp_path / "so far.csv", meta=work / "meta.csv")
+    assert (both.ok, [note for note in both.notes if "left out" in note]) == (len(done), [])
+    code, out, err = scene.command(work, "--extend", "--dry-run", "--json").finish()
+    assert code == 0, err
+    assert json.loads(out)["facts"]["run"]["to_caption"] == 10 - len(done)
     now = list(reversed(rows))
     write(work, [header, *now])
     code, _, err = scene.command(work, "--extend").finish()
@@ -109,7 +125,7 @@ def test_another_option_is_refused(scene, tmp_path):
     assert "--question" in err
     code, _, err = scene.command(work, "--extend", "--fresh").finish()
     assert code == 2
-    assert "neither with --fresh" in err
+    assert "--extend keeps captions and --fresh does not" in err
 
 
 def test_clips_that_are_added_to_a_folder(tmp_path):

@@ -17,7 +17,7 @@ import pyarrow as pa
 from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import options_of
 from vidcap_cli.disk import check_output
-from vidcap_cli.errors import UsageError
+from vidcap_cli.errors import RunError, UsageError
 from vidcap_cli.families import FAMILIES
 from vidcap_cli.inspect.command import continue_command, output_of
 from vidcap_cli.inspect.histogram import bar
@@ -29,6 +29,7 @@ from vidcap_cli.rundir.changes import located
 from vidcap_cli.rundir.events import Done, EventReader
 from vidcap_cli.rundir.lock import is_led
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
+from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import Plan, read_plan
 from vidcap_cli.rundir.records import Attempt, RankExit, read_errors, read_exits
 from vidcap_cli.rundir.scope import Scope
@@ -76,6 +77,8 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
     sections = [Section("plan", _plan_facts(plan)), Section("rows", tuple(rows))]
     sections += _details(standing)
     problems = _damage(run, plan, standing)
+    replacing, going_on = _replacing(run, plan)
+    problems += replacing
     for launch in launches:
         sections.append(Section(f"launch {launch.folder.number}", launch.facts()))
         sections += launch.speed()
@@ -84,6 +87,7 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
     if going:
         asked = scope.count(plan.rows)
         verdict = going.verdict(asked, asked - standing.statuses.total())
+    steps = going_on or steps
     if failed:
         _write_failed(failed, failed_rows(run, plan, scope))
         verdict += f"; {count(standing.failed, 'failed row')} written to {failed}"
@@ -163,6 +167,29 @@ def _damage(run: RunDir, plan: Plan, standing: Standing) -> list[Problem]:
     return problems
 
 
+def _replacing(run: RunDir, plan: Plan) -> tuple[list[Problem], list[Step]]:
+    """What is said of the run that was begun to replace this one, and what continues that."""
+    places = Places.of(run.path)
+    coming = places.coming
+    if not places.begun:
+        return [], []
+    try:
+        new = read_plan(coming)
+        scope = Scope.read(coming).selection
+        ok = read_standing(coming, new, scope).ok
+    except RunError as error:
+        return [Problem(f"{coming.path} was begun to replace this run: {error}", serious=False)], []
+    captioned = f"{ok:,} of its {count(scope.count(new.rows), 'row')} are captioned"
+    what = f"{coming.path}, which is to replace this run,"
+    if is_led(coming):
+        return [Problem(f"{what} goes on: {captioned}", serious=False)], []
+    # A finished run for the same is left alone without it.
+    same = (plan.fingerprint, plan.options) == (new.fingerprint, new.options)
+    command = continue_command(coming, new) + (" --fresh" if same else "")
+    problem = Problem(f"{what} was cut off: {captioned}", serious=False)
+    return [problem], [Step("to go on with it", command)]
+
+
 def _plan_facts(plan: Plan) -> tuple[Fact, ...]:
     """The plan, with the options that its family has; people are told those that are set."""
     family = FAMILIES.get(str(plan.options.get("family", "")))
@@ -206,9 +233,17 @@ def _row_facts(
     return (
         Fact("asked for", asked, rows),
         Fact("captioned", f"{standing.ok:,}{on_disk}", standing.ok),
+        *_outside(scope, standing),
         *(Fact(name, f"{number:,}", number) for name, number in failed),
         Fact("left", f"{left:,}{on_disk and ', these among them'}", left),
     )
+
+
+def _outside(scope: Selection, standing: Standing) -> list[Fact]:
+    if not standing.outside:
+        return []
+    words = f"{standing.outside:,} of rows outside {_scope_words(scope)}"
+    return [Fact("captioned besides", words, standing.outside)]
 
 
 def _details(standing: Standing) -> list[Section]:

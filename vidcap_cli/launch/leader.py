@@ -200,6 +200,7 @@ class Leader:
         numbers += [attempt_of(part) or 0 for part in run.part_files()]
         self.first = max(numbers, default=0) + 1
         self._captioned = int((done.ok & self._selected).sum())
+        self.captioned_besides = int((done.ok & ~self._selected).sum())
         self.finished_before = self._captioned - int(again.sum())
         self._interrupts = Interrupts()
         self.heartbeat = Heartbeat(run, job.cluster.node)

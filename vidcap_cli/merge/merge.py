@@ -49,6 +49,7 @@ from vidcap_cli.remote.table import base_of
 from vidcap_cli.rundir.changes import bases_now, located
 from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir, attempt_of
+from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import TABLE, Reading, fingerprint_of, open_clips
 from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
@@ -197,6 +198,7 @@ def merge(
         notes=(
             *target.notes,
             *_other_options(sources),
+            *_left_out(sources),
             *matches.notes(),
             *sidecars.notes(),
             *(note for one in replaced for note in one.notes()),
@@ -388,6 +390,18 @@ def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:
         return ()
     values = "; ".join(f"{name}: {', '.join(found)}" for name, found in differ.items())
     return (f"the runs were made with different options ({values}): their captions are mixed here",)
+
+
+def _left_out(sources: Sequence[Source]) -> Iterator[str]:
+    """Notes on runs that were begun to replace one of those merged, and are not among them."""
+    runs = {source.run.path.resolve(): source for source in sources if source.run}
+    for path, source in runs.items():
+        places = Places.of(path)
+        if places.begun and places.coming.path not in runs:
+            yield (
+                f"{source.name}.next, begun to replace it, is left out: name it, too, or finish it "
+                "by its command (vidcap inspect tells it)"
+            )
 
 
 def _check_outputs(outputs: Sequence[Path], sources: Sequence[Source], target: _Target) -> None:

@@ -36,6 +36,7 @@ from vidcap_cli.rundir.ledger import RunParts, done_mask, written_at
 from vidcap_cli.rundir.ownership import acquire, discard
 from vidcap_cli.rundir.parts import SCHEMA, Result, write_part
 from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import FOLDER, GROUP, Plan, make_plan, read_plan
 from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.statuses import Status
@@ -62,12 +63,8 @@ def extend(wanted: Wanted, settled: RunDir, coming: RunDir, *, replaces: str) ->
     staged = coming.next
     if not coming.path.exists() and staged.is_run:
         staged.path.rename(coming.path)  # cut off between the last two steps
-    before = {run: read_plan(run) for run in (coming, settled) if run.is_run}
+    changed, before = _before(wanted, settled, coming)
     newest = next(iter(before))
-    changed = only_contents_changed(before[newest], wanted.meta, wanted.config)
-    if newest != settled and not _extends(before[settled], wanted):
-        del before[settled]  # its captions are of other options
-    changed = changed or folder_has_moved(before[newest], wanted.meta, wanted.config)
     if not changed and (len(before) == 1 or not _lacks(newest, settled, before)):
         return newest
     discard(staged)
@@ -94,6 +91,32 @@ def extend(wanted: Wanted, settled: RunDir, coming: RunDir, *, replaces: str) ->
         discard(coming)
     staged.path.rename(coming.path)
     return coming
+
+
+def kept_rows(
+    wanted: Wanted, places: Places, run: RunDir, plan: Plan
+) -> tuple[list[int], list[int]]:
+    """The rows of ``plan``, which lies in ``run``, with a caption that an extension of the run at
+    ``places`` would keep, and those that failed.
+
+    Raises as ``extend`` does.
+    """
+    _, before = _before(wanted, places.settled, places.coming)
+    ok: list[int] = []
+    failed: list[int] = []
+    for _, result in _kept(list(before.items()), run, plan):
+        (ok if result.status == Status.OK else failed).append(result.row_id)
+    return ok, failed
+
+
+def _before(wanted: Wanted, settled: RunDir, coming: RunDir) -> tuple[bool, dict[RunDir, Plan]]:
+    """Whether META has changed, and the runs whose captions are kept, the newest first."""
+    before = {run: read_plan(run) for run in (coming, settled) if run.is_run}
+    newest = next(iter(before))
+    changed = only_contents_changed(before[newest], wanted.meta, wanted.config)
+    if newest != settled and not _extends(before[settled], wanted):
+        del before[settled]  # its captions are of other options
+    return changed or folder_has_moved(before[newest], wanted.meta, wanted.config), before
 
 
 def _extends(plan: Plan, wanted: Wanted) -> bool:

@@ -71,13 +71,15 @@ class Slow:
 class Standing:
     """How rows stand: ``statuses`` counts the latest result of each row (a caption is never
     superseded), ``causes`` are the most frequent first, ``slowest`` the slowest first,
-    ``damaged`` says what is wrong with parts that count in no row.
+    ``damaged`` says what is wrong with parts that count in no row. ``outside`` are captions of rows
+    that are not meant.
     """
 
     statuses: Counter[str]
     causes: tuple[Cause, ...] = ()
     slowest: tuple[Slow, ...] = ()
     damaged: tuple[str, ...] = ()
+    outside: int = 0
 
     @property
     def ok(self) -> int:
@@ -130,6 +132,7 @@ class _Reading:
         self._origin: npt.NDArray[np.int32] = np.full(plan.rows, -1, np.int32)
         self._seconds = np.zeros(plan.rows, np.float32)
         self._selected = selection.mask(plan.rows)
+        self._outside = np.zeros(plan.rows, np.bool_)
         self._damaged: list[str] = []
         for number, file in enumerate(self._files):
             self._take(number, file)
@@ -145,6 +148,7 @@ class _Reading:
         self._names += sorted(set(values) - set(self._names))
         codes = np.array([self._names.index(value) for value in values], np.int16)
         model, frames = (table[name].fill_null(0).to_numpy() for name in ("infer_s", "decode_s"))
+        self._outside[rows[(codes == 0) & ~self._selected[rows]]] = True
         open_ = (self._status[rows] != 0) & self._selected[rows]
         self._status[rows[open_]] = codes[open_]
         self._origin[rows[open_]] = number
@@ -165,7 +169,8 @@ class _Reading:
         codes, numbers = np.unique(self._status[self._status >= 0], return_counts=True)
         counted = zip(codes.tolist(), numbers.tolist(), strict=True)
         statuses = Counter({self._names[code]: number for code, number in counted})
-        return Standing(statuses, self._causes(), self._slowest(), tuple(self._damaged))
+        outside = int(self._outside.sum())
+        return Standing(statuses, self._causes(), self._slowest(), tuple(self._damaged), outside)
 
     def failed(self) -> Iterator[pa.Table]:
         """The rows that failed."""
