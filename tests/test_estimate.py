@@ -28,11 +28,28 @@ def table(tmp_path_factory) -> Path:
     return write_nano_table(tmp_path_factory.mktemp("clips"), 6, seed=5)
 
 
-def told(table: Path, *words: str) -> dict:
+def told(table: Path, *words: str, code: int = 0) -> dict:
     asked = [str(table), "--model", "nano", "--json", *words]
-    code, out, err = vidcap("qwen2vl", *asked, cwd=table.parent)
-    assert code == 0, err
+    ended, out, err = vidcap("qwen2vl", *asked, cwd=table.parent)
+    assert ended == code, err
     return json.loads(out)["facts"]
+
+
+def test_where_no_video_can_be_read_the_reasons_are_told(tmp_path):
+    """With where relative paths start; it ends as ``inspect`` does of such a table."""
+    (tmp_path / "bad.mp4").write_text("no video")
+    (tmp_path / "m.csv").write_text("path\nclips/1.mp4\nclips/2.mp4\nbad.mp4\n")
+    words = ("qwen2vl", "m.csv", "--model", "nano", "--dry-run")
+    code, out, err = vidcap(*words, cwd=tmp_path)
+    assert code == 1, err
+    missing = r"/clips/[12]\.mp4 · missing_file: there is no such file \(and 1 more\)"
+    assert re.search(f"! {tmp_path}{missing}", out)
+    assert f"! {tmp_path}/bad.mp4 · decode_error: " in out
+    assert f"! relative paths start from {tmp_path}" in out
+    assert "✗ none of the videos can be read\n✗ nothing was captioned" in out
+    shutil.copy(next(bundled("clips").glob("*.mp4")), tmp_path / "bad.mp4")
+    code, out, err = vidcap(*words, cwd=tmp_path)
+    assert (code, "! nothing was captioned" in out) == (0, True), err
 
 
 def varied(folder: Path, clips: dict[str, Path]) -> Path:
@@ -184,7 +201,7 @@ def test_a_dry_run_needs_no_weights_but_a_calibration_does(table, tmp_path):
 
 def test_videos_that_cannot_be_read_leave_the_pace_unknown(tmp_path):
     (tmp_path / "m.csv").write_text("path\na.mp4\nb.mp4\n")
-    facts = told(tmp_path / "m.csv", "--calibrate", "2", "-q")
+    facts = told(tmp_path / "m.csv", "--calibrate", "2", "-q", code=1)
     assert facts["videos"]["sample"] == {"videos": 2, "unreadable": 2, "all": True}
     assert facts["time"]["to_caption_them"] == "unknown: none of 2 videos got a caption"
     assert rows_of(tmp_path / "m.csv") == [{"path": "a.mp4"}, {"path": "b.mp4"}]

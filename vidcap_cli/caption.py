@@ -27,7 +27,7 @@ from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import check_log_dir, check_output, reason
 from vidcap_cli.engine import check_engine
-from vidcap_cli.errors import INCOMPLETE, OK, RunError, StoppedError, TableError, UsageError
+from vidcap_cli.errors import FAILED, INCOMPLETE, OK, RunError, StoppedError, TableError, UsageError
 from vidcap_cli.families import bundled_models
 from vidcap_cli.finishing import refusal
 from vidcap_cli.launch.follower import join
@@ -331,7 +331,7 @@ def _dry_run(request: Request, job: Job, output: Path | None) -> int:
         weights=has_weights(Path(config.model)),
     )
     render(found, as_json=request.run.as_json)
-    return OK
+    return OK if found.ok else FAILED
 
 
 def _say_changed(leader: Leader, request: Request) -> None:

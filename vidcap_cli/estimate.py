@@ -25,7 +25,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.host_memory import available
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.video import probe_only
-from vidcap_cli.inspect.videos import opened
+from vidcap_cli.inspect.videos import Bad, cause_words, causes_of, opened
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.models.decoder_config import cache_length
 from vidcap_cli.number_types import dtype_for
@@ -37,15 +37,17 @@ from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.newer import newer_videos
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.places import Places, failed_in
-from vidcap_cli.rundir.plan import Plan, make_plan, read_plan
+from vidcap_cli.rundir.plan import TABLE, Plan, make_plan, read_plan
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.spans import Span
+from vidcap_cli.statuses import Status
 from vidcap_cli.video import Clip
 from vidcap_cli.view.words import count, duration, figure, one_line, printable, size
 
 WHOLE = 2000
 SAMPLE = 200
 _REMOTE = 32  # of videos that are downloaded for it
+_CAUSES = 8
 _SECONDS = 20.0  # after which no more of them are looked into
 _PROCESS_BYTES = 620_000_000  # of a rank besides its model: MindSpore, graphs (measured on CPU)
 
@@ -55,7 +57,7 @@ class Estimate:
     """What the model would get of the videos that were looked into: arrays, an item a video.
 
     Those are all of the ``left`` rows to do where ``sampled`` is as many; those of the arrays could
-    be read. ``words`` are the tokens of a prompt besides the visual ones.
+    be read, ``bad`` are the others. ``words`` are the tokens of a prompt besides the visual ones.
     """
 
     left: int
@@ -64,6 +66,7 @@ class Estimate:
     frames: npt.NDArray[np.int64]
     tokens: npt.NDArray[np.int64]
     words: int
+    bad: tuple[Bad, ...] = ()
 
     @property
     def unreadable(self) -> int:
@@ -155,11 +158,14 @@ def estimate(
     captioner = load_captioner(config)
     rule = captioner.rule
     found: list[Clip] = []
+    bad: list[Bad] = []
     sampled, began = 0, time.monotonic()
     for decoded in opened(videos, rule, probe_only, "videos", config.cache_size):
         sampled += 1
         if decoded.clip:
             found.append(decoded.clip)
+        else:
+            bad.append(Bad(decoded.path, decoded.status, decoded.error or ""))
         if time.monotonic() - began > _SECONDS:
             break
     tiny = np.zeros((2, 28, 28, 3), np.uint8)
@@ -176,6 +182,7 @@ def estimate(
             np.int64,
         ),
         words=captioner.size(tiny).tokens - rule.tokens(*tiny.shape[:3]),
+        bad=tuple(bad),
     )
 
 
@@ -236,7 +243,7 @@ def report(
     wanted = enough(config, cluster)
     time = _time_facts(measured, planned.left, wanted)
     sections.append(Section("time", time, only_shown=measured is None))
-    problems = []
+    problems = _problems(planned)
     if not weights:
         problems.append(Problem("the weights of the model are not here yet", serious=False))
     if measured and measured.rows < min(wanted, planned.left):
@@ -244,7 +251,22 @@ def report(
         text += f": --calibrate {wanted}" if wanted < planned.left else ", and all are too few"
         problems.append(Problem(text, serious=False))
     verdict = "nothing was captioned" if measured is None else "nothing was kept"
-    return Report("plan", title, verdict, tuple(sections), tuple(problems))
+    doubtful = bool(guess.bad)
+    return Report("plan", title, verdict, tuple(sections), tuple(problems), doubtful=doubtful)
+
+
+def _problems(planned: Planned) -> list[Problem]:
+    """Why videos cannot be read; that none can is serious where no row has a caption."""
+    guess = planned.estimate
+    why = causes_of(guess.bad)
+    problems = [Problem(cause_words(one), serious=False) for one in why[:_CAUSES]]
+    if any(one["status"] == Status.MISSING_FILE for one in why) and planned.plan.kind == TABLE:
+        places = " or ".join(dict.fromkeys(planned.plan.bases))
+        problems.append(Problem(f"relative paths start from {places}", serious=False))
+    if guess.bad and not len(guess.frames):
+        what = "none of the videos" if guess.whole else f"none of {guess.sampled:,} videos"
+        problems.append(Problem(f"{what} can be read", serious=planned.left == planned.rows))
+    return problems
 
 
 def _video_facts(guess: Estimate) -> tuple[Fact, ...]:

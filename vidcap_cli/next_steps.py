@@ -81,12 +81,13 @@ class Ending:
         return Step.of(purpose, "inspect", self.run, "--html", page)
 
     def _join(self, shard: Selection) -> Step | None:
-        others = "shard has" if shard.of == 2 else f"{shard.of - 1} shards have"
+        others = "shard has finished and its run directory is"
+        if shard.of > 2:
+            others = f"{shard.of - 1} shards have finished and their run directories are"
         if self.asked.run_dir:
             return None  # where the others are is not known
         shards = (Selection.make(None, f"{one}/{shard.of}") for one in range(shard.of))
         runs = [default_run_dir(self.target, one) for one in shards]
         options = spelled({name: it for name, it in self.table.items() if name not in _KNOWN})
-        allowed = ["--allow-missing"] if shard.limit else []
-        purpose = f"when the other {others} finished, to join them"
-        return Step.of(purpose, "merge", *runs, "-o", self.target, *options, *allowed)
+        purpose = f"when the other {others} beside this one, copied if need be, to join them"
+        return Step.of(purpose, "merge", *runs, "-o", self.target, *options)

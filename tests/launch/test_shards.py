@@ -38,7 +38,8 @@ def test_two_shards_merged_are_the_single_run(tmp_path):
         assert not (place / OUTPUT).exists()
         other = place / OUTPUT.replace(".csv", f".{1 - shard}-of-2.vidcap")
         joined = " ".join(map(str, sorted([run, other])))
-        assert "next, when the other shard has finished, to join them:\n" in err
+        when = "when the other shard has finished and its run directory is beside this one"
+        assert f"next, {when}, copied if need be, to join them:\n" in err
         assert f"    vidcap merge {joined} -o {place / OUTPUT}\n" in err
         runs.append(run)
     merged = tmp_path / "merged.csv"

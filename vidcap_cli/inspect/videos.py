@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -196,8 +196,13 @@ def _model_facts(found: Survey, good: npt.NDArray[np.bool_]) -> list[Fact]:
 
 def causes(found: Survey) -> list[dict[str, Any]]:
     """Why videos cannot be read, the most frequent cause first, with an example."""
+    return causes_of(found.bad.values())
+
+
+def causes_of(videos: Iterable[Bad]) -> list[dict[str, Any]]:
+    """The same of ``videos`` that cannot be read."""
     grouped: dict[tuple[str, str], dict[str, Any]] = {}
-    for bad in found.bad.values():
+    for bad in videos:
         key = bad.status, cause(bad.error, bad.path)
         one = grouped.setdefault(
             key, {"status": bad.status, "videos": 0, "path": bad.path, "error": bad.error}
