@@ -17,6 +17,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from vidcap_cli.checkpoint.called import bundled
+
 ROOT = Path(__file__).parents[1]
 REAL = Path(sys.executable).with_name("vidcap")
 # A blank first line would hide zsh's #compdef from compinit.
@@ -336,7 +338,8 @@ def test_the_parent_never_imports_a_framework(module):
 
 def test_a_command_leaves_pandas_out_though_pyarrow_looks_for_it(tmp_path):
     """Half a second of every run; a table with a space around a path makes pyarrow look."""
-    (tmp_path / "meta.csv").write_text("path\n a.mp4\n")
+    clip = next(bundled("clips").glob("*.mp4"))
+    (tmp_path / "meta.csv").write_text(f"path\n a.mp4\n{clip}\n")
     loaded = imported(run("qwen2vl", str(tmp_path / "meta.csv"), "--model", "nano", "--dry-run"))
     assert "pyarrow.compute" in loaded
     assert "pandas" not in loaded

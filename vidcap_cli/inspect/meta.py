@@ -47,12 +47,14 @@ _STEP = 500  # files between two drawings of the bar
 class Probing:
     """Whether ``all_videos`` are opened or a sample, and the table to write with what they hold.
 
-    ``drop`` leaves rows out of it whose video cannot be read.
+    ``drop`` leaves rows out of it whose video cannot be read. ``videos``: also of a table that
+    cannot be captioned as it is.
     """
 
     all_videos: bool = False
     output: Path | None = None
     drop: bool = False
+    videos: bool = False
 
     @property
     def asked(self) -> bool:

@@ -61,7 +61,7 @@ def make_gallery(
 
     Raises TableError for a table that is damaged.
     """
-    total = len(judged.faults)
+    total, shown = len(judged.faults), {}
     with wanted.place.making() as folder:
         pictures = Pictures(folder, total)
         if wanted.thumbnails:
@@ -79,6 +79,9 @@ def make_gallery(
         wanted.place.settle(with_folder=beside)
         atomic_write(wanted.output, contents)
     more = f", which belongs to {wanted.place.folder}" if beside else ""
+    if shown and not len(pictures):
+        starts = " or ".join(dict.fromkeys(bases))
+        more += f"; none of the videos could be read: relative paths start from {starts}"
     return f"{count(total, 'row')} shown in {wanted.output}{more}"
 
 
