@@ -148,7 +148,7 @@ def test_what_is_shown_and_told(tmp_path):
         "empty": 1, "cut": 1, "duplicate": 2,
     }  # fmt: skip
     cut = facts["flags"]["cut"]
-    assert cut["share"] == 1 / 5
+    assert cut["share"] == 1 / 4
     assert cut["examples"][0]["path"] == "a.mp4"
     assert facts["flags"]["duplicate"]["examples"][0]["evidence"].endswith("(as row 1)")
     shown = {section.title: section.facts for section in report.sections}
@@ -396,3 +396,15 @@ def test_alt_texts_are_no_captions_where_these_are_called_otherwise(tmp_path, mo
     write(table, [{"path": "a.mp4", "text": "A cat | stock video", "caption": "A cat."}])
     if source != "option":
         assert inspect(table).as_dict()["facts"]["captions"]["column"] == "caption"
+
+
+def test_shares_are_of_captions_and_not_of_rows_to_do(tmp_path):
+    rows = [
+        {"path": f"{n}.mp4", "text": text, "caption_status": status}
+        for n, (text, status) in enumerate(
+            [("A bus stops.", "ok"), ("A bus stops.", "ok"), ("", "oom"), *[("", "missing")] * 5]
+        )
+    ]
+    flags = inspect(write(tmp_path / "t.csv", rows)).as_dict()["facts"]["flags"]
+    assert (flags["duplicate"]["rows"], flags["duplicate"]["share"]) == (2, 1.0)
+    assert flags["failed"]["share"] == pytest.approx(1 / 3)

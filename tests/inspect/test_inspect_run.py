@@ -16,6 +16,7 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import FAILED, INCOMPLETE, RunError, UsageError
 from vidcap_cli.inspect import Wanted, inspect
 from vidcap_cli.launch.leader import Leader
+from vidcap_cli.merge.merge import merge
 from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.rundir.events import Began, Committed, Done, Ended, EventWriter, Started, State
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
@@ -380,3 +381,22 @@ def test_foreign_rows_are_named(run):
     run.rows.write_bytes(run.rows.read_bytes()[:-20])
     with pytest.raises(RunError, match=r"rows\.parquet: damaged"):
         inspect(run.path)
+
+
+def test_a_run_that_was_copied_without_parts_is_not_finished(run, tmp_path):
+    """So says merge; one of the first rows alone says how many come after them."""
+    Scope(Selection(4)).write(run)
+    Finished(6, 4, 1).write(run)
+    report = inspect(run.path)
+    assert report.verdict.startswith("finished: 1 failed; 2 rows of the table come after --limit 4")
+    assert facts(report, "rows")["after_--limit"] == 2
+    notes = merge([run.path], tmp_path / "out.csv").notes
+    assert not [note for note in notes if "parts of it are gone" in note]
+    run.part(2, 0, 0, "parquet").unlink()
+    report = inspect(run.path)
+    assert report.verdict == (
+        "not whole: it had finished, but 2 rows have no result any more; parts are gone"
+    )
+    assert report.steps[0].purpose == "to do these rows again, unless the parts are found"
+    (note,) = merge([run.path], tmp_path / "out.csv").notes
+    assert note.startswith(f"{run.path} has fewer results (2) than when it finished (4): parts of")

@@ -25,6 +25,7 @@ from vidcap_cli.inspect.rules import Fault
 from vidcap_cli.merge.replacing import check_captions
 from vidcap_cli.merge.sources import plan_beside
 from vidcap_cli.options import PATH
+from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
 from vidcap_cli.tables import selectable
 from vidcap_cli.view.steps import Step, made_of
@@ -126,7 +127,7 @@ def _report(
     spoken = judged.words[judged.words > 0]
     others = _other_answers(captions)
     total = len(judged.faults)
-    name, share = str(captions.table.path), _share(flagged, total)
+    name, share = str(captions.table.path), _share(flagged, _done(judged))
     facts = [
         Fact("rows", f"{total:,}", total),
         Fact("with a caption", f"{len(spoken):,}", len(spoken)),
@@ -203,11 +204,17 @@ def _lacking(judged: Judged) -> int:
     return int(np.count_nonzero(judged.words == 0))
 
 
+def _done(judged: Judged) -> int:
+    """How many rows have a result; of those that are not done yet nothing can be wrong."""
+    return len(judged.faults) - judged.statuses[Status.MISSING]
+
+
 def _flag(fault: Fault, judged: Judged, rows: Mapping[int, _Row]) -> Fact:
-    total = len(judged.faults)
+    of_rows = fault in (Fault.FAILED, Fault.EMPTY)
+    whole = _done(judged) if of_rows else int(np.count_nonzero(judged.words))
     found = len(judged.having(fault))
-    words, figures = MEANS[fault], (f"{found:,}", _share(found, total))
-    value: dict[str, Any] = {"rows": found, "share": found / total}
+    words, figures = MEANS[fault], (f"{found:,}", _share(found, whole))
+    value: dict[str, Any] = {"rows": found, "share": found / whole if found else 0.0}
     value["examples"] = [
         {
             "row": row,

@@ -98,7 +98,7 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
         from vidcap_cli.inspect.gallery.of_run import make_gallery_of_run  # noqa: PLC0415 - judges
 
         verdict += f"; {make_gallery_of_run(gallery, run, plan)}"
-    doubtful = bool(standing.failed) or verdict.startswith("not finished")
+    doubtful = bool(standing.failed) or verdict.startswith("not ")
     return Report(
         "run", str(run.path), verdict, tuple(sections), tuple(problems), tuple(steps), doubtful
     )
@@ -134,18 +134,34 @@ def _verdict(
                 Step("to write it", command)
             ]
         which = f" of {_scope_words(scope)}" if rows < plan.rows else ""
-        return f"finished: every row{which} has a caption", _look(plan)
+        after = _after_words(plan, scope)
+        return f"finished: every row{which} has a caption{after}", _look(plan)
     parts = [f"{count(left, 'row')} left"] if left else []
     parts += [f"{failed:,} failed"] if failed else []
     words = f"{'finished' if finished else 'not finished'}: {', '.join(parts)}"
+    words += _after_words(plan, scope)
     if left:
-        return words, [Step("to continue the run", command)]
+        purpose = "to continue the run"
+        if finished:
+            have = "1 row has" if left == 1 else f"{left:,} rows have"
+            words = f"not whole: it had finished, but {have} no result any more; parts are gone"
+            purpose = "to do these rows again, unless the parts are found"
+        return words, [Step(purpose, command)]
     lasting = sum(n for status, n in standing.statuses.items() if status not in {*PASSING, "ok"})
     if lasting:
         words += f"; {lasting_words(lasting, failed)}"
     if lasting < failed:
         return words, [again(failed, command)]
     return words, _look(plan) if finished and standing.ok else []
+
+
+def _after_words(plan: Plan, scope: Selection) -> str:
+    """What is said of the rows of the table after ``--limit``."""
+    after = plan.rows - scope.until(plan.rows)
+    if not after:
+        return ""
+    come = "comes" if after == 1 else "come"
+    return f"; {count(after, 'row')} of the table {come} after --limit {scope.limit}"
 
 
 def _look(plan: Plan) -> list[Step]:
@@ -229,6 +245,7 @@ def _row_facts(
     left = rows - standing.statuses.total()
     failed = [(name, n) for name, n in standing.statuses.most_common() if name != Status.OK]
     on_disk = f" on the disk, {waiting:,} more made" if waiting else ""
+    after = planned - scope.until(planned)
     asked = f"{rows:,} of {planned:,}: {_scope_words(scope)}" if rows < planned else f"{rows:,}"
     return (
         Fact("asked for", asked, rows),
@@ -236,6 +253,7 @@ def _row_facts(
         *_outside(scope, standing),
         *(Fact(name, f"{number:,}", number) for name, number in failed),
         Fact("left", f"{left:,}{on_disk and ', these among them'}", left),
+        *([Fact("after --limit", f"{after:,}", after)] if after else []),
     )
 
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -38,7 +39,7 @@ from vidcap_cli.merge.account import Account, Reconciliation
 from vidcap_cli.merge.choosing import choose
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.editing import Edits
-from vidcap_cli.merge.matching import match, read_results
+from vidcap_cli.merge.matching import Results, match, read_results
 from vidcap_cli.merge.replacing import Replaced, says_more
 from vidcap_cli.merge.sidecars import RANGES, Sidecars
 from vidcap_cli.merge.sources import Source, asked_column, caption_ranges, find_sources
@@ -49,7 +50,7 @@ from vidcap_cli.remote.table import base_of
 from vidcap_cli.rundir.changes import bases_now, located
 from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir, attempt_of
-from vidcap_cli.rundir.places import Places
+from vidcap_cli.rundir.places import Places, read_finished
 from vidcap_cli.rundir.plan import TABLE, Reading, fingerprint_of, open_clips
 from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
@@ -142,11 +143,12 @@ def merge(
         rows = says_more(missing, sources, columns, edits, kept.names)
         replaced.append(Replaced(missing, rows))
     account = Account()
+    results = read_results(sources, ("row_id", PATH, *columns.results))
     with ExitStack() as opened:
         opened.enter_context(_returned_memory())
         matches = opened.enter_context(
             match(
-                read_results(sources, ("row_id", PATH, *columns.results)),
+                results,
                 target.table,
                 target.rows,
                 target.identity,
@@ -199,6 +201,7 @@ def merge(
             *target.notes,
             *_other_options(sources),
             *_left_out(sources),
+            *_not_whole(results),
             *matches.notes(),
             *sidecars.notes(),
             *(note for one in replaced for note in one.notes()),
@@ -390,6 +393,18 @@ def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:
         return ()
     values = "; ".join(f"{name}: {', '.join(found)}" for name, found in differ.items())
     return (f"the runs were made with different options ({values}): their captions are mixed here",)
+
+
+def _not_whole(results: Results) -> Iterator[str]:
+    """Notes on runs that have fewer results than they had when they finished."""
+    for source, number in zip(results.sources, np.diff(results.ends, prepend=0), strict=True):
+        done = read_finished(source.run) if source.run and source.name == source.run.path else None
+        if done and number < done.rows:
+            yield (
+                f"{source.name} has fewer results ({number:,}) than when it finished "
+                f"({done.rows:,}): parts of it are gone; copy them from where it was made, or "
+                "repeat its command"
+            )
 
 
 def _left_out(sources: Sequence[Source]) -> Iterator[str]:
