@@ -156,9 +156,9 @@ def test_a_calibration_with_few_rows_says_so(table):
     assert code == 0, err
     assert "not measured: 6 videos are too few to tell a pace, other than by captioning" in out
     assert "--calibrate" not in out
-    told = {left: _time_facts(None, left, 32)[0].words for left in (0, 32, 33)}
+    told = {left: _time_facts(None, left, 32)[0].words for left in (32, 33)}
     assert told[33] == "not measured: --calibrate 32 captions 32 of the videos to tell"
-    assert (told[0], "--calibrate" in told[32]) == ("nothing", False)
+    assert "--calibrate" not in told[32]
     code, out, _ = vidcap(
         *("qwen2vl", table, "--model", "nano", "--calibrate", "2", "-q"), cwd=table.parent
     )

@@ -322,7 +322,7 @@ def _time_facts(measured: Measured | None, left: int, wanted: int) -> tuple[Fact
         words = f"not measured: --calibrate {wanted} captions {wanted} of the videos to tell"
         if wanted >= left:
             few = f"{count(left, 'video')} {'is' if left == 1 else 'are'} too few to tell a pace"
-            words = f"not measured: {few}, other than by captioning them" if left else "nothing"
+            words = f"not measured: {few}, other than by captioning them"
         return (Fact("to caption them", words, None),)
     seconds = measured.seconds(left)
     if measured.per_second is None or seconds is None:
