@@ -41,7 +41,7 @@ def test_what_no_input_has_is_kept(tmp_path, run, content, linked, monkeypatch):
         account = merge([run.path], out)
         assert (tmp_path / kept).read_text() == f"{content}{number}\n"
         assert account.notes == (
-            f"what was at {out} before is in no input; it is kept as {tmp_path / kept}",
+            f"{out} was there, with what no input has; that is kept as {tmp_path / kept}",
         )
         assert "The video shows one" in out.read_text()
     assert names(tmp_path) == {"all.csv", "all.old.csv", "all.old-2.csv"}

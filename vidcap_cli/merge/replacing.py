@@ -42,7 +42,7 @@ class Replaced:
     def notes(self) -> Iterator[str]:
         """Where it is."""
         if self.kept:
-            yield f"what was at {self.path} before is in no input; it is kept as {self.kept}"
+            yield f"{self.path} was there, with what no input has; that is kept as {self.kept}"
 
 
 def says_more(
