@@ -17,15 +17,16 @@ from vidcap_cli.cli import app
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
 from vidcap_cli.families import CHECKPOINTS, FAMILIES, family_for, family_of, part, recognised
+from vidcap_cli.request import Request
 
 
 @pytest.fixture
 def told(monkeypatch):
     """Run a command line up to where captioning would begin; its configuration."""
-    requests: list[caption.Request] = []
+    requests: list[Request] = []
     monkeypatch.setattr(caption, "caption", lambda request: requests.append(request) or 0)
 
-    def run(*arguments: str) -> caption.Request:
+    def run(*arguments: str) -> Request:
         done = CliRunner().invoke(app, list(arguments))
         assert done.exit_code == 0, done.output
         return requests.pop()

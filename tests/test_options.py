@@ -21,6 +21,7 @@ from vidcap_cli.options import (
     given,
     spelled,
 )
+from vidcap_cli.request import Request
 
 # Another value than the default for every option that ranks are told.
 OTHER = {
@@ -62,10 +63,10 @@ OTHER = {
 @pytest.fixture
 def parsed(monkeypatch):
     """The request that a command line makes."""
-    requests: list[caption.Request] = []
+    requests: list[Request] = []
     monkeypatch.setattr(caption, "caption", lambda request: requests.append(request) or 0)
 
-    def run(*words: str) -> caption.Request:
+    def run(*words: str) -> Request:
         done = CliRunner().invoke(app, list(words))
         assert done.exit_code == 0, done.output
         return requests.pop()

@@ -7,83 +7,53 @@ to stdout and leave nothing behind unless an output is named.
 
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from vidcap_cli.addresses import address_of, is_remote, local
-from vidcap_cli.checkpoint.called import bundled, model_folder
-from vidcap_cli.checkpoint.files import fingerprint, read_json
-from vidcap_cli.checkpoint.folder import check_model, has_weights
-from vidcap_cli.checkpoint.generation import sampling_keys
-from vidcap_cli.checkpoint.shares import Share
+from vidcap_cli.checkpoint.called import bundled
+from vidcap_cli.checks import (
+    check_columns,
+    check_places,
+    check_replaced,
+    check_together,
+    with_model,
+)
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.disk import check_log_dir, check_output, reason
+from vidcap_cli.disk import reason
+from vidcap_cli.dry_run import dry_run
 from vidcap_cli.engine import check_engine
-from vidcap_cli.errors import FAILED, INCOMPLETE, OK, RunError, StoppedError, TableError, UsageError
+from vidcap_cli.errors import INCOMPLETE, OK, RunError, StoppedError, TableError, UsageError
 from vidcap_cli.families import bundled_models
-from vidcap_cli.finishing import refusal
 from vidcap_cli.launch.follower import join
 from vidcap_cli.launch.leader import Job, Leader, leading, read_paths
-from vidcap_cli.launch.ranks import cluster_for, devices
+from vidcap_cli.launch.ranks import cluster_for
 from vidcap_cli.launch.surroundings import look_around, placed
 from vidcap_cli.merge.account import Reconciliation
-from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.merge import merge
-from vidcap_cli.merge.sidecars import RANGES
-from vidcap_cli.meta import check_questions, open_meta
-from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.next_steps import Ending
 from vidcap_cli.options import (
     NANO,
-    NANO_QUESTIONS,
-    PATH,
-    TEXT,
-    LaunchOptions,
-    RunOptions,
-    TableOptions,
-    declared,
-    given,
 )
 from vidcap_cli.outputs import default_output, default_run_dir
-from vidcap_cli.processors import load_captioner
 from vidcap_cli.remote.cache import caching
 from vidcap_cli.remote.table import bring_table
+from vidcap_cli.request import Request, notice
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.places import Places, complete, read_finished
-from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of
+from vidcap_cli.rundir.places import Places
+from vidcap_cli.rundir.plan import VIDEO, kind_of
 from vidcap_cli.rundir.replacing import may_replace, note_table
-from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.rundir.summary import Ended
-from vidcap_cli.table_writer import output_form
 from vidcap_cli.view.live import make_view
 from vidcap_cli.view.stdout import print_captions, print_json
 from vidcap_cli.view.summary import Outcome, summary
 from vidcap_cli.view.tally import RunState
-from vidcap_cli.view.words import count, folded, size
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a caption command was asked. ``meta`` None goes with ``run.demo``.
-
-    ``config.model`` is what the user called it, not yet a folder; ``typed`` are the words after
-    ``vidcap``.
-    """
-
-    meta: Path | None
-    config: CaptionConfig
-    table: TableOptions = field(default_factory=TableOptions)
-    run: RunOptions = field(default_factory=RunOptions)
-    launch: LaunchOptions = field(default_factory=LaunchOptions)
-    typed: tuple[str, ...] = ()
+from vidcap_cli.view.words import count, size
 
 
 def caption(request: Request) -> int:
@@ -102,18 +72,18 @@ def caption(request: Request) -> int:
     shown = request.table.output is None and (request.run.demo or kind_of(meta) == VIDEO)
     output = request.table.output or default_output(place, family, request.table.form)
     if request.run.skip_if_existing and not shown and output.is_file():
-        _say(request, f"{output} exists; nothing to do (--skip-if-existing).")
+        request.say(f"{output} exists; nothing to do (--skip-if-existing).")
         return OK
-    _check_together(request.run, request.config, shown=shown)
-    _check_columns(request.table, meta, request.config)
+    check_together(request.run, request.config, shown=shown)
+    check_columns(request.table, meta, request.config)
     if not request.launch.node_rank:
-        _check_places(request, meta, None if shown else output)
-    config = _with_model(request)
+        check_places(request, meta, None if shown else output)
+    config = with_model(request)
     looks_only = request.run.dry_run or request.run.calibrate
     if looks_only:
-        run_dir = request.run.run_dir or default_run_dir(output, _selection(request))
+        run_dir = request.run.run_dir or default_run_dir(output, request.selection)
         job = _job(request, meta, run_dir, config)
-        return _dry_run(request, job, None if shown else output)
+        return dry_run(request, job, None if shown else output)
     with (
         _working_place(request, output, temporary=shown) as (run_dir, target),
         caching(Places.of(run_dir).settled.path),
@@ -121,15 +91,15 @@ def caption(request: Request) -> int:
         job = _job(request, meta, run_dir, config)
         if request.launch.node_rank:
             shows = {"quiet": request.run.quiet, "verbose": request.run.verbose}
-            say = partial(_say, request)
+            say = request.say
             return join(run_dir, job.cluster, request.launch.log_dir, say, **shows)
         with leading(job) as leader:
             _say_what_is_kept(leader, request)
             whole, run = _lead(leader, request, target, shown=shown)
         if request.run.as_json:
-            print_json(run, target, _caption_columns(request), shown=shown)
+            print_json(run, target, request.caption_columns, shown=shown)
         elif shown:
-            print_captions(target, _caption_columns(request))
+            print_captions(target, request.caption_columns)
     return OK if whole else INCOMPLETE
 
 
@@ -153,185 +123,9 @@ def _job(request: Request, meta: Path, run_dir: Path, config: CaptionConfig) -> 
         extend=request.run.extend,
         restart_failed=request.run.restart_failed == "all",
         restart_changed=request.run.restart_changed,
-        selection=_selection(request),
-        table_options=_table_options(request.table),
+        selection=request.selection,
+        table_options=request.table_options,
     )
-
-
-def _check_together(run: RunOptions, config: CaptionConfig, *, shown: bool) -> None:
-    """Refuse options that say nothing together."""
-    if run.quiet and run.verbose:
-        raise UsageError("--quiet and --verbose are opposites; leave one out.")
-    if run.extend and run.fresh:
-        raise UsageError("--extend keeps captions and --fresh does not; leave one out.")
-    if run.extend and config.question_column:
-        raise UsageError(
-            "--extend keeps captions by path alone; leave out --question-column, or it."
-        )
-    if run.shard and shown:
-        raise UsageError("--shard is for tables and folders, whose captions are merged in the end.")
-
-
-def _with_model(request: Request) -> CaptionConfig:
-    """What ranks are told, the model a folder that they can all caption with."""
-    family = request.config.family
-    weights = not request.run.dry_run or request.run.calibrate is not None
-    model = model_folder(request.config.model, family, weights=weights)
-    check_model(model, family, weights=weights)
-    _check_share(request.config, model)
-    _say_sampling(request, model)
-    config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
-    load_captioner(config)  # refuses now what every rank would refuse
-    if request.config.model in bundled_models(family):
-        _say_what_toys_know(request)
-    return config
-
-
-def _say_what_toys_know(request: Request) -> None:
-    config = request.config
-    if config.question_column or not set(config.questions.values()) <= {*NANO_QUESTIONS}:
-        known = " and ".join(f'"{question}"' for question in NANO_QUESTIONS)
-        _say(
-            request,
-            f"{config.model} is a toy that knows two questions, word for word: {known}. What it "
-            "answers to others means nothing.",
-        )
-
-
-def _check_share(config: CaptionConfig, model: Path) -> None:
-    """Refuse a number of ranks that cannot share a model."""
-    ranks = config.tensor_parallel
-    if ranks > 1 and config.engine != "graph":
-        raise UsageError(f"--tensor-parallel goes with --engine graph, not with {config.engine}.")
-    if ranks > 1 and devices(config.device_target) and find_spec("hccl") is None:
-        raise UsageError(
-            "--tensor-parallel needs CANN's Python package hccl, which MindSpore asks for: source "
-            "CANN's set_env.sh, or pip install $ASCEND_HOME_PATH/lib64/hccl-*.whl."
-        )
-    Share(0, ranks).config(DecoderConfig.read(read_json(model / "config.json")))
-
-
-def _say_sampling(request: Request, model: Path) -> None:
-    ignored = sampling_keys(model)
-    if ignored:
-        keys = ", ".join(ignored)
-        _say(
-            request,
-            f"the model asks for sampling ({keys}); vidcap decodes greedily and ignores it.",
-        )
-
-
-def _check_columns(table: TableOptions, meta: Path, config: CaptionConfig) -> None:
-    """Refuse at once what the merge would refuse when all videos have been captioned."""
-    questions = tuple(name for name in config.questions if name)
-    if questions and table.caption_column != TEXT:
-        raise UsageError("--caption-column says what --question NAME=TEXT says; leave one out.")
-    columns = CaptionColumns(
-        table.caption_column,
-        overwrite=table.overwrite_column,
-        everything=table.all_columns,
-        questions=questions,
-    )
-    if questions and config.question_column:
-        raise UsageError(
-            "--question-column goes with one question, not with several that have names."
-        )
-    if kind_of(meta) == TABLE:
-        opened = open_meta(meta, config.path_column, config.ranges)
-        columns.check(opened)
-        if config.question_column:
-            check_questions(opened, config.question_column)
-        if table.sidecar and opened.ranges:
-            raise UsageError(RANGES)
-    elif config.path_column != PATH or config.ranges or config.question_column:
-        flag = "--question-column" if config.question_column else "--ranges"
-        flag = "--path-column" if config.path_column != PATH else flag
-        raise UsageError(f"{meta}: is not a table; leave out {flag}")
-    if table.sidecar and config.clip_length:
-        raise UsageError(RANGES)
-    if config.stride and not config.clip_length:
-        raise UsageError("--stride is about the clips of --clip-length; name that too.")
-
-
-def _table_options(table: TableOptions) -> dict[str, Any]:
-    """What was asked of the table to write, as words of the command line are."""
-    absolute = replace(table, output=table.output and table.output.absolute())
-    return given(declared(TableOptions).values(), asdict(absolute))
-
-
-def _check_places(request: Request, meta: Path, output: Path | None) -> None:
-    """Refuse at once an output or a folder of logs that could not be written in the end."""
-    if output:
-        output_form(output, request.table.form)
-        real = output.resolve()
-        run_dir = (request.run.run_dir or default_run_dir(output, _selection(request))).resolve()
-        if real == meta.resolve():
-            raise UsageError(f"{output}: is the table of videos itself; name another file with -o")
-        if real.is_relative_to(run_dir):
-            raise UsageError(
-                f"{output}: lies inside the run directory {run_dir}; name a file outside with -o, "
-                "or another --run-dir"
-            )
-        check_output(output)
-        places = Places.of(run_dir)
-        if read_finished(places.settled) is None:  # of another it is asked whether it is done
-            _check_replaced(request, places, meta, output)
-    if request.launch.log_dir and not (request.run.dry_run or request.run.calibrate):
-        check_log_dir(request.launch.log_dir)
-
-
-def _check_replaced(request: Request, places: Places, meta: Path, output: Path) -> None:
-    """Refuse to replace a table that the run has not written: its captions may be nowhere else."""
-    if not (request.run.fresh or request.run.shard or may_replace(places, output)):
-        raise UsageError(refusal(output, meta, request.config, request.table.caption_column))
-
-
-def _dry_run(request: Request, job: Job, output: Path | None) -> int:
-    """Tell what the run of ``job`` would do and, with ``--calibrate``, measure how fast."""
-    from vidcap_cli.estimate import look_ahead, report  # noqa: PLC0415 - for this option only
-    from vidcap_cli.inspect.report import render  # noqa: PLC0415
-
-    config = job.config
-    run, places = None, Places.of(job.run_dir)
-    if output:
-        run = places.choose(job.selection, job.is_same, fresh=job.fresh)
-        if not complete(run, job.selection):
-            _check_replaced(request, places, job.meta, output)
-    before = None if job.fresh and run and not job.goes_on(run) else run
-    extended = places if job.extend and places.settled.is_run else None
-    planned = look_ahead(
-        job.meta,
-        before,
-        config,
-        job.selection,
-        extended=extended,
-        restart_failed=job.restart_failed,
-        restart_changed=job.restart_changed,
-    )
-    measured = None
-    if request.run.calibrate and planned.left:
-        from vidcap_cli.calibration import measure  # noqa: PLC0415
-
-        rows, quiet = planned.plan.rows, request.run.quiet
-        measured = measure(job, rows, request.run.calibrate, quiet=quiet)
-    told = {
-        "output": "none, but the run directory"
-        if job.selection.is_shard
-        else str(output or "stdout"),
-        "run directory": str(run.path) if run else "temporary",
-    }
-    found = report(
-        planned,
-        config,
-        job.cluster,
-        title=f"vidcap {config.family} {job.meta.name}",
-        places=told,
-        measured=measured,
-        on_cpu=not devices(config.device_target),
-        weights=has_weights(Path(config.model)),
-    )
-    render(found, as_json=request.run.as_json)
-    return OK if found.ok else FAILED
 
 
 def _say_changed(leader: Leader, request: Request) -> None:
@@ -345,15 +139,15 @@ def _say_changed(leader: Leader, request: Request) -> None:
         newer = f"{changed:,} videos are newer than their captions, which stay"
     then = " until there is a new one" if request.run.restart_changed else ""
     how = "" if then else "; --restart-changed makes new ones"
-    _say(request, f"{newer}{then} ({read_paths(leader.run, [row])[row]}){how}.")
+    request.say(f"{newer}{then} ({read_paths(leader.run, [row])[row]}){how}.")
 
 
 def _say_what_is_kept(leader: Leader, request: Request) -> None:
     if leader.moved_from:
-        _say(request, f"{leader.moved_from} is {leader.plan.meta} now: its run goes on.")
+        request.say(f"{leader.moved_from} is {leader.plan.meta} now: its run goes on.")
     if leader.captioned_besides and leader.selection.is_shard:
         captions = count(leader.captioned_besides, "caption")
-        _say(request, f"{captions} of rows outside the shard stay in the run, for vidcap merge.")
+        request.say(f"{captions} of rows outside the shard stay in the run, for vidcap merge.")
 
 
 def _say_done(leader: Leader, request: Request, target: Path) -> None:
@@ -368,15 +162,15 @@ def _say_done(leader: Leader, request: Request, target: Path) -> None:
     if begun.begun:
         over = f"{begun.coming.path} was cut off, and --fresh goes on with it"
     leader.summarise("finished", RunState(leader.rows, leader.rows), 0.0)
-    _say(request, f"{words}; {over}.")
+    request.say(f"{words}; {over}.")
 
 
 def _say_limit(leader: Leader, request: Request) -> None:
     """Say that the table has more rows than it is asked to have."""
     limit, shard = request.run.limit, leader.selection.is_shard
-    if limit and not shard and leader.selection != _selection(request):
+    if limit and not shard and leader.selection != request.selection:
         rows = f"{leader.rows:,} rows already, which stay"
-        _say(request, f"--limit {limit}: the table has {rows}; --fresh makes a smaller one.")
+        request.say(f"--limit {limit}: the table has {rows}; --fresh makes a smaller one.")
 
 
 def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tuple[bool, RunDir]:
@@ -389,7 +183,7 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
     title = f"vidcap {request.config.family}"
     if not shown and request.meta:
         places = Places.of(leader.run.settled.path)
-        _check_replaced(request, places, request.meta, target)
+        check_replaced(request, places, request.meta, target)
         place = leader.run.settled.path if shard else target
         title += f" {request.meta.name} → {place.name}"
     _say_limit(leader, request)
@@ -432,15 +226,13 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
     after = leader.plan.rows - leader.selection.until(leader.plan.rows)
     if after and not (shown or request.run.quiet):
         rows = f"{count(after, 'row')} of the table {'comes' if after == 1 else 'come'}"
-        _say(
-            request, f"  {rows} after --limit {leader.selection.limit}; without it the run goes on"
-        )
+        request.say(f"  {rows} after --limit {leader.selection.limit}; without it the run goes on")
     taken = max((rank.memory for rank in state.ranks.values()), default=0)
     if asked.verbose and taken:
-        _say(request, f"a rank took {size(taken)} of memory at most.")
+        request.say(f"a rank took {size(taken)} of memory at most.")
     around = look_around(os.environ)
     if not whole and around and around.starter == "msrun":
-        _say(request, "msrun calls exit code 3 an exception; it says that rows have no caption.")
+        request.say("msrun calls exit code 3 an exception; it says that rows have no caption.")
     return whole, settled
 
 
@@ -448,7 +240,7 @@ def _ending(request: Request, outcome: Outcome, run: Path, target: Path) -> Endi
     return Ending(
         typed=request.typed,
         asked=request.run,
-        table=_table_options(request.table),
+        table=request.table_options,
         path_column=request.config.path_column,
         run=run,
         target=target,
@@ -522,17 +314,13 @@ def _demo(request: Request) -> Request:
     return replace(request, meta=bundled("clips") / "clips.csv", config=config)
 
 
-def _selection(request: Request) -> Selection:
-    return Selection.make(request.run.limit, request.run.shard)
-
-
 @contextmanager
 def _working_place(
     request: Request, output: Path, *, temporary: bool
 ) -> Iterator[tuple[Path, Path]]:
     """The run directory and the table to write; in a temporary folder for captions on stdout."""
     if not temporary:
-        yield request.run.run_dir or default_run_dir(output, _selection(request)), output
+        yield request.run.run_dir or default_run_dir(output, request.selection), output
         return
     try:
         place = Path(tempfile.mkdtemp(prefix="vidcap-"))
@@ -550,19 +338,3 @@ def _working_place(
     finally:
         if not keep:
             shutil.rmtree(place)
-
-
-def _caption_columns(request: Request) -> list[str]:
-    """What the columns with captions are called."""
-    return [name or request.table.caption_column for name in request.config.questions]
-
-
-def _say(request: Request, text: str) -> None:
-    """Say ``text`` unless nothing is to be said."""
-    if not request.run.quiet:
-        notice(text)
-
-
-def notice(text: str) -> None:
-    """Say something to the user that is not data."""
-    print(folded(text), file=sys.stderr)  # noqa: T201

@@ -249,7 +249,8 @@ def _add_family(family: Family) -> None:
         run: dict[str, Any],
         launch: dict[str, Any],
     ) -> None:
-        from vidcap_cli.caption import Request, caption
+        from vidcap_cli.caption import caption
+        from vidcap_cli.request import Request
 
         if run["prompt"]:
             source = context.get_parameter_source("question")

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from tests.helpers import tiny, tiny_llava
-from vidcap_cli.caption import Request, caption
+from vidcap_cli.caption import caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import ModelError
 from vidcap_cli.inspect import inspect
 from vidcap_cli.options import RunOptions
+from vidcap_cli.request import Request
 
 QWEN, LLAVA = tiny.TinyQwen2VL(seed=1), tiny_llava.TinyLlava(seed=1)
 PLLAVA = tiny_llava.TinyPllava(seed=1, lora="plain")

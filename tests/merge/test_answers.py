@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vidcap_cli.caption import Request, caption
+from vidcap_cli.caption import caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.inspect import Wanted, inspect
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.options import TableOptions
+from vidcap_cli.request import Request
 from vidcap_cli.rundir.parts import SCHEMA, Result, write_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import make_plan

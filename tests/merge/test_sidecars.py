@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vidcap_cli.caption import Request, caption
+from vidcap_cli.caption import caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError, UsageError
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.options import RunOptions, TableOptions
+from vidcap_cli.request import Request
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import make_plan

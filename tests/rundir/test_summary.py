@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from vidcap_cli.caption import Request, _with_model, caption
+from vidcap_cli.caption import caption
+from vidcap_cli.checks import with_model
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import INCOMPLETE, RunError, StoppedError
 from vidcap_cli.launch.leader import Job, Leader, leading
+from vidcap_cli.request import Request
 from vidcap_cli.rundir.events import Committed, Done
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.view.follower import View
@@ -45,7 +47,7 @@ def test_a_run_that_ends_leaves_a_summary(tmp_path, monkeypatch, raised, ended):
 
     config = CaptionConfig("qwen2vl", "nano")
     run_dir = tmp_path / "meta_caption_qwen2vl.vidcap"
-    with leading(Job(meta, run_dir, _with_model(Request(meta, config)))) as leader:
+    with leading(Job(meta, run_dir, with_model(Request(meta, config)))) as leader:
         write_part(leader.run.part(1, 0, 0, "parquet"), [Result(0, "a.mp4", "ok", "A square.")])
         leader.run.summary.write_text("of an earlier command")
     monkeypatch.setattr(Leader, "work", work)
