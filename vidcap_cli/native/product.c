@@ -18,7 +18,7 @@
 /* Bytes ahead, and into which cache. AMD's processors, which are those with PAIRS, wait for numbers
  * with few sums under way: these have to be in the first one (Zen 4, measured). */
 #if PAIRS
-#define FETCH_AHEAD 256
+#define FETCH_AHEAD FETCH_PAIRS
 #define FETCH_INTO 3
 #else
 #define FETCH_AHEAD 2048

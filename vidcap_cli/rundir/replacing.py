@@ -7,6 +7,7 @@ bytes, which the run notes before the table appears.
 
 import hashlib
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from vidcap_cli.rundir.paths import RunDir
@@ -37,5 +38,12 @@ def _wrote(run: RunDir, digest: str) -> bool:
 
 
 def _digest(file: Path) -> str:
+    found = file.stat()
+    return _digest_of(file, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _digest_of(file: Path, *_state: int) -> str:
+    """Kept while the file is in this state: a large table is not read each time it is asked for."""
     with file.open("rb") as data:
         return hashlib.file_digest(data, "sha256").hexdigest()
