@@ -37,7 +37,6 @@ from vidcap_cli.models.weights import Read, Weights, in_graphs
 # lower), never less than the fewest.
 MOST_TOKENS, BLOCK_TOKENS, FEWEST_TOKENS = 2048, 1024, 256
 SCORE_BYTES = 1_200_000_000
-_MULTIPLE = 64  # the last block of a prompt is padded to a multiple of this, to compile for few
 # Tokens of a prompt so short that some layers share a graph. A longer one takes long enough for it
 # not to matter, and longer to compile.
 _SHORT = 512
@@ -320,7 +319,7 @@ class Decoder:
         """Tokens of each block of a prompt; the last is padded."""
         most = self._block_rows(length)
         whole, rest = divmod(length, most)
-        return [most] * whole + [-(-rest // _MULTIPLE) * _MULTIPLE] * (rest > 0)
+        return [most] * whole + [self.kernels.padded(rest)] * (rest > 0)
 
     def _block_rows(self, length: int) -> int:
         """Tokens of a prompt of ``length`` to prefill together, a power of two."""

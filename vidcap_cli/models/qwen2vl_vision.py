@@ -34,7 +34,7 @@ from vidcap_cli.processors import Size
 
 GROUP = 2048  # patches that go through the tower together, if a single pair has no more
 _LEAST = 512  # patches that do at least, empty pairs among them: less work than one graph more
-_FEWEST, _MULTIPLE = 128, 64  # the patches of a pair are padded, at least, and to a multiple
+_FEWEST = 128  # patches that a pair is padded to at least
 # Tensors that the last blocks take besides: a norm, then an MLP.
 _NORM, _NORM_BIAS, _MERGER_MLP = range(3)
 EPS = 1e-6
@@ -76,7 +76,7 @@ class Qwen2VLVision:
         ``t * h * w / 4`` embeddings count.
         """
         pairs, height, width = map(int, vision["video_grid_thw"][0])
-        size, padded = height * width, _padded(height * width)
+        size, padded = height * width, self._padded(height * width)
         order, merged = self.order(height, width), self.config.merge**2
         patches = vision["pixel_values_videos"].reshape(pairs, size, -1)
         if order is not None:
@@ -101,13 +101,13 @@ class Qwen2VLVision:
     def shapes(self, vision: Mapping[str, NDArray[Any]]) -> set[object]:
         """What graphs a video runs through."""
         pairs, height, width = map(int, vision["video_grid_thw"][0])
-        padded = _padded(height * width)
+        padded = self._padded(height * width)
         return {("vision", group, padded) for group in _groups(pairs, padded)}
 
     def need(self, size: Size) -> int:
         """Bytes that a video takes at most, its patches included."""
         config = self.config
-        padded = _padded(size.sequence)
+        padded = self._padded(size.sequence)
         groups = _groups(size.patches // size.sequence, padded)
         scores = self.kernels.vit_score_bytes(max(groups), padded, self.heads)
         working = scores + block_bytes(max(groups) * padded, config.width, config.mlp)
@@ -161,6 +161,10 @@ class Qwen2VLVision:
             x = self._graphs.part(*given, *part, first=first, last=last)
         return x
 
+    def _padded(self, patches: int) -> int:
+        """The patches of a pair, those included that it is filled up with."""
+        return max(_FEWEST, self.kernels.padded(patches))
+
     def _rope(self, height: int, width: int, pairs: int) -> tuple[Tensor, Tensor]:
         """The tables of the queries and keys of ``pairs``, in float32."""
         config, size = self.config, height * width
@@ -168,7 +172,7 @@ class Qwen2VLVision:
         if (order := self.order(height, width)) is not None:
             patches = _of_patches(order, config.merge**2)
             tables = tables[0][patches], tables[1][patches]
-        fill = ((0, _padded(size) - size), (0, 0))
+        fill = ((0, self._padded(size) - size), (0, 0))
         cos, sin = (np.tile(np.pad(table, fill), (pairs, 1)) for table in tables)
         return self.kernels.rope_tables(cos, sin, 2 * self.heads, ms.float32)
 
@@ -188,10 +192,6 @@ def _groups(pairs: int, padded: int) -> list[int]:
     most, least = (max(1, patches // padded) for patches in (GROUP, _LEAST))
     # Powers of two, as the number of pairs often is.
     return group_sizes(pairs, 1 << (most.bit_length() - 1), 1 << (least.bit_length() - 1))
-
-
-def _padded(size: int) -> int:
-    return max(_FEWEST, -(-size // _MULTIPLE) * _MULTIPLE)
 
 
 class Graphs(nn.Cell):  # type: ignore[misc]

@@ -15,6 +15,7 @@ Tensors = tuple[Tensor, ...]
 # Keys, or values, of a layer: what is read comes first, what is written last.
 Cache = tuple[Tensor, ...]
 _LOWEST = -3e38  # below every logit in float32
+_MULTIPLE, _FEW = 64, 512
 
 
 class Kernels(nn.Cell):  # type: ignore[misc]
@@ -23,9 +24,17 @@ class Kernels(nn.Cell):  # type: ignore[misc]
     cache_tensors = 1  # tensors in a Cache
     layer_in_one = False  # whether a decode step has ``step_layer`` for each layer
     gate_tensors = 2  # tensors that hold W_gate and W_up of an MLP: two, or one above the other
+    multiple_of_many = _MULTIPLE  # as ``padded`` has it of more than _FEW rows
 
     def __init__(self) -> None:
         super().__init__(auto_prefix=False)
+
+    def padded(self, rows: int) -> int:
+        """Host: as how many ``rows`` are to be computed, so that graphs are compiled for few
+        numbers of them.
+        """
+        multiple = _MULTIPLE if rows <= _FEW else self.multiple_of_many
+        return -(-rows // multiple) * multiple
 
     def numbers(self, dtype: Any) -> Any:
         """Host: what rows are of when weights are kept in ``dtype``."""
