@@ -28,6 +28,7 @@ from vidcap_cli.inspect.video import probe_only
 from vidcap_cli.inspect.videos import Bad, cause_words, causes_of, opened
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.models.decoder_config import cache_length
+from vidcap_cli.native import library
 from vidcap_cli.number_types import dtype_for
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.remote.cache import caching
@@ -305,7 +306,10 @@ def _memory_facts(guess: Estimate, config: CaptionConfig, *, on_cpu: bool) -> tu
     weights = layout.parameters(share) * item
     longest = int(guess.tokens.max()) + guess.words + config.max_new_tokens
     tokens = config.slots * cache_length(longest)
-    cache = tokens * share.config(layout.text).kv_per_token * (4 if on_cpu else item)  # as rows
+    # On CPU as rows are, but where these are rounded (``NativeKernels.cache_itemsize``).
+    rounded = config.dtype == "bfloat16" and compiled and share.of == 1 and library() is not None
+    cache_item = 4 if on_cpu and not rounded else item
+    cache = tokens * share.config(layout.text).kv_per_token * cache_item
     total = weights + cache + _PROCESS_BYTES
     free = f", of {size(available())} free here" if on_cpu else ""
     return (

@@ -21,6 +21,7 @@ HERE = [name for name, needs in native._NEEDS.items() if needs <= native._proces
 # What 128 and 512 bits at a time are compiled to without the instructions for it.
 WIDTHS = [16, 64]
 DTYPES = ["float32", "float16", "bfloat16"]
+CACHED = ["float32", "bfloat16"]  # keys and values
 ACTIVATIONS = [None, "quick_gelu", "gelu", "swiglu"]
 
 
@@ -220,15 +221,26 @@ def test_a_token_attends_to_those_before_it(library, queries, keys, head_dim):
 @pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 4), (6, 2), (12, 2), (7, 1)])
 @pytest.mark.parametrize("head_dim", [5, 16, 72, 128])
 @pytest.mark.parametrize("last", [[0], [15], [255], [256], [700], [0, 520, 31], [256, 0]], ids=str)
-def test_a_query_of_each_slot_attends_to_its_tokens(library, last, head_dim, heads, kv_heads):
+@pytest.mark.parametrize("dtype", CACHED)
+def test_a_query_of_each_slot_attends_to_its_tokens(
+    library, dtype, last, head_dim, heads, kv_heads
+):
     rng, length, slots = np.random.default_rng([head_dim, heads, *last]), max(last) + 3, len(last)
     q = rng.normal(0, 1, (slots, heads * head_dim)).astype(np.float32)
-    k, v = rng.normal(0, 1, (2, slots * kv_heads, length, head_dim)).astype(np.float32)
+    both = rng.normal(0, 1, (2, slots * kv_heads, length, head_dim)).astype(np.float32)
+    k, v = rounded(both, dtype)
     rows = np.repeat(np.array(last, np.int32), kv_heads).reshape(-1, 1, 1)
     unused = np.arange(length) > rows[:, 0]
     k[unused] = v[unused] = np.nan  # what is not there yet is not looked at
-    found = call(library, "step_attention", q, k, v, rows)
+    found = call(library, "step_attention", q, cache_of(k, dtype), cache_of(v, dtype), rows)
     np.testing.assert_allclose(found, step_of(q, k, v, last, kv_heads), rtol=0, atol=2e-5)
+
+
+def cache_of(numbers: np.ndarray, dtype: str) -> np.ndarray:
+    """``numbers``, which are of ``dtype``, as a cache of that has them."""
+    if dtype == "float32":
+        return numbers.copy()
+    return (numbers.view(np.uint32) >> 16).astype(np.uint16)
 
 
 def step_of(q, k, v, last: list[int], kv_heads: int) -> np.ndarray:
@@ -245,8 +257,9 @@ def step_of(q, k, v, last: list[int], kv_heads: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cached", CACHED)
 @pytest.mark.parametrize("last", [[0], [300], [20, 0, 257], [5] * 9], ids=str)
-def test_a_layer_of_a_step(library, last, dtype):
+def test_a_layer_of_a_step(library, last, cached, dtype):
     rng, slots, hidden, heads, kv_heads, head_dim, mlp = (
         np.random.default_rng(last), len(last), 40, 6, 2, 16, 56
     )  # fmt: skip
@@ -261,9 +274,10 @@ def test_a_layer_of_a_step(library, last, dtype):
     norms, bias = (normal(hidden), normal(hidden)), normal(q_width + 2 * kv_width)
     shapes = [(len(bias), hidden), (hidden, q_width), (hidden, mlp), (mlp, hidden), (mlp, hidden)]
     weights = [normal(*shape) for shape in shapes]
-    k, v = rng.normal(0, 1, (2, slots * kv_heads, max(last) + 2, head_dim)).astype(np.float32)
+    shape = (2, slots * kv_heads, max(last) + 2, head_dim)
+    before = rounded(rng.normal(0, 1, shape).astype(np.float32), cached)
+    k, v = (cache_of(numbers, cached) for numbers in before)
     rows = np.repeat(np.array(last, np.int32), kv_heads)
-    before = k.copy(), v.copy()
     kept = [packed_by(library, weight, dtype) for weight in weights]
     found = call(
         library, "decoder_layer_step", x, cos, sin, rows.reshape(-1, 1, 1),
@@ -273,13 +287,30 @@ def test_a_layer_of_a_step(library, last, dtype):
     q, new_k, new_v = np.split(normed(x, norms[0]) @ qkv.T + bias, [q_width, q_width + kv_width], 1)
     q, new_k = (turned(it, cos, sin) for it in (q, new_k))
     for cache, new, old in ((k, new_k, before[0]), (v, new_v, before[1])):
-        old[np.arange(len(rows)), rows] = new.reshape(-1, head_dim)
-        np.testing.assert_allclose(cache, old, rtol=0, atol=1e-4)
+        ends = new.reshape(-1, head_dim).astype(np.float32)
+        old[np.arange(len(rows)), rows] = rounded(ends, cached)
+        found_there = native.widened(cache) if cached == "bfloat16" else cache
+        # A number half-way between two may be rounded to either.
+        off = 0.01 * np.abs(old) if cached == "bfloat16" else 0
+        assert (np.abs(found_there - old) <= off + 1e-4).all()
     total = x + step_of(q, *before, last, kv_heads) @ o_proj.T
     inner = normed(total, norms[1])
     gated = inner @ gate.T
     total += gated / (1 + np.exp(-gated)) * (inner @ up.T) @ down.T
-    np.testing.assert_allclose(found, total, rtol=0, atol=2e-4)
+    near = 2e-4 if cached == "float32" else 5e-3
+    np.testing.assert_allclose(found, total, rtol=0, atol=near)
+
+
+def test_numbers_are_rounded_into_a_part_of_a_cache():
+    if native.library() is None:
+        pytest.skip("nothing was built that this processor runs")
+    numbers = np.random.default_rng(3).normal(0, 1, (2, 5, 6)).astype(np.float32)
+    numbers[0, 0] = 0, -0.0, np.inf, 1 + 2**-8, 1 + 3 * 2**-8, 1e-40
+    cache = np.full((4, 8, 6), 7, np.uint16)
+    native.round_into(numbers, cache[1:3, :5])
+    np.testing.assert_array_equal(native.widened(cache[1:3, :5]), rounded(numbers, "bfloat16"))
+    assert (cache[[0, 3]] == 7).all()
+    assert (cache[:, 5:] == 7).all()
 
 
 def packed_by(library, weight: np.ndarray, dtype: str) -> np.ndarray:

@@ -195,7 +195,8 @@ class Decoder:
         config, size = self.config, self._itemsize
         # Shorter caches that stay take less than this one again.
         cached = 2 * self._slots * cache_length(prompt + new_tokens)
-        kept = (self.kept * prompt + cached) * config.kv_per_token * size
+        cached *= self.kernels.cache_itemsize(self._dtype)
+        kept = (self.kept * prompt * size + cached) * config.kv_per_token
         rows = self._block_rows(prompt)
         scores = self._score_bytes(rows, prompt)
         turned = (config.heads + config.kv_heads) * config.head_dim

@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,27 @@ def round_rows(wanted: bool) -> None:  # noqa: FBT001 - of the whole process, fr
     _function("round_rows")(ctypes.c_int(wanted))
 
 
+def rounds_rows() -> bool:
+    """Whether it was called with True last."""
+    return bool(_function("rounds_rows", ctypes.c_int)())
+
+
+def round_into(numbers: NDArray[np.float32], to: NDArray[np.uint16]) -> None:
+    """Write ``numbers`` ``[n, ...]`` as the nearest bfloat16 to an array, or a part of one, of the
+    same shape whose n parts are each in one piece.
+    """
+    numbers = np.ascontiguousarray(numbers)
+    rows, next_row = len(numbers), to.strides[0] // to.itemsize
+    sizes = map(ctypes.c_int64, (rows, numbers.size // rows, next_row))
+    pointers = (ctypes.c_void_p(array.ctypes.data) for array in (numbers, to))
+    _function("round_to")(*pointers, *sizes)
+
+
+def widened(numbers: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """bfloat16 as float32."""
+    return (numbers.astype(np.uint32) << 16).view(np.float32)
+
+
 def packed(weight: NDArray[np.float32], dtype: str) -> NDArray[np.generic]:
     """``weight`` ``[n, k]`` as the kernels take it, in ``dtype``; k is made even for bfloat16.
 
@@ -98,9 +120,9 @@ def _processor_flags() -> frozenset[str]:
 
 
 @cache
-def _function(name: str) -> Callable[..., None]:
+def _function(name: str, result: Any = None) -> Callable[..., Any]:
     path = library()
     assert path is not None
     function = getattr(ctypes.CDLL(str(path)), name)
-    function.restype = None
+    function.restype = result
     return function  # type: ignore[no-any-return]

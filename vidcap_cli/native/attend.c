@@ -20,6 +20,21 @@
 #define UNROLLED _Pragma("GCC unroll 16")
 #endif
 
+/* Numbers of a cache: of bfloat16 32 bits, the upper ones, are float32. */
+INLINE vec numbers(const enum kind kind, const char *from)
+{
+    hvec halves;
+    if (kind == FLOAT32)
+        return load((const float *)from);
+    memcpy(&halves, from, sizeof halves);
+    return (vec)(__builtin_convertvector(halves, ivec) << 16);
+}
+
+INLINE float number(const enum kind kind, const char *from)
+{
+    return kind == FLOAT32 ? *(const float *)from : widened(*(const uint16_t *)from);
+}
+
 /* e^(x - most) in place of x; their sum. */
 static float exponentials(float *x, int64_t n, float most)
 {
@@ -72,14 +87,15 @@ INLINE vec sums_of(vec x[LANES])
 /* scores [heads, tokens] = scale q k^T of LANES / heads tokens from ``start`` on; of those beyond the
  * last, its own. */
 INLINE void score(
-    const int heads, const float *q, const float *k, int64_t start, int64_t tokens, int64_t width,
-    float scale, float *scores)
+    const int heads, const enum kind kind, const float *q, const char *k, int64_t start, int64_t tokens,
+    int64_t width, float scale, float *scores)
 {
     const int some = LANES / heads;
-    const float *keys[LANES];
+    const int64_t size = bytes_of(kind);
+    const char *keys[LANES];
     vec sums[LANES];
     UNROLLED for (int token = 0; token < some; token++)
-        keys[token] = k + least(start + token, tokens - 1) * width;
+        keys[token] = k + least(start + token, tokens - 1) * width * size;
     UNROLLED for (int i = 0; i < LANES; i++)
         sums[i] = splat(0);
     int64_t i = 0;
@@ -88,8 +104,8 @@ INLINE void score(
         UNROLLED for (int head = 0; head < heads; head++)
             parts[head] = load(q + head * width + i);
         UNROLLED for (int token = 0; token < some; token++) {
-            const vec key = load(keys[token] + i);
-            __builtin_prefetch(keys[token] + i + FETCH_AHEAD * width, 0, 2);
+            const vec key = numbers(kind, keys[token] + i * size);
+            __builtin_prefetch(keys[token] + (i + FETCH_AHEAD * width) * size, 0, 2);
             UNROLLED for (int head = 0; head < heads; head++)
                 sums[head * some + token] += parts[head] * key;
         }
@@ -98,7 +114,7 @@ INLINE void score(
     for (; i < width; i++)
         for (int head = 0; head < heads; head++)
             for (int token = 0; token < some; token++)
-                found[head * some + token] += q[head * width + i] * keys[token][i];
+                found[head * some + token] += q[head * width + i] * number(kind, keys[token] + i * size);
     found *= scale;
     float both[LANES];
     store(both, found);
@@ -109,18 +125,19 @@ INLINE void score(
 /* to [heads, columns vectors] += the weighted sum of ``tokens`` rows of values; heads are ``next``
  * floats apart, their weights ROOM. */
 INLINE void add_columns(
-    const int heads, const int columns, float *to, int64_t next, const float *weights, const float *v,
-    int64_t tokens, int64_t width)
+    const int heads, const int columns, const enum kind kind, float *to, int64_t next,
+    const float *weights, const char *v, int64_t tokens, int64_t width)
 {
+    const int64_t size = bytes_of(kind);
     vec sums[HEADS][COLUMNS];
     for (int head = 0; head < heads; head++)
         for (int c = 0; c < columns; c++)
             sums[head][c] = load(to + head * next + c * LANES);
-    for (int64_t token = 0; token < tokens; token++, v += width) {
+    for (int64_t token = 0; token < tokens; token++, v += width * size) {
         vec values[COLUMNS];
         UNROLLED for (int c = 0; c < columns; c++) {
-            values[c] = load(v + c * LANES);
-            __builtin_prefetch(v + c * LANES + FETCH_AHEAD * width, 0, 2);
+            values[c] = numbers(kind, v + c * LANES * size);
+            __builtin_prefetch(v + (c * LANES + FETCH_AHEAD * width) * size, 0, 2);
         }
         UNROLLED for (int head = 0; head < heads; head++)
             UNROLLED for (int c = 0; c < columns; c++)
@@ -133,18 +150,20 @@ INLINE void add_columns(
 
 /* The same of all columns. */
 INLINE void add_values(
-    const int heads, float *to, int64_t next, const float *weights, const float *v, int64_t tokens,
-    int64_t width)
+    const int heads, const enum kind kind, float *to, int64_t next, const float *weights,
+    const char *v, int64_t tokens, int64_t width)
 {
+    const int64_t size = bytes_of(kind);
     int64_t i = 0;
     for (; i + COLUMNS * LANES <= width; i += COLUMNS * LANES)
-        add_columns(heads, COLUMNS, to + i, next, weights, v + i, tokens, width);
+        add_columns(heads, COLUMNS, kind, to + i, next, weights, v + i * size, tokens, width);
     for (; i + LANES <= width; i += LANES)
-        add_columns(heads, 1, to + i, next, weights, v + i, tokens, width);
+        add_columns(heads, 1, kind, to + i, next, weights, v + i * size, tokens, width);
     for (; i < width; i++)
         for (int head = 0; head < heads; head++)
             for (int64_t token = 0; token < tokens; token++)
-                to[head * next + i] += weights[head * ROOM + token] * v[token * width + i];
+                to[head * next + i] +=
+                    weights[head * ROOM + token] * number(kind, v + (token * width + i) * size);
 }
 
 /* What each head of queries sees of a part of the tokens: the weighted sum of their values, the
@@ -162,30 +181,31 @@ INLINE int64_t heads_at_once(int64_t left)
     return left >= HEADS ? HEADS : left >= 2 ? 2 : 1;
 }
 
+/* ``call`` with constants for the heads and the numbers that it is compiled for. */
+#define COMPILED(call, heads, kind, ...)                                                           \
+    if ((kind) == FLOAT32)                                                                         \
+        FOR_HEADS(call, heads, FLOAT32, __VA_ARGS__);                                              \
+    else                                                                                           \
+        FOR_HEADS(call, heads, BFLOAT16, __VA_ARGS__)
+#define FOR_HEADS(call, heads, kind, ...)                                                          \
+    ((heads) == HEADS ? call(HEADS, kind, __VA_ARGS__)                                             \
+     : (heads) == 2   ? call(2, kind, __VA_ARGS__)                                                 \
+                      : call(1, kind, __VA_ARGS__))
+
 /* Scores of the tokens from ``start`` to ``end``. */
 static void score_heads(
-    int64_t heads, const float *q, const float *k, int64_t start, int64_t end, int64_t tokens,
-    int64_t width, float scale, float *scores)
+    int64_t heads, enum kind kind, const float *q, const char *k, int64_t start, int64_t end,
+    int64_t tokens, int64_t width, float scale, float *scores)
 {
     for (int64_t i = start; i < end; i += LANES / heads)
-        if (heads == HEADS)
-            score(HEADS, q, k, i, tokens, width, scale, scores);
-        else if (heads == 2)
-            score(2, q, k, i, tokens, width, scale, scores);
-        else
-            score(1, q, k, i, tokens, width, scale, scores);
+        COMPILED(score, heads, kind, q, k, i, tokens, width, scale, scores);
 }
 
 static void weigh_heads(
-    int64_t heads, float *to, int64_t next, const float *weights, const float *v, int64_t tokens,
-    int64_t width)
+    int64_t heads, enum kind kind, float *to, int64_t next, const float *weights, const char *v,
+    int64_t tokens, int64_t width)
 {
-    if (heads == HEADS)
-        add_values(HEADS, to, next, weights, v, tokens, width);
-    else if (heads == 2)
-        add_values(2, to, next, weights, v, tokens, width);
-    else
-        add_values(1, to, next, weights, v, tokens, width);
+    COMPILED(add_values, heads, kind, to, next, weights, v, tokens, width);
 }
 
 /* A part of the tokens for all heads that share their keys: these are read from memory once. */
@@ -196,15 +216,16 @@ static void attend_part(void *context, int64_t index)
     const int64_t row = index / it->parts, first = index % it->parts * PART_TOKENS;
     const int64_t tokens = least(p->last[row] + 1 - first, PART_TOKENS), width = p->head_dim;
     const float *q = p->q + row * it->group * width, scale = 1 / sqrtf((float)width);
-    const float *k = p->keys + (row * p->length + first) * width;
-    const float *v = p->values + (row * p->length + first) * width;
+    const int64_t start_of_part = (row * p->length + first) * width * bytes_of(p->kind);
+    const char *k = (const char *)p->keys + start_of_part;
+    const char *v = (const char *)p->values + start_of_part;
     float *seen = it->seen + index * it->group * it->size;
     float *const scores = scratch(OWN, it->group * ROOM);
     for (int64_t start = 0; start < tokens; start += TOKENS_IN_CACHE)
         for (int64_t head = 0, heads; head < it->group; head += heads) {
             heads = heads_at_once(it->group - head);
             score_heads(
-                heads, q + head * width, k, start, least(start + TOKENS_IN_CACHE, tokens), tokens,
+                heads, p->kind, q + head * width, k, start, least(start + TOKENS_IN_CACHE, tokens), tokens,
                 width, scale, scores + head * ROOM);
         }
     for (int64_t head = 0; tokens > 0 && head < it->group; head++) {
@@ -220,8 +241,8 @@ static void attend_part(void *context, int64_t index)
         for (int64_t head = 0, heads; head < it->group; head += heads) {
             heads = heads_at_once(it->group - head);
             weigh_heads(
-                heads, seen + head * it->size, it->size, scores + head * ROOM + start, v + start * width,
-                least(tokens - start, TOKENS_IN_CACHE), width);
+                heads, p->kind, seen + head * it->size, it->size, scores + head * ROOM + start,
+                v + start * width * bytes_of(p->kind), least(tokens - start, TOKENS_IN_CACHE), width);
         }
 }
 
@@ -242,7 +263,7 @@ static void join_parts(void *context, int64_t index)
     for (int64_t part = 0; part < parts; part++, seen += next) {
         const float share = expf(seen[width] - most);
         total += share * seen[width + 1];
-        add_values(1, to, 0, &share, seen, 1, width);
+        add_values(1, FLOAT32, to, 0, &share, (const char *)seen, 1, width);
     }
     for (int64_t i = 0; i < width; i++)
         to[i] /= total;

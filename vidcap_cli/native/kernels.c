@@ -34,6 +34,13 @@ static int kind_of(const char *dtype)
     return -1;
 }
 
+/* The kind of a cache of keys and that of values, which are the same; -1 where it is none they have. */
+static int cached_kind(const char **dtypes)
+{
+    const int kind = kind_of(dtypes[0]);
+    return kind == FLOAT16 || strcmp(dtypes[0], dtypes[1]) ? -1 : kind;
+}
+
 /* x [m, k], W [n, depth], and perhaps a bias [n], then as ``last`` a residual [m, n]: y [m, n]. */
 static int one_product(
     int count, void **params, int64_t **shapes, const char **dtypes, bool last,
@@ -206,19 +213,20 @@ KERNEL(penalised)
     return 0;
 }
 
-/* q [slots, heads * D], keys and values [slots * kv_heads, length, D], last [slots * kv_heads, 1, 1]:
- * what the queries see [slots, heads * D].
+/* q [slots, heads * D], keys and values [slots * kv_heads, length, D], float32 or both bfloat16, last
+ * [slots * kv_heads, 1, 1]: what the queries see [slots, heads * D].
  */
 KERNEL(step_attention)
 {
     UNUSED;
-    if (!float32(dtypes, 0, 3) || strcmp(dtypes[3], "int32"))
+    const int cached = cached_kind(dtypes + 1);
+    if (!float32(dtypes, 0, 1) || cached < 0 || strcmp(dtypes[3], "int32"))
         return WRONG_DTYPE;
     const int64_t slots = shapes[0][0], head_dim = shapes[1][2];
     const attention p = {
         .q = params[0], .keys = params[1], .values = params[2], .last = params[3],
         .attended = params[4], .heads = shapes[0][1] / head_dim, .kv_heads = shapes[1][0] / slots,
-        .head_dim = head_dim, .length = shapes[1][1]};
+        .head_dim = head_dim, .length = shapes[1][1], .kind = (enum kind)cached};
     attend(&p, slots);
     return 0;
 }
@@ -230,8 +238,8 @@ static matrix matrix_of(void *numbers, const int64_t *shape)
 
 /* x [slots, hidden], cos and sin [slots, D], last [slots * kv_heads, 1, 1], epsilon [1]; the tensors
  * of a layer: norms before attention and after it [hidden], W_qkv and its bias, W_o, W_down, W_gate,
- * W_up; caches of keys and of values [slots * kv_heads, length, D], to which a token is written: x
- * after the layer [slots, hidden].
+ * W_up; caches of keys and of values [slots * kv_heads, length, D], float32 or both bfloat16, to which
+ * a token is written: x after the layer [slots, hidden].
  */
 KERNEL(decoder_layer_step)
 {
@@ -240,9 +248,8 @@ KERNEL(decoder_layer_step)
         X, COS, SIN, LAST, EPS, INPUT_NORM, POST_NORM, QKV, BIAS, O_PROJ, DOWN, GATE, UP, KEY_CACHE,
         VALUE_CACHE, Y
     };
-    const int kind = kind_of(dtypes[QKV]);
-    if (kind < 0 || !float32(dtypes, X, 3) || strcmp(dtypes[LAST], "int32")
-        || !float32(dtypes, KEY_CACHE, 2))
+    const int kind = kind_of(dtypes[QKV]), cached = cached_kind(dtypes + KEY_CACHE);
+    if (kind < 0 || cached < 0 || !float32(dtypes, X, 3) || strcmp(dtypes[LAST], "int32"))
         return WRONG_DTYPE;
     for (int i = O_PROJ; i <= UP; i++)
         if (kind_of(dtypes[i]) != kind)
@@ -253,7 +260,7 @@ KERNEL(decoder_layer_step)
         .post_attention_norm = params[POST_NORM], .qkv_bias = params[BIAS],
         .qkv = matrix_of(params[QKV], shapes[QKV]), .o_proj = matrix_of(params[O_PROJ], shapes[O_PROJ]),
         .down = matrix_of(params[DOWN], shapes[DOWN]), .gate = matrix_of(params[GATE], shapes[GATE]),
-        .up = matrix_of(params[UP], shapes[UP]), .kind = (enum kind)kind, .keys = params[KEY_CACHE],
+        .up = matrix_of(params[UP], shapes[UP]), .kind = (enum kind)kind, .cached = (enum kind)cached, .keys = params[KEY_CACHE],
         .values = params[VALUE_CACHE], .last = params[LAST], .y = params[Y], .eps = *(float *)params[EPS],
         .slots = slots, .hidden = shapes[X][1], .kv_heads = rows / slots,
         .head_dim = shapes[COS][1], .length = shapes[KEY_CACHE][1]};

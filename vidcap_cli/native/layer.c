@@ -23,12 +23,17 @@ static void rms_norm(const layer *p, const float *x, const float *weight, float 
 }
 
 /* Keys, or values, [slots * kv_heads, head_dim] of the new tokens. */
-static void append(const layer *p, float *cache, const float *rows)
+static void append(const layer *p, void *cache, const float *rows)
 {
-    for (int64_t row = 0; row < p->slots * p->kv_heads; row++)
-        memcpy(
-            cache + (row * p->length + p->last[row]) * p->head_dim, rows + row * p->head_dim,
-            (size_t)p->head_dim * 4);
+    const int64_t width = p->head_dim;
+    for (int64_t row = 0; row < p->slots * p->kv_heads; row++, rows += width) {
+        const int64_t start = (row * p->length + p->last[row]) * width;
+        if (p->cached == FLOAT32)
+            memcpy((float *)cache + start, rows, (size_t)width * 4);
+        else
+            for (int64_t i = 0; i < width; i++)
+                ((uint16_t *)cache)[start + i] = bfloat16(rows[i]);
+    }
 }
 
 /* What the new tokens, whose projections are ``qkv``, attend to; ``turned`` has room for these. */
@@ -45,7 +50,7 @@ static void attend_to_caches(const layer *p, const float *qkv, float *turned, fl
     const attention seen = {
         .q = turned, .keys = p->keys, .values = p->values, .last = p->last, .attended = attended,
         .heads = q_width / p->head_dim, .kv_heads = p->kv_heads, .head_dim = p->head_dim,
-        .length = p->length};
+        .length = p->length, .kind = p->cached};
     attend(&seen, p->slots);
 }
 

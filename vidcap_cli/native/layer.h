@@ -11,13 +11,13 @@ typedef struct {
 
 /* A layer of a decoder for the next token of each slot. x and y are [slots, hidden], cos and sin
  * [slots, head_dim]; ``qkv_bias`` has a number for each row of ``qkv``. Keys and values go to
- * ``last`` in caches as ``attention`` (rows.h) reads them.
+ * ``last`` in caches of ``cached`` numbers as ``attention`` (rows.h) reads them.
  */
 typedef struct {
     const float *x, *cos, *sin, *input_norm, *post_attention_norm, *qkv_bias;
     matrix qkv, o_proj, down, gate, up;
-    enum kind kind;
-    float *keys, *values;
+    enum kind kind, cached;
+    void *keys, *values;
     const int32_t *last;
     float *y, eps;
     int64_t slots, hidden, kv_heads, head_dim, length;

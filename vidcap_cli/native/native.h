@@ -16,6 +16,7 @@
 
 typedef float vec __attribute__((vector_size(VECTOR_BYTES)));
 typedef int32_t ivec __attribute__((vector_size(VECTOR_BYTES)));
+typedef uint16_t hvec __attribute__((vector_size(VECTOR_BYTES / 2)));
 
 INLINE vec load(const float *from)
 {
@@ -71,6 +72,22 @@ INLINE vec vexp(vec x)
     return choose(tiny, splat(0.0f), p * (vec)(exponent << 23));
 }
 
+/* The nearest bfloat16; of two the even one. */
+INLINE uint16_t bfloat16(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return x != x ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+INLINE float widened(uint16_t bfloat16)
+{
+    const uint32_t bits = (uint32_t)bfloat16 << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 INLINE int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -89,6 +106,11 @@ float *scratch(enum use use, int64_t floats);
 
 /* product.c: in what numbers weights are kept. */
 enum kind { FLOAT32, FLOAT16, BFLOAT16 };
+
+INLINE int64_t bytes_of(enum kind kind)
+{
+    return kind == FLOAT32 ? 4 : 2;
+}
 
 /* product.c: what becomes of a product: GELU is that with erf, QUICK_GELU x sigmoid(1.702 x)
  * (Hendrycks and Gimpel 2016), SWIGLU silu(x W0^T + b0) * (x W1^T + b1) (Shazeer 2020). */

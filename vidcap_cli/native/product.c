@@ -42,14 +42,14 @@ EXPORT void round_rows(int wanted)
     rounding = wanted;
 }
 
+EXPORT int rounds_rows(void)
+{
+    return rounding;
+}
+
 bool rounded(int64_t rows)
 {
     return rounding && rows >= ROUNDED_ROWS;
-}
-
-INLINE int64_t bytes_of(enum kind kind)
-{
-    return kind == FLOAT32 ? 4 : 2;
 }
 
 /* The numbers at one depth of the 16 rows of a panel; of bfloat16, two depths of a row lie in 32 bits,
@@ -355,14 +355,6 @@ void multiply(
     parallel(columns, &some, (panels + some.panels_at_once - 1) / some.panels_at_once);
 }
 
-/* The nearest bfloat16; of two the even one. */
-INLINE uint16_t bfloat16(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return x != x ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-
 /* Which number of W as it is kept is that of a row and column. */
 INLINE int64_t place(int64_t row, int64_t column, int64_t n, int64_t depth, enum kind kind)
 {
@@ -401,6 +393,26 @@ EXPORT void pack(const float *from, void *to, int64_t n, int64_t k, int64_t dept
     parallel(pack_panel, &w, (n + PANEL - 1) / PANEL);
 }
 
+typedef struct {
+    const float *from;
+    uint16_t *to;
+    int64_t width, next;
+} rounding_of;
+
+static void round_numbers_of(void *context, int64_t row)
+{
+    const rounding_of *it = context;
+    for (int64_t i = 0; i < it->width; i++)
+        it->to[row * it->next + i] = bfloat16(it->from[row * it->width + i]);
+}
+
+/* Float32 ``from`` [rows, width] as bfloat16, rows ``next`` numbers apart. */
+EXPORT void round_to(const float *from, void *to, int64_t rows, int64_t width, int64_t next)
+{
+    rounding_of it = {from, to, width, next};
+    parallel(round_numbers_of, &it, rows);
+}
+
 void unpack_row(
     float *to, const void *w, int64_t row, int64_t n, int64_t depth, enum kind kind)
 {
@@ -410,9 +422,7 @@ void unpack_row(
             to[i] = ((const float *)w)[from];
         else if (kind == FLOAT16)
             to[i] = ((const _Float16 *)w)[from];
-        else {
-            const uint32_t bits = (uint32_t)((const uint16_t *)w)[from] << 16;
-            memcpy(to + i, &bits, 4);
-        }
+        else
+            to[i] = widened(((const uint16_t *)w)[from]);
     }
 }

@@ -1,7 +1,7 @@
 #ifndef VIDCAP_ROWS_H
 #define VIDCAP_ROWS_H
 
-#include <stdint.h>
+#include "native.h"
 
 /* With ``delta``: total = x + delta, normed = norm(total); without: normed = norm(x). With ``bias``
  * LayerNorm (Ba et al. 2016), without it RMSNorm (Zhang and Sennrich 2019). All are [rows, width].
@@ -54,10 +54,13 @@ typedef struct {
 void penalise(const pricing *p);
 
 /* softmax(q k^T / sqrt(head_dim)) v of one query for each slot [slots, heads * head_dim], over the
- * tokens 0 to last[slot * kv_heads] of caches [slots * kv_heads, length, head_dim].
+ * tokens 0 to last[slot * kv_heads] of caches [slots * kv_heads, length, head_dim] of ``kind``: float32
+ * or bfloat16.
  */
 typedef struct {
-    const float *q, *keys, *values;
+    const float *q;
+    const void *keys, *values;
+    enum kind kind;
     const int32_t *last;
     float *attended;
     int64_t heads, kv_heads, head_dim, length;

@@ -17,7 +17,7 @@ from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.models.kernels.cpu import CpuAttention, CpuKernels
 from vidcap_cli.models.kernels.seam import Array, Cache, QkvSplit, Tensors
 from vidcap_cli.models.weights import to_tensor
-from vidcap_cli.native import packed
+from vidcap_cli.native import packed, round_into, rounds_rows, widened
 
 Shape = list[int]
 _WINDOW_KINDS = 4  # whole ones, those at the right edge, at the lower edge, and in the corner
@@ -182,23 +182,36 @@ class NativeKernels(NativePieces):
         """
         return self.layer_step(x, *rope, mask, ops.scalar_to_tensor(eps, ms.float32), *tensors)
 
+    def cache_itemsize(self, dtype: Any) -> int:
+        """Where products round their rows, keys and values are kept rounded: half of what steps
+        read of them.
+        """
+        del dtype
+        return 2 if rounds_rows() else 4
+
     def new_cache(self, name: str, shape: tuple[int, int, int], dtype: Any) -> Cache:
         """In memory that MindSpore shares: ``step_layer`` writes to it, and so does numpy.
 
         No operator may read it outside graphs: that has a copy made, to which graphs then keep.
         """
-        del name, dtype
-        return (Tensor.from_numpy(np.zeros(shape, np.float32)),)
+        del name
+        numbers = np.uint16 if self.cache_itemsize(dtype) == 2 else np.float32
+        return (Tensor.from_numpy(np.zeros(shape, numbers)),)
 
     def read_cache(self, cache: Cache, first: int, rows: int, tokens: int) -> Tensor:
         """A copy."""
-        return Tensor(cache[0].asnumpy()[first : first + rows, :tokens])
+        kept = cache[0].asnumpy()[first : first + rows, :tokens]
+        return Tensor(widened(kept) if kept.dtype == np.uint16 else kept)
 
     def fill_cache(self, caches: Sequence[Cache], first: int, new: Sequence[Tensor]) -> None:
         """In place."""
         for (cache,), tensor in zip(caches, new, strict=True):
             rows, tokens, _ = tensor.shape
-            cache.asnumpy()[first : first + rows, :tokens] = tensor.asnumpy()
+            kept = cache.asnumpy()[first : first + rows, :tokens]
+            if kept.dtype == np.uint16:
+                round_into(tensor.asnumpy(), kept)
+            else:
+                kept[:] = tensor.asnumpy()
 
 
 class NativeQkvSplit(QkvSplit):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
@@ -156,6 +157,10 @@ class Kernels(nn.Cell):  # type: ignore[misc]
     def concat(self, parts: Sequence[Tensor], axis: int) -> Tensor:
         """``parts`` one after the other."""
         raise NotImplementedError
+
+    def cache_itemsize(self, dtype: Any) -> int:
+        """Host: bytes of a number in a cache of a decoder whose rows are of ``dtype``."""
+        return 4 if dtype == ms.float32 else 2
 
     def new_cache(self, name: str, shape: tuple[int, int, int], dtype: Any) -> Cache:
         """Host: an empty cache ``[B, length, D]``."""
