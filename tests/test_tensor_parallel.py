@@ -140,6 +140,58 @@ def test_a_row_that_kills_a_rank_of_its_group_twice_is_left_out(tmp_path):
     assert {status[row] for row in kills[0]} == {"crashed"}
 
 
+# Python imports this at its start: the second rank of a group has no memory for long prompts.
+SHORT_OF_MEMORY = """
+import os, sys
+if "vidcap_cli.rank.worker" in sys.orig_argv and os.environ.get("RANK_ID") == "1":
+    from vidcap_cli.engine import group
+    follow = group.follow
+
+    def follow_short_of_memory(rank, size, load, alive):
+        def loaded(share):
+            found = load(share)
+            begin = type(found.model).begin
+
+            def limited(model, slot, prompt, new_tokens):
+                if len(prompt.ids) > 300:
+                    raise RuntimeError("Allocate memory failed")
+                return begin(model, slot, prompt, new_tokens)
+
+            type(found.model).begin = limited
+            return found
+
+        return follow(rank, size, loaded, alive)
+
+    group.follow = follow_short_of_memory
+"""
+
+
+@SLOW
+def test_a_row_that_one_rank_of_a_group_has_no_memory_for(tmp_path):
+    """It is tried again alone, and is then out of memory, and not what killed a rank."""
+    write_nano_table(tmp_path, 6, seed=9)
+    rows = rows_of(tmp_path / "meta.csv")
+    asked = [row | {"ask": "What moves? " * (80 if row["id"] == "0003" else 1)} for row in rows]
+    with (tmp_path / "meta.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, asked[0])
+        table.writeheader()
+        table.writerows(asked)
+    (tmp_path / "sitecustomize.py").write_text(SHORT_OF_MEMORY, encoding="utf-8")
+    running = Command(
+        [
+            *("qwen2vl", "meta.csv", "--model", "nano", "--tensor-parallel", "2"),
+            *("--question-column", "ask", "--all-columns", "-o", "out.csv"),
+        ],
+        tmp_path,
+        {"PYTHONPATH": str(tmp_path), "VIDCAP_APART_SECONDS": "2"},
+    )
+    code, _, err = running.finish()
+    assert code == 3, err
+    found = rows_of(tmp_path / "out.csv")
+    assert [row["caption_status"] for row in found] == ["ok"] * 3 + ["oom"] + ["ok"] * 2
+    assert "Allocate memory failed" in found[3]["caption_error"]
+
+
 def kill_follower_with_rows_in_model(running: Command, run: Path, launch: int) -> set[int]:
     """Kill rank 1 while the first row of a launch is in the model; which row that is."""
 

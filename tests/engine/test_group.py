@@ -129,7 +129,7 @@ def test_a_rank_that_fails_alone_ends_the_group(ranks):
     model = leader.together(SimpleNamespace(model=FakeModel(0), room=None))
     threading.Thread(target=lambda: model.step(14), daemon=True).start()
     wait_for(lost)
-    assert lost == ["another rank of the group has failed: ValueError: 14 is no token"]
+    assert lost == ["one rank of the group has failed alone: ValueError: 14 is no token"]
 
 
 def test_a_leader_that_fails_alone_ends_the_group(ranks):
@@ -137,7 +137,7 @@ def test_a_leader_that_fails_alone_ends_the_group(ranks):
     model = leader.together(SimpleNamespace(model=FakeModel(0), room=None))
     with pytest.raises(SystemExit):
         model.step(15)
-    assert lost == ["the ranks of the group have not failed at the same thing"]
+    assert lost == ["one rank of the group has failed alone: ValueError: 15 is no token"]
 
 
 def test_a_rank_that_is_gone_ends_the_group(ranks):

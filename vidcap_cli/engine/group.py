@@ -167,7 +167,7 @@ class Together:
             result = getattr(self._model, name)(*arguments)
         except Exception as error:  # noqa: BLE001 - raised once the others are heard
             failure = error
-        said = [link.reply(_APART if failure else None) for link in self._links]
+        said = [link.reply(failure) for link in self._links]
         if failure:
             raise failure
         elsewhere = next((words for words in said if words), None)
@@ -198,12 +198,12 @@ class _Link(threading.Thread):
         except OSError:
             self._lost("a rank of the group is gone")
 
-    def reply(self, seconds: float | None = None) -> Any:
-        """What it says next; the group is lost when it has said nothing after ``seconds``."""
+    def reply(self, failure: Exception | None = None) -> Any:
+        """What it says next. After a ``failure`` here it does so soon, or the group is lost."""
         try:
-            said = self._said.get(timeout=seconds)
+            said = self._said.get(timeout=_APART if failure else None)
         except queue.Empty:
-            self._lost("the ranks of the group have not failed at the same thing")
+            self._lost(f"one rank of the group has failed alone: {_words(failure)}")
         self._heard.set()
         return said
 
@@ -221,7 +221,7 @@ class _Link(threading.Thread):
                 self._heard.clear()
                 self._said.put(said)
                 if isinstance(said, str) and not self._heard.wait(_APART):
-                    self._lost(f"another rank of the group has failed: {said}")
+                    self._lost(f"one rank of the group has failed alone: {said}")
         except (EOFError, OSError):
             if not self._ending:
                 self._lost("a rank of the group is gone")
@@ -248,9 +248,13 @@ def follow(
         try:
             getattr(loaded.model, name)(*arguments)
         except Exception as error:  # noqa: BLE001 - for the leader to judge
-            failed = f"{type(error).__name__}: {error}"
+            failed = _words(error)
         with suppress(OSError):  # the leader is gone, which is seen next
             connection.send(failed)
+
+
+def _words(error: Exception | None) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 class _Told(threading.Thread):

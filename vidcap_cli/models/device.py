@@ -16,7 +16,8 @@ from vidcap_cli.native import library, round_rows, set_threads
 # What MindSpore says when memory is short, on CPU and on Ascend, in graphs and between them; and
 # CANN's own codes for it.
 _NO_MEMORY = re.compile(
-    r"out of memory|memory.* (not|isn.t) enough|bad_alloc|(m|re)?alloc\w* .*fail|EL0004|207001",
+    r"out of memory|memory.* (not|isn.t) enough|bad_alloc|(m|re)?alloc\w* .*fail|MemoryError|"
+    r"EL0004|207001",
     re.IGNORECASE,
 )
 _GIB = 1 << 30

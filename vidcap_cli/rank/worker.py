@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -71,7 +71,7 @@ class Rank:
 
     Each row is asked all ``questions``, and is done when all are answered. ``shrink``: a clip that
     there is no memory for is made smaller. ``retry``: a caption that repeats itself is decoded once
-    more.
+    more. ``in_model`` has the rows that the model is at, by number.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Rank:
         stop: Callable[[], bool],
         questions: Sequence[str] = ("",),
         retry: bool = False,
+        in_model: dict[int, Row] | None = None,
     ) -> None:
         self._captioner = captioner
         self._engine = engine
@@ -94,7 +95,7 @@ class Rank:
         self._questions, self._retry = questions, retry
         self._videos = count()  # numbers of those that several questions are about
         self._stop = stop
-        self._in_model: dict[int, Row] = {}
+        self._in_model = {} if in_model is None else in_model
         self._waiting: deque[Request] = deque()  # of rows in the model, what is asked next
 
     def work(self) -> ShortRows | None:
@@ -239,8 +240,11 @@ class Rank:
 
     def _out_of_memory(self, row: Row, error: str) -> None:
         """End a row for want of memory; the original wrote an empty caption then."""
-        status = Status.OOM if self._shrink else Status.EMPTY
-        self._recorder.failed(row, status, f"out of memory: {error}")
+        self._recorder.failed(row, _without_memory(self._shrink), f"out of memory: {error}")
+
+
+def _without_memory(shrink: bool) -> Status:  # noqa: FBT001
+    return Status.OOM if shrink else Status.EMPTY
 
 
 def work(
@@ -279,12 +283,14 @@ def work(
             stop=stop,
         )
         intake.read_ahead()  # frames are read while the weights load
-        group = Group(number, size, partial(_lose, recorder)) if size > 1 else None
-        engine = load_engine(config, recorder.doing, group)
         shrink, retry = config.on_oom == "shrink", config.retry_repetitive
+        in_model: dict[int, Row] = {}
+        lost = partial(_lose, recorder, in_model, _without_memory(shrink))
+        group = Group(number, size, lost) if size > 1 else None
+        engine = load_engine(config, recorder.doing, group)
         rank = Rank(
-            captioner, engine, intake, recorder,
-            shrink=shrink, stop=stop, questions=[*config.questions.values()], retry=retry,
+            captioner, engine, intake, recorder, shrink=shrink, stop=stop,
+            questions=[*config.questions.values()], retry=retry, in_model=in_model,
         )  # fmt: skip
         short = rank.work()
     again = short is not None and claims.left and not stop()
@@ -298,10 +304,22 @@ def work(
     return False
 
 
-def _lose(recorder: Recorder, why: str) -> NoReturn:
-    """Leave a group that cannot go on, perhaps from a sum that never comes."""
+def _lose(
+    recorder: Recorder, in_model: Mapping[int, Row], without_memory: Status, why: str
+) -> NoReturn:
+    """Leave a group that cannot go on, perhaps from a sum that never comes.
+
+    Its rows are tried again, each alone. One that was alone when one rank had no memory for it gets
+    the status for that.
+    """
+    from vidcap_cli.models.device import as_out_of_memory  # noqa: PLC0415 - imports MindSpore
+
     print(why, file=sys.stderr, flush=True)  # noqa: T201 - into the rank's log
     with suppress(Exception):  # what is not committed is done again
+        if short := as_out_of_memory(RuntimeError(why)):
+            for row in [*in_model.values()]:
+                if row.alone:
+                    recorder.failed(row, without_memory, f"out of memory: {short}")
         recorder.commit()
     os._exit(1)
 
