@@ -8,9 +8,10 @@ import pytest
 from tests.helpers.commands import vidcap
 from vidcap_cli.caption import caption
 from vidcap_cli.config import CaptionConfig
+from vidcap_cli.declaring import declared
 from vidcap_cli.errors import OK, ModelError, RunChangedError, RunError, UsageError
 from vidcap_cli.launch.leader import Job, Leader, leading
-from vidcap_cli.options import PROMPTS, LaunchOptions, RunOptions, TableOptions, declared
+from vidcap_cli.options import PROMPTS, LaunchOptions, RunOptions, TableOptions
 from vidcap_cli.request import Request
 from vidcap_cli.rundir.parts import Result, write_part
 

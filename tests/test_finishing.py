@@ -5,8 +5,9 @@ from pathlib import Path
 
 from tests.helpers.commands import rows_of, vidcap, write_nano_table
 from vidcap_cli.finishing import steps_after_merge
-from vidcap_cli.inspect import Wanted, inspect
+from vidcap_cli.inspect import inspect
 from vidcap_cli.merge.merge import merge
+from vidcap_cli.options import InspectOptions
 
 PURPOSE = "to caption the 2 rows without a caption"
 
@@ -56,13 +57,13 @@ def test_a_table_with_all_its_captions_is_not_captioned_again(tmp_path):
     text = (tmp_path / "all.csv").read_text()
     whole = text.replace(",,empty,", ",words,ok,")
     (tmp_path / "all.csv").write_text(whole)
-    assert not inspect(tmp_path / "all.csv", Wanted(all_videos=True)).steps
+    assert not inspect(tmp_path / "all.csv", InspectOptions(all_videos=True)).steps
     # Nor one whose rows have failed for good.
     (tmp_path / "all.csv").write_text(text.replace(",,empty,", ",,decode_error,"))
-    assert not inspect(tmp_path / "all.csv", Wanted(all_videos=True)).steps
+    assert not inspect(tmp_path / "all.csv", InspectOptions(all_videos=True)).steps
     assert PURPOSE not in {one.purpose for one in inspect(tmp_path / "all.csv").steps}
     (tmp_path / "all.csv").write_text(text.replace(",,empty,", ",,oom,"))
-    for wanted in (Wanted(all_videos=True), Wanted()):
+    for wanted in (InspectOptions(all_videos=True), InspectOptions()):
         assert inspect(tmp_path / "all.csv", wanted).steps[0].purpose == PURPOSE
 
 

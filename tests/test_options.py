@@ -10,17 +10,9 @@ from typer.testing import CliRunner
 from vidcap_cli import caption
 from vidcap_cli.cli import app
 from vidcap_cli.config import ALTERS_CAPTIONS, CaptionConfig, options_of
+from vidcap_cli.declaring import declared, given, spelled
 from vidcap_cli.families import FAMILIES
-from vidcap_cli.options import (
-    PROMPTS,
-    LaunchOptions,
-    Prompt,
-    RunOptions,
-    TableOptions,
-    declared,
-    given,
-    spelled,
-)
+from vidcap_cli.options import PROMPTS, LaunchOptions, Prompt, RunOptions, TableOptions
 from vidcap_cli.request import Request
 
 # Another value than the default for every option that ranks are told.

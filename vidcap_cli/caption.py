@@ -37,9 +37,7 @@ from vidcap_cli.launch.surroundings import look_around, placed
 from vidcap_cli.merge.account import Reconciliation
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.next_steps import Ending
-from vidcap_cli.options import (
-    NANO,
-)
+from vidcap_cli.options import NANO
 from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.remote.cache import caching
 from vidcap_cli.remote.table import bring_table

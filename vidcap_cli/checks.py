@@ -22,13 +22,7 @@ from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.sidecars import RANGES
 from vidcap_cli.meta import check_questions, open_meta
 from vidcap_cli.models.decoder_config import DecoderConfig
-from vidcap_cli.options import (
-    NANO_QUESTIONS,
-    PATH,
-    TEXT,
-    RunOptions,
-    TableOptions,
-)
+from vidcap_cli.options import NANO_QUESTIONS, PATH, TEXT, RunOptions, TableOptions
 from vidcap_cli.outputs import default_run_dir
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.request import Request

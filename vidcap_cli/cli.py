@@ -16,18 +16,16 @@ from typer.core import TyperCommand, TyperGroup
 
 from vidcap_cli import __version__
 from vidcap_cli.config import CaptionConfig, options_of
+from vidcap_cli.declaring import Declared, declared, given
 from vidcap_cli.errors import FAILED, INCOMPLETE, OK
 from vidcap_cli.families import FAMILIES, Family
 from vidcap_cli.options import (
     PROMPTS,
-    Declared,
+    InspectOptions,
     LaunchOptions,
-    Prefer,
+    MergeOptions,
     RunOptions,
     TableOptions,
-    as_ranges,
-    declared,
-    given,
 )
 
 # What typer raises for words that it does not understand.
@@ -142,9 +140,6 @@ _Target = Annotated[
         show_default=False,
     ),
 ]
-VIDEOS = "A table or folder of videos"
-CAPTIONS, RUN = "A table with captions", "A run directory"
-GALLERY = "A table with captions, or a run directory"
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
@@ -281,203 +276,38 @@ def _add_family(family: Family) -> None:
     )
 
 
-def merge(
-    inputs: _Inputs,
-    *,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FILE", help="The table to write."),
-    ],
-    meta: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="TABLE",
-            help="The planned table.",
-            show_default="the one the runs were planned from",
-        ),
-    ] = None,
-    path_column: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The column with the paths, in that table and in tables with captions.",
-            show_default="that of the runs, else path",
-        ),
-    ] = None,
-    ranges: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="The columns with ranges of videos there: START,END, or none.",
-            show_default="those of the runs, else start,end if they are there",
-            callback=_reading(as_ranges),
-        ),
-    ] = None,
-    prefer: Annotated[
-        Prefer,
-        typer.Option(
-            help="Which of several captions of a row to take: by when the inputs were written and, "
-            "within one, by launch or row; the first in the order of the inputs and their rows; "
-            "or the longest."
-        ),
-    ] = "newest",
-    missing: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Write the rows still to do as a table.", show_default=False
-        ),
-    ] = None,
-    allow_missing: Annotated[
-        bool,
-        typer.Option("--allow-missing", help="Exit with 0 although rows have no caption."),
-    ] = False,
-    table: dict[str, Any],
-    quiet: Annotated[
-        bool,
-        typer.Option("--quiet", "-q", help="Say nothing unless rows have no caption, or errors."),
-    ] = False,
-    as_json: _Json = False,
-) -> None:
+def merge(inputs: _Inputs, *, own: dict[str, Any], table: dict[str, Any]) -> None:
     """Reconcile runs, parts and captioned tables into one table. Inputs are never touched."""
     from vidcap_cli.merge import merge as merging
     from vidcap_cli.view import reconciliation as report
 
+    wanted = MergeOptions(**own)
+    rows: dict[str, Any] = {name: own[name] for name in ("path_column", "ranges", "prefer")}
     account = merging.merge(
-        inputs,
-        output,
-        meta=meta,
-        path_column=path_column,
-        ranges=ranges,
-        prefer=prefer,
-        missing=missing,
-        **table,
+        inputs, wanted.output, meta=wanted.meta, missing=wanted.missing, **rows, **table
     )
     steps = []
-    if missing:
+    if wanted.missing:
         from vidcap_cli.finishing import steps_after_merge
 
-        asked = {"path_column": path_column, "ranges": ranges}
-        asked = {name: value for name, value in asked.items() if value}
-        asked |= {"prefer": prefer} if prefer != "newest" else {}
-        asked |= given(_own_table.values(), table)
-        steps = steps_after_merge(account, inputs, meta, asked)
-    fine = account.complete or allow_missing
-    if as_json or not (quiet and fine):
-        report.show_merge(account, steps, as_json=as_json)
+        options = declared(MergeOptions)
+        asked = given((options[name] for name in rows), rows) | given(_own_table.values(), table)
+        steps = steps_after_merge(account, inputs, wanted.meta, asked)
+    fine = account.complete or wanted.allow_missing
+    if wanted.as_json or not (wanted.quiet and fine):
+        report.show_merge(account, steps, as_json=wanted.as_json)
     raise typer.Exit(OK if fine else INCOMPLETE)
 
 
-def inspect(
-    target: _Target = None,
-    *,
-    caption_column: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The column with the captions of a table.",
-            show_default="the one before caption_status, else text",
-            rich_help_panel=CAPTIONS,
-        ),
-    ] = None,
-    export_flagged: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the captions with a flag as a table, with their flags.",
-            show_default=False,
-            rich_help_panel=CAPTIONS,
-        ),
-    ] = None,
-    failed: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the failed rows, all of them, as a table.",
-            show_default=False,
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    watch: Annotated[
-        bool,
-        typer.Option("--watch", help="Draw the run until it ends.", rich_help_panel=RUN),
-    ] = False,
-    videos: Annotated[
-        bool,
-        typer.Option(
-            "--videos",
-            help="Look into the videos of a table that has captions.",
-            rich_help_panel=VIDEOS,
-        ),
-    ] = False,
-    all_videos: Annotated[
-        bool,
-        typer.Option(
-            "--all",
-            help="Open all videos, not a sample; also for a page.",
-            rich_help_panel=VIDEOS,
-        ),
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Write the table with what its videos hold (num_frames, height, width, "
-            "aspect_ratio, fps, resolution); opens all.",
-            show_default=False,
-            rich_help_panel=VIDEOS,
-        ),
-    ] = None,
-    drop_unreadable: Annotated[
-        bool,
-        typer.Option(
-            "--drop-unreadable",
-            help="Leave rows out of it whose video cannot be read.",
-            rich_help_panel=VIDEOS,
-        ),
-    ] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write a page for a browser that shows the captions beside their videos.",
-            show_default=False,
-            rich_help_panel=GALLERY,
-        ),
-    ] = None,
-    thumbnails: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=0,
-            max=12,
-            help="How many frames of a video it shows, of 2,000 videos.",
-            rich_help_panel=GALLERY,
-        ),
-    ] = 4,
-    as_json: _Json = False,
-) -> None:
+def inspect(target: _Target = None, *, wanted: dict[str, Any], as_json: _Json = False) -> None:
     """Show what vidcap knows about a table, its captions, a video, a model, a run, or this machine.
 
     Of a table with captions it shows how long they are, and which are suspect and why.
     """
-    from vidcap_cli.inspect import Wanted, render
     from vidcap_cli.inspect import inspect as look
+    from vidcap_cli.inspect import render
 
-    wanted = Wanted(
-        caption_column=caption_column,
-        export_flagged=export_flagged,
-        failed=failed,
-        watch=watch,
-        videos=videos,
-        all_videos=all_videos,
-        output=output,
-        drop_unreadable=drop_unreadable,
-        html=html,
-        thumbnails=thumbnails,
-    )
-    report = look(target, wanted)
+    report = look(target, InspectOptions(**wanted))
     render(report, as_json=as_json)
     raise typer.Exit(OK if report.ok else FAILED)
 
@@ -500,5 +330,5 @@ _own_table["form"] = replace(
     _form,
     option=replace(_form.option, help="Format of the output.", usual="what its name ends in"),
 )
-_command(merge, {"table": _own_table})
-app.command(cls=_Command)(inspect)
+_command(merge, {"own": declared(MergeOptions), "table": _own_table})
+_command(inspect, {"wanted": declared(InspectOptions)})

@@ -8,16 +8,9 @@ one attempt to the next.
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
+from vidcap_cli.declaring import Declared, Option, declared
 from vidcap_cli.families import FAMILIES, Family
-from vidcap_cli.options import (
-    ENGINE,
-    FRAMES,
-    LAUNCHING,
-    OUTPUT,
-    PATH,
-    PROMPTS,
-    Declared,
-    Option,
+from vidcap_cli.option_values import (
     as_bytes,
     as_decoder_bytes,
     as_question,
@@ -25,9 +18,9 @@ from vidcap_cli.options import (
     as_ranges,
     as_reader,
     as_shape,
-    declared,
     models,
 )
+from vidcap_cli.options import ENGINE, FRAMES, LAUNCHING, OUTPUT, PATH, PROMPTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidcap_cli.config import CaptionConfig
+from vidcap_cli.declaring import spelled
 from vidcap_cli.errors import RunError, TableError, UsageError
 from vidcap_cli.families import RECOMMENDED
 from vidcap_cli.inspect.command import caption_like, caption_step, continue_command
 from vidcap_cli.merge.account import Reconciliation
 from vidcap_cli.merge.columns import STATUS, CaptionColumns, caption_column
 from vidcap_cli.meta import open_meta
-from vidcap_cli.options import PATH, TEXT, spelled
+from vidcap_cli.options import PATH, TEXT
 from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import TABLE, kind_of, read_plan

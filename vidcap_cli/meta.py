@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidcap_cli.errors import TableError
-from vidcap_cli.options import NO_RANGES, PATH
+from vidcap_cli.option_values import NO_RANGES
+from vidcap_cli.options import PATH
 from vidcap_cli.spans import Span, SpanError, named, span, spans
 from vidcap_cli.tables import Table, is_text, open_table, quoted
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vidcap_cli.declaring import spelled
 from vidcap_cli.launch.surroundings import look_around
-from vidcap_cli.options import PATH, RunOptions, spelled
+from vidcap_cli.options import PATH, RunOptions
 from vidcap_cli.outputs import default_run_dir
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.statuses import PASSING, Status

@@ -1,34 +1,30 @@
 """The options of the commands, each declared once: name, help, default, and what it may be.
 
-An option is a field of a frozen dataclass, annotated with an ``Option``. The command line is made
-from these fields (``vidcap_cli.cli``), and a dataclass goes on whole to whoever uses it; what the
-ranks are told is one of them, ``vidcap_cli.config.CaptionConfig``. Names and defaults are those
-of the original captioning scripts; a name may be written with hyphens or underscores.
+How, ``declaring.py`` says. What the ranks are told is one more of these dataclasses,
+``vidcap_cli.config.CaptionConfig``. Names and defaults are those of the original captioning
+scripts; a name may be written with hyphens or underscores.
 
 Nothing here imports typer: ranks read their configuration through it.
 """
 
-import importlib.util
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from vidcap_cli.view.words import parse_size, setting, size
+from vidcap_cli.declaring import Option
+from vidcap_cli.option_values import as_bool, as_ranges, as_shard
 
 FRAMES = "Frames"
 LAUNCHING = "Launching"
 OUTPUT = "Output"
 ENGINE = "Engine"
+VIDEOS = "A table or folder of videos"
+CAPTIONS, RUN = "A table with captions", "A run directory"
+GALLERY = "A table with captions, or a run directory"
 
 NANO = "nano"  # the bundled checkpoint
 PATH = "path"  # the column of videos
 TEXT = "text"  # the column of captions
-NO_RANGES = "none"  # no column has ranges of videos
-# Bytes a decoder needs to work at all: FFmpeg, NumPy and a video of ordinary size.
-LEAST_DECODE_MEMORY = 256_000_000
 
 # What --prompt asks; the first is the default question.
 PROMPTS = {
@@ -46,190 +42,11 @@ PROMPTS = {
 
 NANO_QUESTIONS = (PROMPTS["detailed"], PROMPTS["brief"])  # that the bundled checkpoints know
 
-_NAMED = re.compile(r"([^\W\d]\w*)=(.+)", re.DOTALL)  # a question with a name
-
 Prompt = Literal["detailed", "brief", "structured", "motion"]
 Sidecar = Literal["txt", "json", "both"]
 Form = Literal["csv", "parquet", "jsonl"]
 RestartFailed = Literal["all", "none"]
 Prefer = Literal["newest", "oldest", "first", "longest"]
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Option:
-    """What the command line says of a field.
-
-    ``flags`` are its spellings, the name with hyphens unless given. ``low`` and ``high`` bound a
-    number. ``usual`` is the default in words, where None stands for it. ``given`` is the type on
-    the command line where it is not the field's; ``read`` then makes the value, ValueError is a
-    wrong one, and ``preset`` is the default in that type. ``complete`` is what TAB offers.
-
-    With ``alters`` captions depend on it: an unfinished run refuses another value. A ``last`` one
-    stands at the end of its panel in the help.
-    """
-
-    help: str
-    panel: str | None = None
-    flags: tuple[str, ...] = ()
-    metavar: str | None = None
-    low: float | None = None
-    high: float | None = None
-    usual: str | None = None
-    given: Any = None
-    read: Callable[[Any], Any] | None = None
-    preset: Any = None
-    complete: Callable[[str], list[str]] | None = None
-    alters: bool = False
-    last: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Declared:
-    """A field that is an option: its name and type, and its default, MISSING for none."""
-
-    name: str
-    type: Any
-    default: Any
-    option: Option
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Its spellings on the command line; the first is the one it is called by."""
-        return self.option.flags or ("--" + self.name.replace("_", "-"),)
-
-
-@cache
-def declared(group: type) -> Mapping[str, Declared]:
-    """The options of a dataclass by the names of their fields."""
-    found = {}
-    for field in fields(group):
-        kind, *notes = get_args(field.type) or (field.type,)
-        option = next((note for note in notes if isinstance(note, Option)), None)
-        if option:
-            found[field.name] = Declared(field.name, kind, field.default, option)
-    return found
-
-
-def given(options: Iterable[Declared], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the ``values`` of ``options`` those that are not the default, by their flags' words."""
-    found = {}
-    for option in options:
-        value = values.get(option.name, option.default)
-        if value != option.default:
-            name = option.flags[0].removeprefix("--").replace("-", "_")
-            found[name] = str(value) if isinstance(value, Path) else value
-    return found
-
-
-def spelled(given: Mapping[str, Any]) -> list[str]:
-    """The words of a command line that give these options."""
-    words = []
-    for name, value in given.items():
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, dict):
-            words += [word for key, one in value.items() for word in (flag, f"{key}={one}")]
-        elif value is True:
-            words.append(flag)
-        else:
-            words += [flag, setting(value)]
-    return words
-
-
-def models(incomplete: str) -> list[str]:
-    """What TAB offers for a model: nano and the folders here, or nothing.
-
-    For nothing every shell completes names of files itself, quotes them, and lets one descend
-    into folders; so it does for all arguments that are paths. Only where nano is still possible
-    has the choice to be ours, and then a name that a shell would quote is left out.
-    """
-    if not "nano".startswith(incomplete):
-        return []
-    names = [path.name for path in Path().glob(f"{incomplete}*") if path.is_dir()]
-    return ["nano", *(f"{name}/" for name in sorted(names) if re.fullmatch(r"\w[\w.-]*", name))]
-
-
-def as_bytes(text: str) -> int:
-    """Bytes of a number, or of one with k, M, G or T (powers of 1000)."""
-    found = parse_size(text)
-    if found is None:
-        raise ValueError("write a number and a unit, such as 12G or 800M.")
-    return found
-
-
-def as_decoder_bytes(text: str) -> int:
-    """Bytes, enough for a decoder to work in at all."""
-    found = as_bytes(text)
-    if found < LEAST_DECODE_MEMORY:
-        raise ValueError(f"a decoder needs {size(LEAST_DECODE_MEMORY)} or more.")
-    return found
-
-
-def as_question(text: str) -> str:
-    """``text``, or for ``@FILE`` what that file says."""
-    if not text.startswith("@"):
-        return text
-    file = Path(text[1:])
-    try:
-        found = file.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8; convert it.") from error
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
-    if not found:
-        raise ValueError(f"{file} says nothing; write the text into it.")
-    return found
-
-
-def as_questions(texts: list[str]) -> str | dict[str, str]:
-    """One question, or several by their names, each written NAME=TEXT or NAME=@FILE."""
-    found = [_NAMED.fullmatch(text) for text in texts]
-    if len(texts) == 1 and not found[0]:
-        return as_question(texts[0])
-    questions = {}
-    for text, named in zip(texts, found, strict=True):
-        if not named:
-            raise ValueError(f"several questions need names: write NAME=TEXT, not {text[:40]!r}.")
-        if named[1] in questions:
-            raise ValueError(f"two questions are called {named[1]}; rename one.")
-        questions[named[1]] = as_question(named[2])
-    return questions
-
-
-def as_shape(text: str) -> str:
-    """``text`` if it is written T-H-W."""
-    if not re.fullmatch(r"[1-9]\d*-[1-9]\d*-[1-9]\d*", text):
-        raise ValueError("write T-H-W, such as 4-12-12.")
-    return text
-
-
-def as_ranges(text: str) -> str:
-    """``text`` if it names one column, or two with a comma between, or says none."""
-    names = text.split(",")
-    if len(names) > 2 or not all(name.strip() for name in names):
-        raise ValueError(f"write START,END, the column with lists of ranges, or {NO_RANGES}.")
-    return text
-
-
-def as_shard(text: str) -> str:
-    """``text`` if it is written I/N, I from 0 on and less than N."""
-    found = re.fullmatch(r"(\d+)/([1-9]\d*)", text)
-    if not found or int(found[1]) >= int(found[2]):
-        raise ValueError("write I/N, such as 0/4 to 3/4.")
-    return text
-
-
-def as_bool(text: str) -> str:
-    """``text`` if msrun takes it for true or false."""
-    if text.lower() not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
-        raise ValueError("write True or False.")
-    return text
-
-
-def as_reader(name: str) -> str:
-    """The reader that ``name`` means; one that is not installed is a wrong value."""
-    if name == "decord" and importlib.util.find_spec("decord") is None:
-        raise ValueError("decord is not installed: pip install decord2.")
-    return "pyav" if name == "auto" else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,3 +273,120 @@ class LaunchOptions:
             low=1.0,
         ),
     ] = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class MergeOptions:
+    """What is merged, besides the inputs, and how it is told."""
+
+    output: Annotated[Path, Option("The table to write.", flags=("--output", "-o"), metavar="FILE")]
+    meta: Annotated[
+        Path | None,
+        Option("The planned table.", metavar="TABLE", usual="the one the runs were planned from"),
+    ] = None
+    path_column: Annotated[
+        str | None,
+        Option(
+            "The column with the paths, in that table and in tables with captions.",
+            metavar="NAME",
+            usual="that of the runs, else path",
+        ),
+    ] = None
+    ranges: Annotated[
+        str | None,
+        Option(
+            "The columns with ranges of videos there: START,END, or none.",
+            metavar="NAMES",
+            usual="those of the runs, else start,end if they are there",
+            read=as_ranges,
+        ),
+    ] = None
+    prefer: Annotated[
+        Prefer,
+        Option(
+            "Which of several captions of a row to take: by when the inputs were written and, "
+            "within one, by launch or row; the first in the order of the inputs and their rows; "
+            "or the longest."
+        ),
+    ] = "newest"
+    missing: Annotated[
+        Path | None, Option("Write the rows still to do as a table.", metavar="FILE")
+    ] = None
+    allow_missing: Annotated[bool, Option("Exit with 0 although rows have no caption.")] = False
+    quiet: Annotated[
+        bool,
+        Option(
+            "Say nothing unless rows have no caption, or errors.",
+            flags=("--quiet", "-q"),
+            last=True,
+        ),
+    ] = False
+    as_json: Annotated[bool, Option("Print JSON, for machines.", flags=("--json",), last=True)] = (
+        False
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class InspectOptions:
+    """What is wanted of a target besides the report; each goes with the kind its panel names."""
+
+    caption_column: Annotated[
+        str | None,
+        Option(
+            "The column with the captions of a table.",
+            CAPTIONS,
+            metavar="NAME",
+            usual="the one before caption_status, else text",
+        ),
+    ] = None
+    export_flagged: Annotated[
+        Path | None,
+        Option(
+            "Write the captions with a flag as a table, with their flags.",
+            CAPTIONS,
+            metavar="FILE",
+        ),
+    ] = None
+    failed: Annotated[
+        Path | None,
+        Option("Write the failed rows, all of them, as a table.", RUN, metavar="FILE"),
+    ] = None
+    watch: Annotated[bool, Option("Draw the run until it ends.", RUN)] = False
+    videos: Annotated[
+        bool, Option("Look into the videos of a table that has captions.", VIDEOS)
+    ] = False
+    all_videos: Annotated[
+        bool,
+        Option("Open all videos, not a sample; also for a page.", VIDEOS, flags=("--all",)),
+    ] = False
+    output: Annotated[
+        Path | None,
+        Option(
+            "Write the table with what its videos hold (num_frames, height, width, "
+            "aspect_ratio, fps, resolution); opens all.",
+            VIDEOS,
+            flags=("--output", "-o"),
+            metavar="FILE",
+        ),
+    ] = None
+    drop_unreadable: Annotated[
+        bool, Option("Leave rows out of it whose video cannot be read.", VIDEOS)
+    ] = False
+    html: Annotated[
+        Path | None,
+        Option(
+            "Write a page for a browser that shows the captions beside their videos.",
+            GALLERY,
+            metavar="FILE",
+        ),
+    ] = None
+    thumbnails: Annotated[
+        int,
+        Option(
+            "How many frames of a video it shows, of 2,000 videos.",
+            GALLERY,
+            metavar="N",
+            low=0,
+            high=12,
+        ),
+    ] = 4

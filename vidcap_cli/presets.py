@@ -17,16 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from vidcap_cli.config import options_of
+from vidcap_cli.declaring import Declared, declared, spelled
 from vidcap_cli.errors import UsageError
 from vidcap_cli.families import FAMILIES
-from vidcap_cli.options import (
-    Declared,
-    LaunchOptions,
-    RunOptions,
-    TableOptions,
-    declared,
-    spelled,
-)
+from vidcap_cli.options import LaunchOptions, RunOptions, TableOptions
 from vidcap_cli.view.words import nearest
 
 CONFIG = "VIDCAP_CONFIG"

@@ -6,13 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.options import (
-    LaunchOptions,
-    RunOptions,
-    TableOptions,
-    declared,
-    given,
-)
+from vidcap_cli.declaring import declared, given
+from vidcap_cli.options import LaunchOptions, RunOptions, TableOptions
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.view.words import folded
 

@@ -19,9 +19,10 @@ sys.path.insert(0, str(ROOT))
 
 from tests.helpers.browser import browser, opened
 from tests.helpers.captioned import write_captioned
-from vidcap_cli.inspect import Wanted, inspect
+from vidcap_cli.inspect import inspect
 from vidcap_cli.inspect.report import draw
 from vidcap_cli.inspect.rules import Fault
+from vidcap_cli.options import InspectOptions
 
 NAME = "meta_caption_qwen2vl.csv"
 ROWS, WIDTH, HEIGHT = 320, 1240, 800
@@ -67,7 +68,7 @@ def main() -> None:
         os.chdir(place)
         table, page = Path(NAME), Path("gallery.html").absolute()
         write_captioned(Path(), ROWS).rename(table)
-        inspect(table, Wanted(html=page))
+        inspect(table, InspectOptions(html=page))
         draw_gallery(page, ROOT / ".github" / "gallery.png")
         draw_gallery(page, ROOT / ".github" / "gallery-dark.png", dark=True)
         draw_report(table, ROOT / ".github" / "inspect.svg")

@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 from vidcap_cli import repeats
 from vidcap_cli.cli import app
 from vidcap_cli.errors import OK, TableError, UsageError
-from vidcap_cli.inspect import Wanted, inspect, judging, likeness, rules
+from vidcap_cli.inspect import inspect, judging, likeness, rules
 from vidcap_cli.inspect.rules import Fault
 from vidcap_cli.merge.columns import CaptionColumns
+from vidcap_cli.options import InspectOptions
 
 LABELLED = Path(__file__).parents[1] / "data" / "captions" / "labelled.txt"
 COLUMNS = {
@@ -61,7 +62,7 @@ def write(file: Path, rows: list[dict[str, str]]) -> Path:
 
 def flagged(table: Path, export: Path) -> dict[int, frozenset[str]]:
     """What the rows of ``table`` are flagged with, by the number that ``numbered`` gave them."""
-    inspect(table, Wanted(export_flagged=export))
+    inspect(table, InspectOptions(export_flagged=export))
     with export.open(newline="", encoding="utf-8") as stream:
         return {
             int(row["number"]): frozenset(row["quality_flags"].split(","))
@@ -165,13 +166,13 @@ def test_what_is_shown_and_told(tmp_path):
 def test_flagged_rows_are_exported_with_all_their_columns(tmp_path):
     rows = [{"id": f"00{n}", **row} for n, row in enumerate(ROWS)]
     table = write(tmp_path / "t.parquet", rows)
-    report = inspect(table, Wanted(export_flagged=tmp_path / "out.parquet"))
+    report = inspect(table, InspectOptions(export_flagged=tmp_path / "out.parquet"))
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.column_names == ["id", "path", "text", "quality_flags"]
     assert found["id"].to_pylist() == ["000", "001", "002", "003"]
     assert found["quality_flags"].to_pylist() == ["cut", "duplicate", "duplicate", "empty"]
     assert report.steps == ()
-    again = inspect(tmp_path / "out.parquet", Wanted(export_flagged=tmp_path / "again.csv"))
+    again = inspect(tmp_path / "out.parquet", InspectOptions(export_flagged=tmp_path / "again.csv"))
     assert again.ok
     header = (tmp_path / "again.csv").read_text(encoding="utf-8").partition("\n")[0]
     assert header.count("quality_flags") == 1
@@ -179,7 +180,7 @@ def test_flagged_rows_are_exported_with_all_their_columns(tmp_path):
 
 def test_captions_that_are_all_well(tmp_path):
     table = write(tmp_path / "t.csv", [ROWS[1], ROWS[4]])
-    report = inspect(table, Wanted(export_flagged=tmp_path / "out.csv"))
+    report = inspect(table, InspectOptions(export_flagged=tmp_path / "out.csv"))
     assert report.verdict.startswith("0 rows of 2 have a flag")
     assert not report.doubtful
     assert (tmp_path / "out.csv").read_text() == "path,text,quality_flags\n"
@@ -200,7 +201,9 @@ def test_rows_that_are_not_done_yet_have_no_flag(tmp_path):
     names = CaptionColumns().names
     rows = [{"path": "a.mp4", **dict.fromkeys(names, ""), "caption_status": status}
             for status in ("missing", "missing", "oom")]  # fmt: skip
-    report = inspect(write(tmp_path / "t.csv", rows), Wanted(export_flagged=tmp_path / "out.csv"))
+    report = inspect(
+        write(tmp_path / "t.csv", rows), InspectOptions(export_flagged=tmp_path / "out.csv")
+    )
     facts = report.as_dict()["facts"]
     assert facts["captions"]["status"] == {"missing": 2, "oom": 1}
     assert (facts["captions"]["with_a_flag"], facts["flags"]["empty"]["rows"]) == (1, 0)
@@ -214,17 +217,17 @@ def test_captions_say_how_their_videos_are_looked_into(tmp_path):
 
 def test_a_column_can_be_named(tmp_path):
     table = write(tmp_path / "t.csv", [{"path": "a.mp4", "blip": "A bus stops at a"}])
-    report = inspect(table, Wanted(caption_column="blip"))
+    report = inspect(table, InspectOptions(caption_column="blip"))
     assert report.as_dict()["facts"]["flags"]["cut"]["rows"] == 1
     with pytest.raises(TableError, match=r"no column is called `clip`.*--caption-column"):
-        inspect(table, Wanted(caption_column="clip"))
+        inspect(table, InspectOptions(caption_column="clip"))
 
 
 def test_a_column_without_text_is_refused(tmp_path):
     pq.write_table(pa.table({"path": ["a.mp4"], "text": [1.5]}), tmp_path / "t.parquet")
     assert inspect(tmp_path / "t.parquet").kind == "table"
     with pytest.raises(TableError, match="`text` holds no text"):
-        inspect(tmp_path / "t.parquet", Wanted(caption_column="text"))
+        inspect(tmp_path / "t.parquet", InspectOptions(caption_column="text"))
 
 
 def test_a_table_without_rows_is_refused(tmp_path):
@@ -236,11 +239,11 @@ def test_a_table_without_rows_is_refused(tmp_path):
 def test_outputs_that_cannot_be(tmp_path):
     table = write(tmp_path / "t.csv", ROWS)
     with pytest.raises(UsageError, match="is the table itself"):
-        inspect(table, Wanted(export_flagged=table))
+        inspect(table, InspectOptions(export_flagged=table))
     with pytest.raises(UsageError, match="nowhere"):
-        inspect(table, Wanted(export_flagged=tmp_path / "nowhere" / "out.csv"))
+        inspect(table, InspectOptions(export_flagged=tmp_path / "nowhere" / "out.csv"))
     with pytest.raises(TableError, match="vidcap writes"):
-        inspect(table, Wanted(export_flagged=tmp_path / "out.xlsx"))
+        inspect(table, InspectOptions(export_flagged=tmp_path / "out.xlsx"))
 
 
 def test_captions_of_other_tables_are_not_replaced(tmp_path, clips):
@@ -250,22 +253,22 @@ def test_captions_of_other_tables_are_not_replaced(tmp_path, clips):
     videos = tmp_path / "meta.csv"
     videos.write_text(f"path\n{clips['h264']}\n")
     for target, wanted in (
-        (table, Wanted(export_flagged=other)),
-        (table, Wanted(output=other)),
-        (videos, Wanted(output=other)),
+        (table, InspectOptions(export_flagged=other)),
+        (table, InspectOptions(output=other)),
+        (videos, InspectOptions(output=other)),
     ):
         with pytest.raises(UsageError, match="with captions of its own; name another file"):
             inspect(target, wanted)
         assert other.read_bytes() == before
     for _ in range(2):  # its own go on being written
-        inspect(table, Wanted(export_flagged=tmp_path / "flagged.csv"))
-        inspect(videos, Wanted(output=tmp_path / "info.csv"))
+        inspect(table, InspectOptions(export_flagged=tmp_path / "flagged.csv"))
+        inspect(videos, InspectOptions(output=tmp_path / "info.csv"))
 
 
 def test_options_of_another_kind_of_target_are_refused(tmp_path, clips):
     for target in (None, clips["h264"], clips["h264"].parent):
         with pytest.raises(UsageError, match="--export-flagged says nothing about"):
-            inspect(target, Wanted(export_flagged=tmp_path / "out.csv"))
+            inspect(target, InspectOptions(export_flagged=tmp_path / "out.csv"))
 
 
 def test_the_command(tmp_path):
@@ -327,7 +330,7 @@ def test_any_text_is_judged(texts):
     with TemporaryDirectory() as folder:
         table = Path(folder) / "t.parquet"
         pq.write_table(pa.Table.from_pylist(rows), table)
-        report = inspect(table, Wanted(export_flagged=Path(folder) / "out.parquet"))
+        report = inspect(table, InspectOptions(export_flagged=Path(folder) / "out.parquet"))
         found = pq.read_table(Path(folder) / "out.parquet").to_pylist()
     empty = [row["path"] for row in found if "empty" in row["quality_flags"]]
     assert empty == [row["path"] for row in rows if not repeats.words_of(row["text"])]
@@ -342,7 +345,7 @@ def test_captions_of_every_string_type(tmp_path, kind):
     texts = pa.array(["A cat sleeps.", None, "A dog and a"])
     texts = texts.dictionary_encode() if pa.types.is_dictionary(kind) else texts.cast(kind)
     pq.write_table(pa.table({"path": ["a", "b", "c"], "text": texts}), tmp_path / "t.parquet")
-    inspect(tmp_path / "t.parquet", Wanted(export_flagged=tmp_path / "out.csv"))
+    inspect(tmp_path / "t.parquet", InspectOptions(export_flagged=tmp_path / "out.csv"))
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines == ["path,text,quality_flags", "b,,empty", "c,A dog and a,cut"]
 
@@ -385,7 +388,7 @@ def test_alt_texts_are_no_captions_where_these_are_called_otherwise(tmp_path, mo
     assert inspect(table).kind == "captions"
     wanted = None
     if source == "option":
-        wanted = Wanted(videos=True)
+        wanted = InspectOptions(videos=True)
     elif source == "variable":
         monkeypatch.setenv("VIDCAP_CAPTION_COLUMN", "caption")
     else:

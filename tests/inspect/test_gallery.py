@@ -14,10 +14,11 @@ from PIL import Image
 from tests.helpers.captioned import write_captioned
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import TableError, UsageError
-from vidcap_cli.inspect import Wanted, inspect
+from vidcap_cli.inspect import inspect
 from vidcap_cli.inspect.gallery import make, pictures
 from vidcap_cli.inspect.gallery.strips import HEIGHT, WIDTH, Spread, Strip, read_strip
 from vidcap_cli.inspect.rules import Fault
+from vidcap_cli.options import InspectOptions
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import make_plan
@@ -27,7 +28,7 @@ from vidcap_cli.video import VideoError
 
 def gallery(target: Path, page: Path, **wanted: Any) -> str:
     """Make a gallery; what the report says of it."""
-    return inspect(target, Wanted(html=page, **wanted)).verdict
+    return inspect(target, InspectOptions(html=page, **wanted)).verdict
 
 
 def data(page: Path, place: str) -> Any:
@@ -176,7 +177,7 @@ def test_flags_are_counted_as_inspect_counts_them(tmp_path):
         "path,text,caption_status,caption_error,caption_flags\n"
         "a.mp4,A circle moves.,ok,,hdr\nb.mp4,,oom,,\nc.mp4,A square rests.,ok,,\n"
     )
-    report = inspect(table, Wanted(html=tmp_path / "g.html"))
+    report = inspect(table, InspectOptions(html=tmp_path / "g.html"))
     assert report.verdict.startswith("1 row of 3 has a flag")
     found = about(tmp_path / "g.html")
     assert found["summary"] == "3 rows · 2 captioned · 1 flagged"
@@ -320,7 +321,7 @@ def test_what_cannot_be_is_told_before_anything_is_read(tmp_path, clips):
         with pytest.raises(UsageError, match=words):
             gallery(target, page)
     with pytest.raises(UsageError, match="--thumbnails says nothing about"):
-        inspect(table, Wanted(thumbnails=2))
+        inspect(table, InspectOptions(thumbnails=2))
     (tmp_path / "empty.csv").write_text("path,text\n")
     with pytest.raises(TableError, match="no rows"):
         gallery(tmp_path / "empty.csv", tmp_path / "g.html")

@@ -13,8 +13,9 @@ import pytest
 from tests.helpers.commands import vidcap
 from tests.helpers.servers import Files
 from vidcap_cli.errors import TableError, UsageError
-from vidcap_cli.inspect import Wanted, inspect, meta
+from vidcap_cli.inspect import inspect, meta
 from vidcap_cli.inspect.meta import LOOKED_FOR, _spread
+from vidcap_cli.options import InspectOptions
 from vidcap_cli.processors.qwen2vl import FrameRule
 from vidcap_cli.video import probe
 
@@ -65,7 +66,7 @@ def test_a_video_is_judged_as_a_run_judges_it(clips, tmp_path, monkeypatch, seco
     alone = inspect(damaged)
     why = "decode_error: damaged: only 2 of 50 frames can be decoded"
     assert [problem.text for problem in alone.problems] == [why]
-    report = inspect(tmp_path, Wanted(all_videos=True))
+    report = inspect(tmp_path, InspectOptions(all_videos=True))
     texts = " | ".join(problem.text for problem in report.problems)
     opened = facts(report, "videos_opened")
     if seconds:
@@ -205,7 +206,7 @@ def test_a_sample_or_all(clips, tmp_path, monkeypatch):
         (tmp_path / f"{number}.mp4").symlink_to(clips["h264"])
     table = write_table(tmp_path / "meta.csv", [f"{number}.mp4" for number in range(6)])
     assert facts(inspect(table), "videos_opened")["opened"] == 2
-    videos = facts(inspect(table, Wanted(all_videos=True)), "videos_opened")
+    videos = facts(inspect(table, InspectOptions(all_videos=True)), "videos_opened")
     assert videos["opened"] == 6
     assert videos["duration_of_all"] == round(6 * 1.92)
 
@@ -224,7 +225,7 @@ def test_the_command_that_captions_a_table_is_taken(clips, tmp_path, columns, op
     table = tmp_path / "meta.csv"
     ones = ",".join("1" for _ in columns.split(","))
     table.write_text(f"path,{columns}\n{clips['h264']},{ones}\n")
-    command = inspect(table, Wanted(all_videos=True)).steps[0].command
+    command = inspect(table, InspectOptions(all_videos=True)).steps[0].command
     assert command == f"vidcap qwen2vl {table} --model Qwen/Qwen2-VL-7B-Instruct {options}".strip()
     words = shlex.split(command.replace("Qwen/Qwen2-VL-7B-Instruct", "nano"))
     code, _, err = vidcap(*words[1:], "--dry-run", cwd=tmp_path)
@@ -235,7 +236,7 @@ def test_files_and_spellings_add_up(clips, tmp_path):
     (tmp_path / "x.mp4").mkdir()
     (tmp_path / "a.mp4").symlink_to(clips["h264"])
     names = ["a.mp4", "./a.mp4", "x.mp4", "gone.mp4", "./../gone.mp4", "a.mp4"]
-    report = inspect(write_table(tmp_path / "meta.csv", names), Wanted(all_videos=True))
+    report = inspect(write_table(tmp_path / "meta.csv", names), InspectOptions(all_videos=True))
     rows = facts(report, "rows")
     assert (rows["looked_for"], rows["missing"], rows["no_file"]) == (5, 2, 1)
     assert (rows["repeated_paths"], rows["other_spellings"]) == (1, 1)
@@ -261,7 +262,7 @@ def test_a_table_with_what_its_videos_hold(clips, tmp_path, form):
     }  # fmt: skip
     pq.write_table(pa.table(rows), tmp_path / "meta.parquet")
     out = tmp_path / f"out.{form}"
-    report = inspect(tmp_path / "meta.parquet", Wanted(output=out))
+    report = inspect(tmp_path / "meta.parquet", InspectOptions(output=out))
     assert report.verdict == f"5 rows written to {out}"
     found = pq.read_table(out) if form == "parquet" else pacsv.read_csv(out)
     assert found.column_names == ["path", "score", "text", *PROBED]
@@ -281,7 +282,7 @@ def test_a_table_with_what_its_videos_hold(clips, tmp_path, form):
 def test_unreadable_rows_can_be_left_out(clips, tmp_path):
     paths = [clips["text"], clips["h264"], "gone.mp4", clips["vp9"]]
     table = write_table(tmp_path / "meta.csv", paths)
-    report = inspect(table, Wanted(output=tmp_path / "out.csv", drop_unreadable=True))
+    report = inspect(table, InspectOptions(output=tmp_path / "out.csv", drop_unreadable=True))
     assert report.verdict.startswith("2 rows written to")
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[0] == ",".join(["id", "path", *PROBED])
@@ -291,7 +292,7 @@ def test_unreadable_rows_can_be_left_out(clips, tmp_path):
 def test_a_folder_becomes_a_table_that_can_be_captioned_anywhere(clips, tmp_path):
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "a.mp4").symlink_to(clips["h264"])
-    inspect(tmp_path / "v", Wanted(output=tmp_path / "out.csv"))
+    inspect(tmp_path / "v", InspectOptions(output=tmp_path / "out.csv"))
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[1].startswith(f"{tmp_path / 'v' / 'a.mp4'},48,")
 
@@ -299,14 +300,14 @@ def test_a_folder_becomes_a_table_that_can_be_captioned_anywhere(clips, tmp_path
 def test_probing_that_makes_no_sense_is_refused(clips, tmp_path):
     table = write_table(tmp_path / "meta.csv", [clips["h264"]])
     with pytest.raises(UsageError, match="is the table of videos itself"):
-        inspect(table, Wanted(output=table))
+        inspect(table, InspectOptions(output=table))
     with pytest.raises(UsageError, match="--drop-unreadable is about the table of -o"):
-        inspect(table, Wanted(drop_unreadable=True))
+        inspect(table, InspectOptions(drop_unreadable=True))
     with pytest.raises(UsageError, match="--all says nothing about a video"):
-        inspect(clips["h264"], Wanted(all_videos=True))
+        inspect(clips["h264"], InspectOptions(all_videos=True))
     (tmp_path / "t.csv").write_text("video\na.mp4\n")
     with pytest.raises(TableError, match="no column is called `path`"):
-        inspect(tmp_path / "t.csv", Wanted(output=tmp_path / "out.csv"))
+        inspect(tmp_path / "t.csv", InspectOptions(output=tmp_path / "out.csv"))
 
 
 def test_ranges_of_videos(clips, tmp_path):
@@ -316,7 +317,7 @@ def test_ranges_of_videos(clips, tmp_path):
     table.write_text(
         f"path,start,end\n{video},0,1\n{video},1,\n{video},1,\n{video},7,8\n{video},,\n"
     )
-    report = inspect(table, Wanted(output=tmp_path / "out.csv"))
+    report = inspect(table, InspectOptions(output=tmp_path / "out.csv"))
     rows, videos = facts(report, "rows"), facts(report, "videos_opened")
     assert (rows["rows"], rows["repeated_paths"], rows["file_types"]) == (5, 1, {".mp4": 5})
     assert (videos["opened"], videos["readable"]) == (4, 3)
@@ -332,7 +333,7 @@ def test_scenes_of_videos(clips, tmp_path):
     table.write_text(f'path,timestamp\n{clips["h264"]},"[(0, 1), (1, 1.5)]"\n')
     report = inspect(table)
     assert (facts(report, "rows")["rows"], facts(report, "videos_opened")["opened"]) == (2, 2)
-    inspect(table, Wanted(output=tmp_path / "out.csv"))
+    inspect(table, InspectOptions(output=tmp_path / "out.csv"))
     with (tmp_path / "out.csv").open() as file:
         assert [row["num_frames"] for row in csv.DictReader(file)] == ["48"]
 

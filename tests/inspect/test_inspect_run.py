@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from vidcap_cli.cli import app
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import FAILED, INCOMPLETE, RunError, UsageError
-from vidcap_cli.inspect import Wanted, inspect
+from vidcap_cli.inspect import inspect
 from vidcap_cli.launch.leader import Leader
 from vidcap_cli.merge.merge import merge
+from vidcap_cli.options import InspectOptions
 from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.rundir.events import Began, Committed, Done, Ended, EventWriter, Started, State
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
@@ -107,7 +108,7 @@ def test_only_the_rows_that_were_asked_for_count(run, tmp_path, selection, words
     commands = [step.command for step in report.steps if " qwen2vl " in step.command]
     assert bool(commands) == ("left" in verdict)
     assert all(command.endswith(words.split(": ")[1]) for command in commands)
-    inspect(run.path, Wanted(failed=tmp_path / "failed.csv"))
+    inspect(run.path, InspectOptions(failed=tmp_path / "failed.csv"))
     assert len((tmp_path / "failed.csv").read_text().splitlines()) == 1 + rows[2]
 
 
@@ -151,7 +152,7 @@ def test_options_that_the_family_does_not_have_are_not_told(tmp_path, family):
 def test_failed_rows_become_a_table(run, tmp_path):
     more = [Result(n, f"{n}.mp4", "missing_file", error="no such file") for n in (4, 5)]
     write_part(run.part(3, 0, 0, "parquet"), more)
-    report = inspect(run.path, Wanted(failed=tmp_path / "failed.csv"))
+    report = inspect(run.path, InspectOptions(failed=tmp_path / "failed.csv"))
     assert report.verdict.endswith(f"3 failed rows written to {tmp_path / 'failed.csv'}")
     lines = (tmp_path / "failed.csv").read_text().splitlines()
     assert lines == [
@@ -171,7 +172,7 @@ def test_failed_rows_become_a_table(run, tmp_path):
 @pytest.mark.parametrize("name", ["meta_caption_qwen2vl.vidcap/f.csv", "nowhere/f.csv", "f.doc"])
 def test_a_table_of_failed_rows_that_cannot_be(run, tmp_path, name):
     with pytest.raises(UsageError):
-        inspect(run.path, Wanted(failed=tmp_path / name))
+        inspect(run.path, InspectOptions(failed=tmp_path / name))
     assert not (tmp_path / name).exists()
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import UsageError
-from vidcap_cli.inspect import Wanted, inspect
+from vidcap_cli.inspect import inspect
 from vidcap_cli.inspect import watch as module
+from vidcap_cli.options import InspectOptions
 from vidcap_cli.rundir.events import Began, Done, Ended, EventWriter, Started, State
 from vidcap_cli.rundir.ownership import acquire
 from vidcap_cli.rundir.parts import Result, write_part
@@ -61,7 +62,7 @@ def test_a_run_is_drawn_until_it_ends(run, monkeypatch, capsys):
     command = threading.Thread(target=lead, args=(run, begun))
     command.start()
     begun.wait()
-    report = inspect(run.path, Wanted(watch=True))
+    report = inspect(run.path, InspectOptions(watch=True))
     command.join()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "meta.vidcap · launch 2: 3 videos, 1 of them from before"
@@ -72,11 +73,11 @@ def test_a_run_is_drawn_until_it_ends(run, monkeypatch, capsys):
 
 
 def test_a_run_that_nobody_leads_is_reported_at_once(run, capsys):
-    assert inspect(run.path, Wanted(watch=True)).verdict == "not finished: 2 rows left"
+    assert inspect(run.path, InspectOptions(watch=True)).verdict == "not finished: 2 rows left"
     assert capsys.readouterr().err == ""
 
 
 def test_only_runs_are_watched(tmp_path, clips):
     for target in (None, tmp_path, clips["h264"]):
         with pytest.raises(UsageError, match="--watch says nothing about"):
-            inspect(target, Wanted(watch=True))
+            inspect(target, InspectOptions(watch=True))

@@ -4,7 +4,7 @@ import pytest
 
 from tests.faults.scene import FINISHED, OUTPUT, make_scene
 from tests.helpers.commands import committed, vidcap
-from vidcap_cli.options import as_shard
+from vidcap_cli.option_values import as_shard
 from vidcap_cli.rundir.selection import Selection
 
 ROWS = 11

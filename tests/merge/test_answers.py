@@ -12,9 +12,9 @@ import pytest
 from vidcap_cli.caption import caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import TableError, UsageError
-from vidcap_cli.inspect import Wanted, inspect
+from vidcap_cli.inspect import inspect
 from vidcap_cli.merge.merge import merge
-from vidcap_cli.options import TableOptions
+from vidcap_cli.options import InspectOptions, TableOptions
 from vidcap_cli.request import Request
 from vidcap_cli.rundir.parts import SCHEMA, Result, write_part
 from vidcap_cli.rundir.paths import RunDir
@@ -134,7 +134,7 @@ def test_inspect_says_which_answers_it_judges_and_how_to_judge_the_others(tmp_pa
     captioned(tmp_path / "out.vidcap", meta, result(0, "A cat sits.", "A cat."))
     merge([tmp_path / "out.vidcap"], tmp_path / "out.csv")
     for judged, other in (("brief", "long"), ("long", "brief")):
-        report = inspect(tmp_path / "out.csv", Wanted(caption_column=judged))
+        report = inspect(tmp_path / "out.csv", InspectOptions(caption_column=judged))
         assert report.as_dict()["facts"]["captions"]["column"] == f"{judged}, not {other}"
         commands = {step.purpose: step.command for step in report.steps}
         assert commands[f"to judge the captions in {other}"] == (

@@ -7,11 +7,12 @@ from typing import Any
 
 from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import options_of
+from vidcap_cli.declaring import given, spelled
 from vidcap_cli.errors import UsageError
 from vidcap_cli.families import FAMILIES, RECOMMENDED
 from vidcap_cli.launch.ranks import devices
 from vidcap_cli.merge.columns import CaptionColumns
-from vidcap_cli.options import TEXT, given, spelled
+from vidcap_cli.options import TEXT
 from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.presets import presets
 from vidcap_cli.rundir.paths import RunDir

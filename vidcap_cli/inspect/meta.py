@@ -28,7 +28,7 @@ from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.videos import Video, cause_words, causes, survey, survey_sections
 from vidcap_cli.merge.columns import STATUS, CaptionColumns, caption_column
 from vidcap_cli.meta import RangesError, open_meta, row_names
-from vidcap_cli.options import NO_RANGES
+from vidcap_cli.option_values import NO_RANGES
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import FOLDER, kind_of, make_plan
 from vidcap_cli.tables import Table, is_text, open_table

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import options_of
+from vidcap_cli.declaring import spelled
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import RunError, UsageError
 from vidcap_cli.families import FAMILIES
@@ -24,7 +25,7 @@ from vidcap_cli.inspect.histogram import bar
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.speed import speed, stretches
 from vidcap_cli.merge.replacing import check_captions
-from vidcap_cli.options import PATH, spelled
+from vidcap_cli.options import PATH
 from vidcap_cli.rundir.changes import located
 from vidcap_cli.rundir.events import Done, EventReader
 from vidcap_cli.rundir.lock import is_led

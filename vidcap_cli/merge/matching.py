@@ -26,6 +26,7 @@ from vidcap_cli.merge.account import Example, Strays
 from vidcap_cli.merge.choosing import AGE, ROW
 from vidcap_cli.merge.sources import Source, read_source, result_schema
 from vidcap_cli.merge.spill import Ints, Spill
+from vidcap_cli.merge.target import Target
 from vidcap_cli.meta import with_names
 from vidcap_cli.options import PATH
 from vidcap_cli.tables import Table, hashes, is_gzip
@@ -191,38 +192,31 @@ class Matches:
 
 
 @contextmanager
-def match(
-    results: Results,
-    table: Table,
-    rows: int | None,
-    identity: str,
-    *,
-    bases: Sequence[str],
-    folder: Path,
-    block: int,
-) -> Iterator[Matches]:
-    """Find the results of each row of ``table``, whose length is ``rows`` if that is known.
+def match(results: Results, target: Target, folder: Path, *, block: int) -> Iterator[Matches]:
+    """Find the results of each row of ``target``, which are handed out by pieces of ``block`` rows.
 
-    Results of a plan with this identity go by ``row_id``. Parts that come without a plan do
-    so where their path agrees. Everything else goes by path; relative ones of ``table`` start from
-    ``bases``. What memory does not hold lies in files in ``folder`` until the block ends.
+    Results of a plan with its identity go by ``row_id``. Parts that come without a plan do
+    so where their path agrees. Everything else goes by path. What memory does not hold lies in
+    files in ``folder`` until the block ends.
     """
+    table = target.table
     loose = [s.plan is None and not s.is_table for s in results.sources]
     by_path = [
-        s.is_table or (s.plan is not None and s.plan.identity != identity) for s in results.sources
+        s.is_table or (s.plan is not None and s.plan.identity != target.identity)
+        for s in results.sources
     ]
     found = result_schema(results.columns)
     rest = [field for field in found if field.name not in ("row_id", PATH)]
     path = [found.field(PATH)]
     age, row, number = ((name, pa.int64()) for name in (AGE, ROW, _HASH))
     with Spill(folder, pa.schema([age, row, *(path if any(loose) else []), *rest])) as by_row:
-        matches = Matches(results, by_row, loose, rows, block)
+        matches = Matches(results, by_row, loose, target.rows, block)
         with (
             Spill(folder, pa.schema([age, number, *path, *rest])) as waiting,
             Spill(folder, pa.schema([row, number, *path])) as planned,
             Spill(folder, pa.schema([age, number, *path, *rest])) as lost,
         ):
-            parts = 1 + _estimate(table, rows) // _PATHS
+            parts = 1 + _estimate(table, target.rows) // _PATHS
             for source, ages, one in results.read():
                 if by_path[source]:
                     _set_aside(waiting, one, pa.array(ages), parts)
@@ -242,7 +236,7 @@ def match(
             for part in waiting.buckets():
                 _join(planned, waiting, part, matches, lose)
             if lost.buckets():
-                _Meant(matches, lost, results, table, bases).match(folder, parts)
+                _Meant(matches, lost, results, table, target.bases).match(folder, parts)
         yield matches
 
 

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from vidcap_cli.errors import DamagedPartError, RunError, TableError, UsageError
 from vidcap_cli.merge.columns import STATUS, caption_column
 from vidcap_cli.meta import BOUNDS, find_ranges, names_of
-from vidcap_cli.options import NO_RANGES, PATH, TEXT
+from vidcap_cli.option_values import NO_RANGES
+from vidcap_cli.options import PATH, TEXT
 from vidcap_cli.outputs import default_run_dir
 from vidcap_cli.rundir.ledger import RunParts
 from vidcap_cli.rundir.parts import SCHEMA, read_part

@@ -44,7 +44,7 @@ def _merge(run: RunDir, table: Path) -> None:
     """While its ranks join parts, one that was listed may be gone when it is read."""
     for left in reversed(range(_TRIES)):
         try:
-            merge([run.path], table, all_columns=True, only_paths=True, caption_column=TEXT)
+            merge([run.path], table, all_columns=True, planned_paths=True, caption_column=TEXT)
         except RunError:
             if not left:
                 raise
