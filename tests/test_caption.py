@@ -10,6 +10,7 @@ from vidcap_cli.caption import caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.declaring import declared
 from vidcap_cli.errors import OK, ModelError, RunChangedError, RunError, UsageError
+from vidcap_cli.inspect import inspect
 from vidcap_cli.launch.leader import Job, Leader, leading
 from vidcap_cli.options import PROMPTS, LaunchOptions, RunOptions, TableOptions
 from vidcap_cli.request import Request
@@ -138,13 +139,17 @@ def test_a_table_that_changed_while_videos_were_captioned_is_not_called_a_full_d
     meta.write_text("path\na.mp4\n")
 
     def change(leader: Leader, view: object) -> None:
-        write_part(leader.run.part(1, 0, 0, "parquet"), [Result(0, "a.mp4", "missing_file")])
+        write_part(leader.run.part(1, 0, 0, "parquet"), [Result(0, "a.mp4", "ok", text="A.")])
         meta.write_text("path\nb.mp4\n")
 
     monkeypatch.setattr(Leader, "work", change)
     config = CaptionConfig("qwen2vl", "nano")
-    with pytest.raises(RunChangedError, match="the table has changed since"):
+    with pytest.raises(RunChangedError, match=r"the table has changed since .* with --extend, "):
         caption(Request(meta, config))
+    report = inspect(tmp_path / "meta_caption_qwen2vl.vidcap")
+    assert report.steps[0].command.endswith(" --extend")
+    meta.write_text("path\na.mp4\n")  # as it was
+    assert not inspect(tmp_path / "meta_caption_qwen2vl.vidcap").steps[0].command.endswith("extend")
 
 
 @pytest.mark.parametrize("fresh", [False, True])

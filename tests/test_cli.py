@@ -159,6 +159,8 @@ def test_wrong_value_names_the_option(table, option, value):
         ("qwen2vl my clips --model nano", "Put quotes around a name with spaces: 'my clips'"),
         ("inspect my clips", "Put quotes around a name with spaces: 'my clips'"),
         ("qwen2vl a b", "b is more than is asked for."),
+        ("llava a --fresh True", "asked for. --fresh takes no value: leave out True."),
+        ("llava a --overwrite_column no", "takes no value: leave out no and --overwrite_column."),
         ("qwen2vl x --fps abc", "'--fps': 'abc' is no number."),
         ("qwen2vl x --bs 1.5", "'--bs': '1.5' is no whole number."),
         ("qwen2vl x --bs 0", "'--bs': 0 is less than 1."),

@@ -54,6 +54,7 @@ def test_rows_that_failed_are_left_alone_when_asked_and_no_rank_is_started(folde
         assert code == 0
         assert "0, without 1 that failed before (--restart-failed none)" in out
         assert "nothing is left to caption" in out
+        assert "none: no row is left to caption" in out
 
 
 def test_a_quiet_run_tells_what_failed_alone(folder):

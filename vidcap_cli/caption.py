@@ -28,7 +28,15 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import reason
 from vidcap_cli.dry_run import dry_run
 from vidcap_cli.engine import check_engine
-from vidcap_cli.errors import INCOMPLETE, OK, RunError, StoppedError, TableError, UsageError
+from vidcap_cli.errors import (
+    INCOMPLETE,
+    OK,
+    RunChangedError,
+    RunError,
+    StoppedError,
+    TableError,
+    UsageError,
+)
 from vidcap_cli.families import bundled_models
 from vidcap_cli.launch.follower import join
 from vidcap_cli.launch.leader import Job, Leader, leading, read_paths
@@ -287,6 +295,13 @@ def _merged(leader: Leader, request: Request, target: Path, *, shown: bool) -> R
     try:
         before = partial(note_table, leader.run)
         account = merge([run], target, limit=leader.selection.limit, before=before, **asked)
+    except RunChangedError as error:
+        how = "with --extend in place of --fresh" if request.run.fresh else "with --extend"
+        raise RunChangedError(
+            f"{leader.plan.meta}: the table has changed since the run was planned. Every caption "
+            f"is kept in {run}: repeat the command {how}, which keeps the captions of the rows "
+            "that are still there, or restore the table and repeat it."
+        ) from error
     except UsageError as error:
         fault = error.__cause__
         if isinstance(error, TableError) or not isinstance(fault, OSError):

@@ -102,7 +102,9 @@ def check_places(request: Request, meta: Path, output: Path | None) -> None:
 def check_replaced(request: Request, places: Places, meta: Path, output: Path) -> None:
     """Refuse to replace a table that the run has not written: its captions may be nowhere else."""
     if not (request.run.fresh or request.run.shard or may_replace(places, output)):
-        raise UsageError(refusal(output, meta, request.config, request.table.caption_column))
+        column = request.table.caption_column
+        run = places.settled.path.exists() or places.coming.path.exists()
+        raise UsageError(refusal(output, meta, request.config, column, run=run))
 
 
 def with_model(request: Request) -> CaptionConfig:

@@ -232,6 +232,7 @@ def report(
     sections = [Section("run", what)]
     sampled = "all " if guess.whole else ""
     sampled += f"{count(guess.sampled, 'video')}, {guess.unreadable:,} of them cannot be read"
+    sampled = sampled if planned.left else "none: no row is left to caption"
     value = {"videos": guess.sampled, "unreadable": guess.unreadable, "all": guess.whole}
     sample = Fact("sample", sampled, value)
     if len(guess.frames):
@@ -284,7 +285,7 @@ def _video_facts(guess: Estimate) -> tuple[Fact, ...]:
     return (
         Fact(
             "a video has",
-            f"{guess.seconds.mean():.1f} s, {frames:.0f} frames sampled",
+            f"{guess.seconds.mean():.1f} s, {count(round(frames), 'frame')} sampled",
             {"seconds": float(guess.seconds.mean()), "frames": frames},
         ),
         Fact(

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,14 +21,15 @@ from vidcap_cli.families import RECOMMENDED
 from vidcap_cli.inspect.command import caption_like, caption_step, continue_command
 from vidcap_cli.merge.account import Reconciliation
 from vidcap_cli.merge.columns import STATUS, CaptionColumns, caption_column
-from vidcap_cli.meta import open_meta
+from vidcap_cli.meta import open_meta, with_paths
+from vidcap_cli.option_values import NO_RANGES
 from vidcap_cli.options import PATH, TEXT
 from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import TABLE, kind_of, read_plan
 from vidcap_cli.statuses import PASSING, Status
 from vidcap_cli.table_writer import WRITABLE
-from vidcap_cli.tables import Table, open_table
+from vidcap_cli.tables import Table, hashes, open_table
 from vidcap_cli.view.steps import Step
 from vidcap_cli.view.words import count
 
@@ -49,8 +51,7 @@ def caption_counts(table: Table, column: str) -> tuple[int, int]:
     has_status = STATUS in table.schema.names
     captioned = lacking = 0
     for batch in table.batches([column, *([STATUS] if has_status else [])]):
-        text = batch.column(0).cast(pa.large_string())
-        blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)
+        blank = pc.invert(_has_words(batch.column(0)))
         captioned += len(blank) - blank.true_count
         if has_status:
             status = pc.fill_null(batch.column(1).cast(pa.large_string()), "")
@@ -77,16 +78,55 @@ def _purpose(rows: int) -> str:
     return f"to caption the {count(rows, 'row')} without a caption"
 
 
-def refusal(output: Path, meta: Path, config: CaptionConfig, column: str) -> str:
-    """Why a run does not replace the table that is at its ``output``, and what to do instead."""
-    words = f"{output}: is there already, not as this run wrote it, and is left as it is. "
-    if kind_of(meta) == TABLE and is_captioned(output, column):
-        ranges = config.ranges
-        step = lacking_step(
-            output, meta, path_column=config.path_column, ranges=ranges, column=column
+def refusal(output: Path, meta: Path, config: CaptionConfig, column: str, *, run: bool) -> str:
+    """Why a run does not replace the table that is at its ``output``, and what to do instead.
+
+    ``run`` is whether there is a run at all.
+    """
+    why = "not as this run wrote it" if run else "and no run directory of it"
+    words = f"{output}: is there already, {why}, and is left as it is. "
+    instead = "Name another output with -o, or have it replaced with --fresh."
+    if kind_of(meta) != TABLE or not is_captioned(output, column):
+        return words + instead
+    if rows := _whole(output, meta, config, column):
+        have = "The row has a caption" if rows == 1 else f"All {rows:,} rows have a caption"
+        return f"{words}{have} there: nothing is to do. {instead}"
+    step = lacking_step(
+        output, meta, path_column=config.path_column, ranges=config.ranges, column=column
+    )
+    words += f"{step.purpose.capitalize()} there:\n\n    {step.command}\n\n"
+    return f"{words}Or {instead[0].lower()}{instead[1:]}"
+
+
+def _whole(output: Path, meta: Path, config: CaptionConfig, column: str) -> int:
+    """How many rows META has where each has a caption in a table, by path letter by letter.
+
+    0 where one has none, and where rows are ranges, which that table may tell otherwise.
+    """
+    try:
+        planned = open_meta(meta, config.path_column, config.ranges)
+        written = open_meta(output, config.path_column, NO_RANGES)
+        text = caption_column(written.schema.names, column)
+        if planned.ranges or config.clip_length or text is None:
+            return 0
+        rows = np.concatenate(
+            [
+                hashes(paths)
+                for _, paths in with_paths(planned, planned.batches([planned.path_column]))
+            ]
         )
-        words += f"{step.purpose.capitalize()} there:\n\n    {step.command}\n\n"
-    return f"{words}Or name another output with -o, or have it replaced with --fresh."
+        found = [
+            hashes(paths.filter(_has_words(batch.column(text))))
+            for batch, paths in with_paths(written, written.batches([written.path_column, text]))
+        ]
+    except UsageError:
+        return 0
+    return len(rows) if np.isin(rows, np.concatenate(found)).all() else 0
+
+
+def _has_words(texts: pa.Array) -> pa.Array:
+    words = pc.utf8_trim_whitespace(texts.cast(pa.large_string()))
+    return pc.fill_null(pc.not_equal(words, ""), False)
 
 
 def lacking_step(

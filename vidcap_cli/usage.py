@@ -108,6 +108,9 @@ def _meant(name: str, known: Sequence[str]) -> str:
 def _instead(extra: str, typed: Sequence[str]) -> str:
     """What to do about words that are too many."""
     words = [word for word in typed if word in extra]
+    if flag := _flag_before(extra, typed):
+        keep = "" if extra.lower() in _YES else f" and {flag}"
+        return f" {flag} takes no value: leave out {extra}{keep}."
     files = [Path(word) for word in words if " ".join(words) == extra]
     if text := _text_with_spaces(typed):
         return f" Put quotes around a text with spaces: {text[0]} {shlex.quote(text[1])}"
@@ -115,6 +118,17 @@ def _instead(extra: str, typed: Sequence[str]) -> str:
         folder = str(files[0].parent)
         return f" Name the folder of the videos, {shlex.quote(folder)}, or a table that lists them."
     return _quotes(typed)
+
+
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def _flag_before(extra: str, typed: Sequence[str]) -> str | None:
+    """The option that was given ``extra``, yes or no, where it takes none."""
+    if extra.lower() not in (*_YES, *_NO) or extra not in typed:
+        return None
+    before = typed[typed.index(extra) - 1]
+    return before if before.startswith("--") else None
 
 
 # Options whose value is a text that people write.

@@ -7,11 +7,14 @@ import pytest
 
 from tests.faults.scene import FINISHED, OUTPUT, RUN, Scene, make_scene
 from tests.helpers.commands import committed, rows_of, vidcap
+from vidcap_cli.config import CaptionConfig
+from vidcap_cli.finishing import refusal
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.scope import Scope
 
 OLD = "id,path,note,text\n0000,videos/0000.mp4,,an old caption\n0001,videos/0001.mp4,,\n"
-REFUSED = "is there already, not as this run wrote it, and is left as it is"
+LEFT = "and is left as it is"
+REFUSED = f"is there already, not as this run wrote it, {LEFT}"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def test_a_table_of_others_is_left_before_anything_is_done(scene, tmp_path, word
     (work / OUTPUT).write_text(OLD)
     code, out, err = scene.command(work, *words).finish()
     assert (code, out, (work / OUTPUT).read_text()) == (2, "", OLD)
-    assert REFUSED in err
+    assert f"is there already, and no run directory of it, {LEFT}. To caption the rows" in err
     assert "with -o, or have it replaced with --fresh" in err
     assert f"vidcap merge {OUTPUT} --meta meta.csv -o meta_all.csv --missing meta_todo.csv" in err
     assert not RunDir(work / RUN).path.exists()
@@ -80,6 +83,20 @@ def test_a_table_that_was_edited_since_stays(scene, tmp_path):
         assert (code, (work / OUTPUT).read_text()) == (2, edited)
         assert REFUSED in err
     again(scene, work, "-o", "other.csv")
+
+
+@pytest.mark.parametrize(("text", "whole"), [("a", True), (" ", False)])
+def test_a_table_whose_run_is_gone_is_told_to_be_whole(tmp_path, text, whole):
+    """Where it is not, the way to what it lacks is told."""
+    meta, output = tmp_path / "meta.csv", tmp_path / OUTPUT
+    meta.write_text("path\na.mp4\nb.mp4\na.mp4\n")
+    output.write_text(f"path,text\nb.mp4,{text}\na.mp4,b\nc.mp4,\n")
+    told = refusal(output, meta, CaptionConfig("qwen2vl", "nano"), "text", run=False)
+    assert ("All 3 rows have a caption there: nothing is to do. Name another" in told) == whole
+    assert ("vidcap merge" in told) == (not whole)
+    meta.write_text("path,start,end\na.mp4,0,1\n")
+    told = refusal(output, meta, CaptionConfig("qwen2vl", "nano"), "text", run=False)
+    assert "vidcap merge" in told
 
 
 def test_the_table_of_merged_shards_is_not_captioned_over(scene, tmp_path):

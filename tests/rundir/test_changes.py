@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vidcap_cli.config import CaptionConfig
@@ -67,6 +69,20 @@ def test_a_copy_goes_on_unless_its_videos_are_others(tmp_path, sizes):
 def test_absolute_paths_mean_the_same_wherever_the_table_is(tmp_path):
     _, plan = planned(table(tmp_path / "a", "/videos/1.mp4"))
     check_unchanged(plan, table(tmp_path / "b", "/videos/1.mp4"), CONFIG)
+
+
+def test_a_table_with_another_name_beside_the_old_one_extends_it(tmp_path):
+    """Such as the same rows as Parquet: there relative paths mean the same files."""
+    old = table(tmp_path / "a", "1.mp4", "2.mp4")
+    _, plan = planned(old)
+    meta = old.with_name("meta.parquet")
+    pq.write_table(pa.table({"path": ["2.mp4", "1.mp4"]}), meta)
+    with pytest.raises(RunChangedError, match=rf"the table: {old} -> {meta}\n--extend keeps the"):
+        check_unchanged(plan, meta, CONFIG)
+    assert only_contents_changed(plan, meta, CONFIG)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(RunChangedError, match="the table: "):
+        only_contents_changed(plan, meta.rename(tmp_path / "b" / "meta.parquet"), CONFIG)
 
 
 def test_a_table_that_has_moved_and_changed_can_be_extended(tmp_path):

@@ -8,6 +8,7 @@ import json
 import time
 from array import array
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import options_of
 from vidcap_cli.declaring import spelled
 from vidcap_cli.disk import check_output
-from vidcap_cli.errors import RunError, UsageError
+from vidcap_cli.errors import RunError, TableError, UsageError
 from vidcap_cli.families import FAMILIES
 from vidcap_cli.inspect.command import continue_command, output_of
 from vidcap_cli.inspect.histogram import bar
@@ -31,7 +32,7 @@ from vidcap_cli.rundir.events import Done, EventReader
 from vidcap_cli.rundir.lock import is_led
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.places import Places
-from vidcap_cli.rundir.plan import Plan, read_plan
+from vidcap_cli.rundir.plan import TABLE, Plan, fingerprint_of, read_plan
 from vidcap_cli.rundir.records import Attempt, RankExit, read_errors, read_exits
 from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.rundir.selection import Selection
@@ -129,11 +130,14 @@ def _verdict(
         return f"goes on: {standing.ok:,} of {rows:,} captioned, {left:,} left", []
     finished = run.finished.is_file()
     command = continue_command(run, plan)
+    changed = not finished and _has_changed(plan)
+    if changed:  # without it the command is refused
+        command += " --extend"
     if not left and not failed:
         if not finished:
-            return "not finished: every row is captioned, but the table is not written", [
-                Step("to write it", command)
-            ]
+            words = "not finished: every row is captioned, but the table is not written"
+            told = "; that of the videos has changed since" if changed else ""
+            return words + told, [Step("to write it", command)]
         which = f" of {_scope_words(scope)}" if rows < plan.rows else ""
         after = _after_words(plan, scope)
         return f"finished: every row{which} has a caption{after}", _look(plan)
@@ -154,6 +158,15 @@ def _verdict(
     if lasting < failed:
         return words, [again(failed, command)]
     return words, _look(plan) if finished and standing.ok else []
+
+
+def _has_changed(plan: Plan) -> bool:
+    """Whether the table that was planned is there, with other contents."""
+    meta = Path(plan.meta)
+    with suppress(TableError):
+        there = plan.kind == TABLE and meta.is_file()
+        return there and fingerprint_of(meta, TABLE, plan.reading) != plan.fingerprint
+    return False
 
 
 def _after_words(plan: Plan, scope: Selection) -> str:

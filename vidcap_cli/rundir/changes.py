@@ -25,6 +25,7 @@ from vidcap_cli.remote.table import base_of
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import (
     FOLDER,
+    TABLE,
     VIDEO,
     Plan,
     absolute,
@@ -137,7 +138,8 @@ def _changed(
 
 def _differences(plan: Plan, meta: Path, config: CaptionConfig) -> tuple[list[str], list[str]]:
     """What is different of META's contents, and what else."""
-    contents, others = [], []
+    contents: list[str] = []
+    others: list[str] = []
     meta = absolute(meta)
     kind = kind_of(meta)
     if fingerprint_of(meta, kind, plan.reading) != plan.fingerprint:
@@ -148,7 +150,10 @@ def _differences(plan: Plan, meta: Path, config: CaptionConfig) -> tuple[list[st
             change = f"{plan.rows} -> {rows} rows" if rows != plan.rows else f"still {rows} rows"
         contents.append(f"the contents of {meta.name}: {change}")
     if str(meta) != plan.meta:
-        others += _other_meta(plan, meta, kind, config, same=not contents)
+        told = _other_meta(plan, meta, kind, config, same=not contents)
+        # Beside the old one relative paths mean the same files: as if that had changed.
+        beside = kind == plan.kind == TABLE and meta.parent == Path(plan.meta).parent
+        (contents if contents and beside else others).extend(told)
     now = config.caption_options()
     before = {**config.usual_caption_options(), **plan.options}
     for name in dict.fromkeys([*plan.options, *now]):
