@@ -125,7 +125,7 @@ static void pack_some(void *context, int64_t index)
 {
     const job *it = context;
     const flash *p = it->p;
-    const int64_t blocks = (p->keys + PACKED - 1) / PACKED, sequence = index / blocks;
+    const int64_t blocks = parts_of(p->keys, PACKED), sequence = index / blocks;
     for (int64_t head = 0; head < p->kv_heads; head++) {
         const int64_t from = sequence * p->keys * p->next_token + head * p->next_head;
         it->with->pack(
@@ -194,7 +194,7 @@ static void attend_block(void *context, int64_t index)
     const flash *p = it->p;
     const products *with = it->with;
     const bool tiled = with->way == IN_TILES;
-    const int64_t blocks = (p->queries + with->queries - 1) / with->queries;
+    const int64_t blocks = parts_of(p->queries, with->queries);
     const int64_t query = index % blocks * with->queries, width = p->heads * p->head_dim;
     const int64_t rows = least(p->queries - query, with->queries);
     const int64_t head = index / blocks % p->heads, sequence = index / blocks / p->heads;
@@ -241,8 +241,8 @@ void flash_attention(const flash *p)
     const products *with = tiles_usable()                   ? &on_tiles
                            : PAIRS && rounded(p->keys) ? &on_pairs
                                                        : &on_vectors;
-    const int64_t blocks = (p->queries + with->queries - 1) / with->queries;
+    const int64_t blocks = parts_of(p->queries, with->queries);
     job it = {p, with, scratch(SHARED, p->sequences * p->kv_heads * with->packed_floats(p))};
-    parallel(pack_some, &it, p->sequences * ((p->keys + PACKED - 1) / PACKED));
+    parallel(pack_some, &it, p->sequences * parts_of(p->keys, PACKED));
     parallel(attend_block, &it, p->sequences * p->heads * blocks);
 }

@@ -23,7 +23,7 @@ void flash_attention(const flash *p);
 #define MOST_QUERIES 96  /* in a block */
 #define KEYS BLOCK_DEPTH /* in a block */
 #define PACKED 32        /* keys that are packed at a time */
-#define PANELS_OF(n) (((n) + PANEL - 1) / PANEL)
+#define PANELS_OF(n) parts_of(n, PANEL)
 #define KEY_PANELS (KEYS / PANEL)
 
 /* Where scores and sums lie, and in what numbers weights are: in rows and float32, in tiles and two of

@@ -7,7 +7,7 @@
 #if TILES
 
 #define QUERIES 32
-#define STEPS_OF(n) (((n) + STEP - 1) / STEP)
+#define STEPS_OF(n) parts_of(n, STEP)
 
 /* Of a head: panels of 16 keys, each the tiles of its high parts, then those of its low parts; then
  * panels of 16 numbers of the values in the same way. */

@@ -93,6 +93,12 @@ INLINE int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* How many of ``part`` are as many as ``all`` or more. */
+INLINE int64_t parts_of(int64_t all, int64_t part)
+{
+    return (all + part - 1) / part;
+}
+
 /* threads.c: do work(context, i) for all i below count, on the threads that there are. */
 void parallel(void (*work)(void *context, int64_t index), void *context, int64_t count);
 

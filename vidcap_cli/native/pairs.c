@@ -24,11 +24,6 @@ typedef struct {
     int64_t strip, block; /* rows of a strip, pairs of a block */
 } job;
 
-INLINE int64_t parts_of(int64_t all, int64_t part)
-{
-    return (all + part - 1) / part;
-}
-
 /* As many rows for each of as few parts as have no more than ``most``. */
 INLINE int64_t even_parts(int64_t rows, int64_t most)
 {

@@ -13,7 +13,7 @@
 #define STRIP 12 /* rows of x: their sums with two panels have registers */
 #define MOST_WIDE 4 /* panels that meet a strip at once */
 #define FETCH_PAIRS 256 /* bytes, into the first cache: product.c says why */
-#define STRIPS(rows) (((rows) + STRIP - 1) / STRIP)
+#define STRIPS(rows) parts_of(rows, STRIP)
 
 /* y = x W^T of rows of x that are rounded to bfloat16. Weights of bfloat16 only. */
 void multiply_by_pairs(const product *p);

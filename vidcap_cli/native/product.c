@@ -186,7 +186,7 @@ static void multiply_strips(
     enum kind kind, int64_t panels, const float *x, int64_t rows, const char *w, int64_t size,
     int64_t depth, float *y, int64_t y_stride, bool add)
 {
-    const int64_t strips = (rows + ROWS - 1) / ROWS, more = rows % strips;
+    const int64_t strips = parts_of(rows, ROWS), more = rows % strips;
     for (int64_t strip = 0, row = 0, some; strip < strips; strip++, row += some) {
         some = rows / strips + (strip < more);
         tiles[some][kind](
@@ -321,7 +321,7 @@ static void columns(void *context, int64_t index)
     const columns_of *some = context;
     const product *p = some->p;
     const int64_t panel = index * some->panels_at_once;
-    const int64_t panels = least((p->n + PANEL - 1) / PANEL - panel, some->panels_at_once);
+    const int64_t panels = least(parts_of(p->n, PANEL) - panel, some->panels_at_once);
     const int64_t block = block_rows(p) * panels * PANEL;
     const int64_t room = 2 * block + (block_rows(p) + PANEL) * block_depth(p);
     float *result = scratch(OWN, room), *up = result + block;
@@ -350,9 +350,9 @@ void multiply(
     }
     /* Few at once, so that threads come to an end together, but enough to be worth a block of x, or
      * to read memory on and on. */
-    const int64_t panels = (n + PANEL - 1) / PANEL, share = panels / (6 * threads()) & ~3;
+    const int64_t panels = parts_of(n, PANEL), share = panels / (6 * threads()) & ~3;
     columns_of some = {&p, m > ROWS ? 16 : m > 1 || share < 4 ? 4 : share};
-    parallel(columns, &some, (panels + some.panels_at_once - 1) / some.panels_at_once);
+    parallel(columns, &some, parts_of(panels, some.panels_at_once));
 }
 
 /* Which number of W as it is kept is that of a row and column. */
@@ -390,7 +390,7 @@ static void pack_panel(void *context, int64_t panel)
 EXPORT void pack(const float *from, void *to, int64_t n, int64_t k, int64_t depth, int kind)
 {
     weight w = {from, to, n, k, depth, (enum kind)kind};
-    parallel(pack_panel, &w, (n + PANEL - 1) / PANEL);
+    parallel(pack_panel, &w, parts_of(n, PANEL));
 }
 
 typedef struct {

@@ -58,7 +58,7 @@ static void norm_some(void *context, int64_t index)
 
 void norms(const norm *p)
 {
-    parallel(norm_some, (void *)p, (p->rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE);
+    parallel(norm_some, (void *)p, parts_of(p->rows, ROWS_AT_ONCE));
 }
 
 /* Heads of a row from x on, turned if there are ``cos`` and ``sin``. */
@@ -94,7 +94,7 @@ static void rotate_some(void *context, int64_t index)
 
 void rotate(const rotation *p)
 {
-    parallel(rotate_some, (void *)p, (p->rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE);
+    parallel(rotate_some, (void *)p, parts_of(p->rows, ROWS_AT_ONCE));
 }
 
 static void largest_of_row(void *context, int64_t row)
@@ -164,5 +164,5 @@ static void penalise_some(void *context, int64_t index)
 
 void penalise(const pricing *p)
 {
-    parallel(penalise_some, (void *)p, (p->n + NUMBERS_AT_ONCE - 1) / NUMBERS_AT_ONCE);
+    parallel(penalise_some, (void *)p, parts_of(p->n, NUMBERS_AT_ONCE));
 }

@@ -60,12 +60,12 @@ typedef struct {
 
 static int64_t depth_blocks(const product *p)
 {
-    return (p->depth + TILED_DEPTH - 1) / TILED_DEPTH;
+    return parts_of(p->depth, TILED_DEPTH);
 }
 
 static int64_t steps_of(int64_t depth)
 {
-    return (depth + STEP - 1) / STEP;
+    return parts_of(depth, STEP);
 }
 
 /* 16 numbers of a row from ``x`` on, of which ``count`` are there, as high and low. */
@@ -239,7 +239,7 @@ static void multiply_two(
 {
     const product *p = t->p;
     const int64_t size = TILED_DEPTH * PANEL * 2, depth = least(p->depth - start, TILED_DEPTH);
-    const int64_t panels = least((p->n + PANEL - 1) / PANEL - panel, 2), steps = steps_of(depth);
+    const int64_t panels = least(parts_of(p->n, PANEL) - panel, 2), steps = steps_of(depth);
     const char *here = w + (panel * PANEL * p->depth + start * PANEL) * 2;
     int64_t next = PANEL * p->depth * 2, low = 0;
     if (p->kind == FLOAT16 || depth % STEP || (panel + panels) * PANEL > p->n) {
@@ -265,10 +265,10 @@ static void multiply_block(void *context, int64_t index)
 {
     const tiled *t = context;
     const product *p = t->p;
-    const int64_t blocks = (t->rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    const int64_t blocks = parts_of(t->rows, BLOCK_ROWS);
     const int64_t row = index % blocks * BLOCK_ROWS, panel = index / blocks * t->panels_at_once;
     const int64_t rows = least(t->rows - row, BLOCK_ROWS), tiles = ROW_TILES(rows);
-    const int64_t panels = least((p->n + PANEL - 1) / PANEL - panel, t->panels_at_once);
+    const int64_t panels = least(parts_of(p->n, PANEL) - panel, t->panels_at_once);
     const int64_t more = panels * SUMS, floats = tiles * more;
     float *sums[2] = {scratch(OWN, 2 * floats + 4 * TILED_DEPTH * PANEL / 2)};
     sums[1] = sums[0] + floats;
@@ -293,19 +293,19 @@ static void multiply_block(void *context, int64_t index)
 
 void multiply_by_tiles(const product *p)
 {
-    const int64_t panels = (p->n + PANEL - 1) / PANEL;
+    const int64_t panels = parts_of(p->n, PANEL);
     for (int64_t row = 0; row < p->m; row += MOST_ROWS) {
         tiled t = {.p = p, .row = row, .rows = least(p->m - row, MOST_ROWS)};
         t.in_parts = !rounded(p->m);
         t.step = t.in_parts ? 2 * TILE : TILE;
-        const int64_t tiles = ROW_TILES(t.rows), blocks = (t.rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+        const int64_t tiles = ROW_TILES(t.rows), blocks = parts_of(t.rows, BLOCK_ROWS);
         t.split =
             (char *)scratch(SHARED, depth_blocks(p) * tiles * BLOCK_STEPS * t.step / 4);
         parallel(split_rows, &t, tiles);
         /* Few enough that threads come to an end together, and an even number. */
         const int64_t share = panels * blocks / (4 * threads());
         t.panels_at_once = share < 4 ? 4 : least(share & ~1, MOST_PANELS);
-        const int64_t groups = (panels + t.panels_at_once - 1) / t.panels_at_once;
+        const int64_t groups = parts_of(panels, t.panels_at_once);
         parallel(multiply_block, &t, groups * blocks);
     }
 }

@@ -14,7 +14,7 @@
 #define TILE_ROWS 16 /* of x in a tile */
 #define STEP 32      /* numbers of a row in a tile */
 #define SUMS 256     /* floats in a tile */
-#define ROW_TILES(rows) (((rows) + TILE_ROWS - 1) / TILE_ROWS)
+#define ROW_TILES(rows) parts_of(rows, TILE_ROWS)
 
 /* Whether the processor has matrix registers, and lets this process use them. */
 bool tiles_usable(void);
