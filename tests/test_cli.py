@@ -269,6 +269,18 @@ def test_help_cuts_nothing(command, width, tmp_path):
         assert {flag for option in options(command) for flag in option.opts} <= {*words}
 
 
+@pytest.mark.parametrize("width", ["80", "85", "99", "100"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_letter_is_lost_at_the_edge_of_help(command, width, tmp_path):
+    _, out, _ = vidcap(command, "--help", cwd=tmp_path, COLUMNS=width)
+    _, whole, _ = vidcap(command, "--help", cwd=tmp_path, COLUMNS="300")
+    lost = {*whole.replace("│", " ").split()} - {*out.replace("│", " ").split()}
+    panels = [line for line in out.splitlines() if line.startswith(("│", "╭"))]
+    assert {len(line) for line in panels} == {int(width)}
+    # Words longer than the column are folded; borders of the whole help are longer.
+    assert not [word for word in lost if len(word) < 30 and word[0] not in "╭╰"]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_everything_has_help(command):
     assert GROUP.commands[command].help

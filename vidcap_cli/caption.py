@@ -213,6 +213,7 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
         rows=leader.rows,
         ok=ok,
         failed=state.failed_by,
+        kind=leader.plan.kind,
         left_alone=leader.left_alone,
         # Elsewhere they stand right above, as they happened.
         failures=state.failures if asked.quiet or asked.verbose else (),

@@ -135,8 +135,8 @@ _Target = Annotated[
     Path | None,
     typer.Argument(
         metavar="TARGET",
-        help="A table (of videos or with captions), a video, a model (a folder, a name on the hub, "
-        "nano) or a run directory; nothing: this machine.",
+        help="A table (of videos or with captions), a folder of videos, a video, a model (a "
+        "folder, a name on the hub, nano) or a run directory; nothing: this machine.",
         show_default=False,
     ),
 ]

@@ -197,6 +197,13 @@ def test_a_table_as_vidcap_writes_it_says_where_its_captions_are(tmp_path):
     assert facts["flags"]["failed"]["examples"][0]["evidence"] == "oom: big"
 
 
+def test_examples_of_ranges_say_which(tmp_path):
+    said = {"path": "a.mp4", "text": "A red ball rolls down the long hill to the sea, and"}
+    rows = [{**said, "start": str(start), "end": str(start + 5)} for start in (0, 5)]
+    examples = inspect(write(tmp_path / "t.csv", rows)).as_dict()["facts"]["flags"]["cut"]
+    assert [one["path"] for one in examples["examples"]] == ["a.mp4#t=0,5", "a.mp4#t=5,10"]
+
+
 def test_rows_that_are_not_done_yet_have_no_flag(tmp_path):
     names = CaptionColumns().names
     rows = [{"path": "a.mp4", **dict.fromkeys(names, ""), "caption_status": status}

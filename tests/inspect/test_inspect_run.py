@@ -327,8 +327,8 @@ def test_a_finished_run_with_failures(run):
     run.finished.write_text(json.dumps({"planned": 6, "rows": 6, "failed": 1}))
     report = inspect(run.path)
     assert report.doubtful
-    lasting = "another try alone does not help: mend the file, or drop its row"
-    assert report.verdict == f"finished: 1 failed; {lasting}"
+    helps = "mend the file, or drop it from the table and add --extend"
+    assert report.verdict == f"finished: 1 failed; another try alone does not help: {helps}"
     assert [step.purpose for step in report.steps] == [
         "for the failed rows, all of them, as a table"
     ]

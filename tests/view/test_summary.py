@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tests.view.reports import CAPTION
 from vidcap_cli.view.steps import Step
-from vidcap_cli.view.summary import Outcome, captions_table, summary
+from vidcap_cli.view.summary import Outcome, captions_table, lasting_words, summary
 from vidcap_cli.view.tally import Failure
 
 
@@ -61,13 +61,32 @@ def test_summary_of_failures_lists_a_few_and_says_what_to_run():
     assert "    a folder/0.mp4 · decode_error: an MP4 file that was cut short\n" in text
     assert "and 14 more" in text
     assert (
-        "  another try alone does not help 20 of them: mend the files, or drop their rows" in text
+        "  another try alone does not help 20 of them: mend the files, or drop them from the table "
+        "and add --extend, or leave them with --restart-failed none\n" in text
     )
     assert "2 not reached yet" in text
     assert "  3 captions have flags: cut 3, repetitive 1\n" in text
     assert text.endswith(f"next, to look at the captions and their flags:\n    {STEP.command}\n")
     assert "--restart-failed" not in words(replace(OUTCOME, tries_again=False))
     assert "another try" not in words(Outcome(2, 1, {"oom": 1}))
+
+
+def test_what_helps_is_said_of_what_failed_and_where_it_lies():
+    start = "another try alone does not help: "
+    table, folder, video = "table", "folder", "video"
+    assert lasting_words({"decode_error": 1}, table) == (
+        f"{start}mend the file, or drop it from the table and add --extend"
+    )
+    assert lasting_words({"decode_error": 2}, folder, "so") == (
+        f"{start}mend the files, or take them out of the folder and add --extend, or leave them so"
+    )
+    assert lasting_words({"missing_file": 1}, video) == f"{start}mend the file"
+    assert lasting_words({"empty": 3}, folder) == f"{start}ask another question"
+    assert lasting_words({"empty": 1, "decode_error": 1, "oom": 1}, video, "so") == (
+        "another try alone does not help 2 of them: mend the file, or ask another question where "
+        "a caption is empty, or leave them so"
+    )
+    assert lasting_words({"oom": 1, "crashed": 2}, table) == ""
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])

@@ -107,9 +107,7 @@ class Captions:
         Instead of its path a row has its name there: with the range of the video that it is about.
         """
         for cells, block in self._blocks([*self.table.ranges, *columns]):
-            with suppress(TableError):  # columns may be called like those, and hold no times
-                cells[PATH] = names_of(self.table, block, pa.array(cells[PATH])).to_pylist()
-            yield cells, block
+            yield self._named(cells, block), block
 
     def _blocks(
         self, columns: Sequence[str]
@@ -120,13 +118,14 @@ class Captions:
                 yield self._cells(block), block
 
     def rows(self, wanted: Sequence[int]) -> dict[int, dict[str, str]]:
-        """A few rows by their numbers, which ascend."""
+        """A few rows by their numbers, which ascend; with their names, as ``named_blocks``."""
         found: dict[int, dict[str, str]] = {}
         start, waiting = 0, deque(wanted)
-        for batch in self._batches():
+        for batch in self._batches(self.table.ranges):
             while waiting and waiting[0] < start + batch.num_rows:
                 row = waiting.popleft()
-                cells = self._cells(batch.slice(row - start, 1))
+                one = batch.slice(row - start, 1)
+                cells = self._named(self._cells(one), one)
                 found[row] = {name: values[0] for name, values in cells.items()}
             start += batch.num_rows
             if not waiting:
@@ -135,6 +134,11 @@ class Captions:
 
     def _batches(self, more: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
         return self.table.batches(list(dict.fromkeys([*self.columns.values(), *more])))
+
+    def _named(self, cells: dict[str, list[str]], block: pa.RecordBatch) -> dict[str, list[str]]:
+        with suppress(TableError):  # columns may be called like those, and hold no times
+            cells[PATH] = names_of(self.table, block, pa.array(cells[PATH])).to_pylist()
+        return cells
 
     def _cells(self, block: pa.RecordBatch) -> dict[str, list[str]]:
         return {n: _strings(self.table, block, column) for n, column in self.columns.items()}

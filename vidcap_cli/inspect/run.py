@@ -152,10 +152,10 @@ def _verdict(
             words = f"not whole: it had finished, but {have} no result any more; parts are gone"
             purpose = "to do these rows again, unless the parts are found"
         return words, [Step(purpose, command)]
-    lasting = sum(n for status, n in standing.statuses.items() if status not in {*PASSING, "ok"})
-    if lasting:
-        words += f"; {lasting_words(lasting, failed)}"
-    if lasting < failed:
+    failures = {status: n for status, n in standing.statuses.items() if status != Status.OK}
+    if lasting := lasting_words(failures, plan.kind):
+        words += f"; {lasting}"
+    if any(status in PASSING for status in failures):
         return words, [again(failed, command)]
     return words, _look(plan) if finished and standing.ok else []
 

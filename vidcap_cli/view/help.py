@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_WIDE = 80  # from here on there is room for whole names
+_WHOLE, _ROOMY = 80, 100  # columns with room for whole names, and for all names of an option
 
 
 @contextmanager
@@ -18,16 +18,17 @@ def folding(parameters: list[Any]) -> Iterator[None]:
     from rich.table import Table  # noqa: PLC0415
     from typer import rich_utils  # noqa: PLC0415
 
-    wide = shutil.get_terminal_size().columns >= _WIDE
+    narrow = _WHOLE <= shutil.get_terminal_size().columns < _ROOMY
 
     class Folding(Table):
         def add_row(self, *cells: Any, **options: Any) -> None:
             super().add_row(*cells, **options)
             for column, cell in zip(self.columns, cells, strict=True):
                 column.overflow = "fold"
-                if wide and str(cell).startswith("--"):
+                if narrow and str(cell).startswith("--"):
                     longest = max(map(len, str(cell).split()))
-                    column.min_width = max(longest, column.min_width or 0)
+                    # With min_width the table gets wider than the terminal, which cuts letters.
+                    column.width = max(longest, column.width or 0)
 
     spelled = [parameter.opts for parameter in parameters]
     for parameter in parameters:

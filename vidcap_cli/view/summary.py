@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vidcap_cli.rundir.plan import FOLDER, TABLE, VIDEO
 from vidcap_cli.statuses import PASSING, Status
 from vidcap_cli.view.follower import reason
 from vidcap_cli.view.steps import Step, step_lines
@@ -20,11 +21,18 @@ from vidcap_cli.view.terminal import folding
 from vidcap_cli.view.words import count, duration, figure, one_line, printable, wrapped
 
 LISTED = 8  # failures
+# How files that cannot be captioned are left out of what was captioned.
+_DROPPED = {
+    TABLE: ", or drop {it} from the table and add --extend",
+    FOLDER: ", or take {it} out of the folder and add --extend",
+    VIDEO: "",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a command ended: ``rows`` planned, ``ok`` with a caption, how many ``failed``, by status.
+    ``kind`` is what they are rows of.
 
     ``left_alone`` rows failed in an earlier command and were not tried again; with ``tries_again``
     the same command would try what failed.
@@ -40,6 +48,7 @@ class Outcome:
     failures: Sequence[Failure] = ()
     captioned: int = 0
     seconds: float = 0.0
+    kind: str = TABLE
     output: str | None = None
     steps: Sequence[Step] = ()
     left_alone: int = 0
@@ -72,11 +81,9 @@ def _details(outcome: Outcome) -> Iterator[str]:
         yield f"    {failure.path} · {reason(failure.status, failure.error)}"
     if outcome.failures and failed > LISTED:
         yield f"    and {failed - LISTED:,} more"
-    lasting = sum(rows for status, rows in outcome.failed.items() if status not in PASSING)
-    if lasting:
-        leave = ", or leave it with --restart-failed none" if outcome.tries_again else ""
-        leave = leave if lasting == 1 else leave.replace(" it ", " them ")
-        yield f"  {lasting_words(lasting, failed, of_table=bool(outcome.output))}{leave}"
+    leave = "with --restart-failed none" if outcome.tries_again else ""
+    if words := lasting_words(outcome.failed, outcome.kind, leave):
+        yield f"  {words}"
     if outcome.left_alone:
         were = "was" if outcome.left_alone == 1 else "were"
         yield f"  {outcome.left_alone:,} failed before and {were} left alone"
@@ -101,11 +108,29 @@ def _head(outcome: Outcome, width: int | None) -> Text:
     return head
 
 
-def lasting_words(rows: int, failed: int, *, of_table: bool = True) -> str:
-    """What helps so many of the ``failed`` rows, of a table, that would fail again as they are."""
-    which = "another try alone does not help" + ("" if rows == failed else f" {rows:,} of them")
-    files, their = ("the file", "its row") if rows == 1 else ("the files", "their rows")
-    return f"{which}: mend {files}" + (f", or drop {their}" if of_table else "")
+def lasting_words(
+    failed: Mapping[Status, int] | Mapping[str, int], kind: str, leave: str = ""
+) -> str:
+    """What helps those of the ``failed`` rows, by status, that would fail again as they are.
+
+    ``kind`` is what they are rows of; ``leave`` says how they are left alone, of one row. Empty
+    where another try may help all of them.
+    """
+    lasting = {status: rows for status, rows in failed.items() if status not in PASSING}
+    rows, of_files = sum(lasting.values()), sum(lasting.values()) - lasting.get(Status.EMPTY, 0)
+    if not rows:
+        return ""
+    which = "" if rows == sum(failed.values()) else f" {rows:,} of them"
+    one = of_files == 1
+    helps = []
+    if of_files:
+        mend = f"mend {'the file' if one else 'the files'}"
+        helps.append(mend + _DROPPED[kind].format(it="it" if one else "them"))
+    if of_files < rows:
+        helps.append("ask another question" + (" where a caption is empty" if of_files else ""))
+    if leave:
+        helps.append(f"leave {'it' if rows == 1 else 'them'} {leave}")
+    return f"another try alone does not help{which}: {', or '.join(helps)}"
 
 
 def flag_words(flagged: int, flags: Mapping[str, int]) -> str:
