@@ -126,9 +126,10 @@ def test_a_calibration_measures_with_some_of_the_rows_and_keeps_nothing(table, m
     assert os.listdir(table.parent / "tmp") == []
 
 
-@pytest.mark.parametrize("rows", [3, 64])
-def test_the_pace_is_that_of_full_slots_and_frames_to_read(tmp_path, rows):
-    """Not of a slow beginning, nor of a fast end."""
+@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("rows", [3, 32, 64])
+def test_the_pace_is_that_of_full_slots_and_frames_to_read(tmp_path, rows, together):
+    """Not of a slow beginning, nor of a fast end, nor of captions that end ``together``."""
     (tmp_path / "meta.csv").write_text("path\n" + "".join(f"{n}.mp4\n" for n in range(rows)))
     config = CaptionConfig("qwen2vl", "/models/some", slots=4)
     job = Job(tmp_path / "meta.csv", tmp_path / "run", config)
@@ -141,12 +142,14 @@ def test_the_pace_is_that_of_full_slots_and_frames_to_read(tmp_path, rows):
             events.write(State("captioning", time=5.0))
             time = 25.0
             for row in range(rows):
-                time += 0.01 if row > rows - 10 else 0.5
+                if row % together == 0:
+                    time += together * (0.01 if row > rows - 10 else 0.5)
                 events.write(Began([row + 4], time=time))
-                said = Done(row, f"{row}.mp4", "ok", "A", None, 1, 1.0, 0.0, time=time)
+                after = time + row % together / 1e6
+                said = Done(row, f"{row}.mp4", "ok", "A", None, 1, 1.0, 0.0, time=after)
                 events.write(said)
         pace = _pace(leader, job)
-    assert pace == pytest.approx(2.0, rel=0.05) if rows == 64 else pace > 0
+    assert pace == pytest.approx(2.0, rel=0.05) if rows > 3 else pace > 0
 
 
 def test_a_calibration_with_few_rows_says_so(table):

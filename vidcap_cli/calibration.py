@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.launch.leader import Job, Leader, leading
 from vidcap_cli.launch.msrun import Cluster
-from vidcap_cli.rundir.events import Began, Done, EventReader
+from vidcap_cli.rundir.events import Done, EventReader
 from vidcap_cli.rundir.ledger import RunParts
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.statuses import Flag
 from vidcap_cli.view.live import make_view
-from vidcap_cli.view.tally import RunState
+from vidcap_cli.view.tally import Pace, RunState
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,9 @@ def _models(config: CaptionConfig, cluster: Cluster) -> int:
 def _pace(leader: Leader, job: Job) -> float | None:
     """Captions a second, while there are frames to be read and slots to be filled.
 
-    Without the first two batches, in which most sizes of frames are met for the first time.
+    Without the first two batches, in which most sizes of frames are met for the first time. The
+    clock runs from the end of these to the end of another one: captions of one length end together,
+    and within such a batch is no time.
     """
     launch = leader.run.attempts()[-1]
     found = [
@@ -102,16 +104,24 @@ def _pace(leader: Leader, job: Job) -> float | None:
         for event in EventReader(launch.events(rank)).read()
     ]
     models, config = _models(job.config, job.cluster), job.config
-    in_hand = models * (2 * config.slots + config.decoders)
-    first = min(2 * config.slots * models, leader.rows // 2)
-    until = max(leader.rows - in_hand, min(leader.rows, first + config.slots * models))
+    batch, in_hand = models * config.slots, models * (2 * config.slots + config.decoders)
+    first = min(2 * batch, leader.rows // 2)
+    batches = max(1, (leader.rows - in_hand - first) // batch)
+    until = min(leader.rows, first + batches * batch)
     state, done = RunState(total=leader.rows), 0
     for time_of, rank, event in sorted(found, key=itemgetter(0)):
+        state.take(rank, event)
         done += isinstance(event, Done)
-        if done > first or not isinstance(event, Began | Done):
-            state.take(rank, event)
-        if done >= until and state.ok:
-            return state.per_second(time_of)
+        if done == first and isinstance(event, Done):
+            for each in state.ranks.values():
+                each.pace = Pace(last=time_of)
+        paces = (
+            each.pace.per_second(time_of if each.working else None)
+            for each in state.ranks.values()
+            if done >= until
+        )
+        if known := [pace for pace in paces if pace is not None]:
+            return sum(known)
     return None
 
 

@@ -59,6 +59,31 @@ def test_the_same_merge_and_one_with_more_inputs_replace_their_table(tmp_path, r
     assert not merge([out], tmp_path / "again.csv", meta=tmp_path / "meta.csv").notes
 
 
+def test_a_table_made_with_other_edits_is_replaced_but_not_one_edited_by_hand(tmp_path, run):
+    out = tmp_path / "all.csv"
+    put(run, [ok(2, "A sentence. And a", flags="cut")], attempt=3)
+    every = (
+        {"prefix": "ohwx, ", "suffix": " !"},
+        {"prefix": "abc, ", "strip_prefix": True},
+        {"trim_to_sentence": True, "suffix": " (b)"},
+        {"prefix": "x "},
+        {},
+    )
+    for words in every:
+        assert not merge([run.path], out, **words).notes
+        merged = out.read_text()
+        out.write_text(merged.replace("two", "two and more"))
+        assert len(merge([run.path], out, prefix="another ").notes) == 1
+        out.write_text(merged)
+    assert not merge([run.path], out, prefix="x ").notes
+
+
+def test_a_single_caption_may_be_edited_by_hand(tmp_path, run):
+    out = tmp_path / "all.csv"
+    out.write_text("path,text\na.mp4,The video shows one and more\n")
+    assert len(merge([run.path], out).notes) == 1
+
+
 def test_rows_without_captions_do_not_replace_any(tmp_path, run):
     out, todo = tmp_path / "all.csv", tmp_path / "todo.csv"
     todo.write_text(OLD)

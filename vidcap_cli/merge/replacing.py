@@ -1,13 +1,13 @@
 """What is at the place of a table that a merge writes: kept where it has captions of its own.
 
 The same merge again, or one with more inputs, replaces its table: all captions of that are in the
-inputs. Any other table stays, under another name.
+inputs, also where it was made with other edits. Any other table stays, under another name.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import chain, count
+from dataclasses import dataclass, replace
+from itertools import chain, count, product
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ from vidcap_cli.options import PATH, TEXT
 from vidcap_cli.tables import Table, hashes, open_table
 
 _READ = ("row_id", PATH, TEXT, "status", "flags")
+_SOME = 2  # different captions
+_GUESSES = 8
 
 
 @dataclass(slots=True)
@@ -54,20 +56,44 @@ def says_more(
 ) -> bool:
     """Whether a table at ``path`` has a caption that is in none of ``sources``.
 
-    Captions are known as they are and as ``edits`` leave them, whatever their rows. True also of
-    what has none, or cannot be read: nobody knows what it is for. A table of rows without captions
-    that takes its place has the columns ``kept``: then they tell nothing, and only captions count.
+    Captions are known as they are and as ``edits`` leave them, or as other edits would leave all
+    of them, whatever their rows. True also of what has none, or cannot be read: nobody knows what
+    it is for. A table of rows without captions that takes its place has the columns ``kept``: then
+    they tell nothing, and only captions count.
     """
     if not path.is_file() or not path.stat().st_size:
         return False
     try:
-        own = _captions(path, columns, kept)
+        own, one = _captions(path, columns, kept)
     except (TableError, pa.ArrowException):
         return True
     if not len(own):
         return not kept
-    texts = (_texts(source, columns, edits) for source in sources)
-    return _some_lack(own, chain.from_iterable(texts))
+
+    def lacks(every: Sequence[Edits]) -> bool:
+        texts = (_texts(source, columns, every) for source in sources)
+        return _some_lack(own, chain.from_iterable(texts))
+
+    if not lacks([Edits(), edits]):
+        return False
+    # One caption alone may as well have been edited by hand.
+    return len(own) < _SOME or all(lacks([each]) for each in _made_by(one, sources, columns))
+
+
+def _made_by(caption: str, sources: Sequence[Source], columns: CaptionColumns) -> list[Edits]:
+    """The edits that may have made ``caption`` of one of the sources, those with the least added
+    text first.
+    """
+    found: dict[Edits, int] = {}
+    for strip, trim in product((False, True), repeat=2):
+        plain = Edits(strip_prefix=strip, trim_to_sentence=trim)
+        for texts in chain.from_iterable(_texts(source, columns, [plain]) for source in sources):
+            for text in texts.unique().to_pylist():
+                if text and text.strip() and text in caption:
+                    prefix, _, suffix = caption.partition(text)
+                    made = replace(plain, prefix=prefix, suffix=suffix)
+                    found[made] = len(prefix) + len(suffix)
+    return sorted(found, key=lambda made: found[made])[:_GUESSES]
 
 
 def check_captions(out: Path, table: Table | None, column: str | None = None) -> None:
@@ -79,7 +105,7 @@ def check_captions(out: Path, table: Table | None, column: str | None = None) ->
     if not out.is_file() or not out.stat().st_size:
         return
     try:
-        own = _captions(out, columns, ())
+        own, _ = _captions(out, columns, ())
     except (TableError, pa.ArrowException):
         return
     name = table and (column or caption_column(table.schema.names))
@@ -93,39 +119,43 @@ def _some_lack(own: Ints, texts: Iterable[pa.Array | pa.ChunkedArray]) -> bool:
     """Whether some of the sorted hashes ``own`` are of none of the ``texts``."""
     found = np.zeros(len(own), np.bool_)
     for some in texts:
-        known = _hashes(some)
+        known = hashes(_said(some))
         place = np.minimum(np.searchsorted(own, known), len(own) - 1)
         found[place[own[place] == known]] = True
     return not found.all()
 
 
-def _captions(path: Path, columns: CaptionColumns, kept: Sequence[str]) -> Ints:
-    """The hashes of the captions in a table, sorted."""
+def _captions(path: Path, columns: CaptionColumns, kept: Sequence[str]) -> tuple[Ints, str]:
+    """The hashes of the captions in a table, sorted, and the first of them as it is."""
     table = open_table(path)
     names = {*columns.captions, caption_column(table.schema.names, columns.caption)} - {*kept}
     asked = [name for name in table.schema.names if name in names]
-    found = [np.array([], np.int64)]
+    found, first = [np.array([], np.int64)], ""
     for batch in table.batches(asked) if asked else ():
-        found += [np.unique(_hashes(batch.column(name).cast(pa.large_string()))) for name in asked]
-    return np.unique(np.concatenate(found))
+        for name in asked:
+            texts = _said(batch.column(name).cast(pa.large_string()))
+            found.append(np.unique(hashes(texts)))
+            first = first or (str(texts[0]) if len(texts) else "")
+    return np.unique(np.concatenate(found)), first
 
 
 def _texts(
-    source: Source, columns: CaptionColumns, edits: Edits
+    source: Source, columns: CaptionColumns, every: Sequence[Edits]
 ) -> Iterator[pa.Array | pa.ChunkedArray]:
-    """The captions of a source, as they are and edited."""
+    """The captions of a source, as ``every`` edit leaves them."""
     more = [answers.ANSWERS] if columns.questions else []
     for table in read_source(source, [*_READ, *more]):
-        yield table[TEXT]
-        yield edits.apply(table[TEXT].cast(pa.string()), flags=table["flags"].cast(pa.string()))
-        for one in (Edits(), edits) if more else ():
-            yield from answers.columns(table[answers.ANSWERS], columns.questions, one)
+        texts, flags = (table[name].cast(pa.string()) for name in (TEXT, "flags"))
+        for edits in every:
+            yield edits.apply(texts, flags=flags)
+            if more:
+                yield from answers.columns(table[answers.ANSWERS], columns.questions, edits)
 
 
-def _hashes(texts: pa.Array | pa.ChunkedArray) -> Ints:
+def _said(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Those of the texts that are not blank."""
     blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True)
-    return hashes(texts.filter(pc.invert(blank)))
+    return texts.filter(pc.invert(blank))
 
 
 def _another_name(path: Path) -> Path:
