@@ -230,10 +230,9 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
     whole = ok == leader.rows
     if not whole or not (asked.quiet or (shown and not outcome.flagged)):
         summary(outcome)
-    after = leader.plan.rows - leader.selection.until(leader.plan.rows)
+    after = leader.selection.beyond_words(leader.plan.rows)
     if after and not (shown or request.run.quiet):
-        rows = f"{count(after, 'row')} of the table {'comes' if after == 1 else 'come'}"
-        request.say(f"  {rows} after --limit {leader.selection.limit}; without it the run goes on")
+        request.say(f"  {after}; without it the run goes on")
     taken = max((rank.memory for rank in state.ranks.values()), default=0)
     if asked.verbose and taken:
         request.say(f"a rank took {size(taken)} of memory at most.")

@@ -214,6 +214,8 @@ def test_rows_that_are_not_done_yet_have_no_flag(tmp_path):
     facts = report.as_dict()["facts"]
     assert facts["captions"]["status"] == {"missing": 2, "oom": 1}
     assert (facts["captions"]["with_a_flag"], facts["flags"]["empty"]["rows"]) == (1, 0)
+    shown = {fact.label: fact.words for fact in report.shown[0].facts}
+    assert shown["with a flag"] == "1 (100.0 % of 1 done)"
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 2
 
 

@@ -272,6 +272,23 @@ def test_a_run_that_goes_on(run):
     assert inspect(run.path).verdict.startswith("not finished")
 
 
+def test_a_rank_that_could_not_say_that_it_ends_was_cut_off(run):
+    def words() -> list[str]:
+        shown = {section.title: section.facts for section in inspect(run.path).shown}
+        return [next(f.words for f in shown[f"launch {n}"] if f.label == "rank 0") for n in (1, 2)]
+
+    folder = run.attempt(1)
+    lines = folder.events(0).read_bytes().splitlines(keepends=True)
+    for number in (1, 2):
+        run.attempt(number).events(0).write_bytes(b"".join(lines[:-1]))
+    for end in folder.path.glob("*exit*"):
+        end.unlink()
+    with run.lock.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert [told.split(" · ")[0].lstrip("█ ") for told in words()] == ["cut off", "captioning"]
+    assert [told.split(" · ")[0].lstrip("█ ") for told in words()] == ["cut off", "cut off"]
+
+
 def test_what_is_reported_and_what_is_on_the_disk_are_told_apart(run):
     """The live view counts what ranks report; captions are committed some seconds later."""
     Attempt(CONFIG, rows=5, chunk=1, ranks=1, bases=(), captioned=1).write(run.attempt(2))

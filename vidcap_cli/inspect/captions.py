@@ -127,13 +127,14 @@ def _report(
     spoken = judged.words[judged.words > 0]
     others = _other_answers(captions)
     total = len(judged.faults)
-    name, share = str(captions.table.path), _share(flagged, _done(judged))
+    name, done = str(captions.table.path), _done(judged)
+    share = _share(flagged, done) + (f" of {done:,} done" if done < total else "")
     facts = [
         Fact("rows", f"{total:,}", total),
         Fact("with a caption", f"{len(spoken):,}", len(spoken)),
         Fact("column", captions.text + (f", not {', '.join(others)}" if others else "")),
         Fact("script", rules.SCRIPTS[judged.script]),
-        Fact("with a flag", f"{flagged:,}{f' ({share})' if share else ''}", flagged),
+        Fact("with a flag", f"{flagged:,}{f' ({share})' if flagged else ''}", flagged),
     ]
     statuses = {name or "none": n for name, n in judged.statuses.most_common()}
     if statuses:

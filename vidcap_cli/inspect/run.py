@@ -82,7 +82,8 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
     replacing, going_on = _replacing(run, plan)
     problems += replacing
     for launch in launches:
-        sections.append(Section(f"launch {launch.folder.number}", launch.facts()))
+        over = not (going and launch is launches[-1])
+        sections.append(Section(f"launch {launch.folder.number}", launch.facts(over=over)))
         sections += launch.speed()
         problems += _errors(launch.folder)
     verdict, steps = _verdict(run, plan, scope, standing)
@@ -171,11 +172,8 @@ def _has_changed(plan: Plan) -> bool:
 
 def _after_words(plan: Plan, scope: Selection) -> str:
     """What is said of the rows of the table after ``--limit``."""
-    after = plan.rows - scope.until(plan.rows)
-    if not after:
-        return ""
-    come = "comes" if after == 1 else "come"
-    return f"; {count(after, 'row')} of the table {come} after --limit {scope.limit}"
+    after = scope.beyond_words(plan.rows)
+    return f"; {after}" if after else ""
 
 
 def _look(plan: Plan) -> list[Step]:
@@ -259,7 +257,7 @@ def _row_facts(
     left = rows - standing.statuses.total()
     failed = [(name, n) for name, n in standing.statuses.most_common() if name != Status.OK]
     on_disk = f" on the disk, {waiting:,} more made" if waiting else ""
-    after = planned - scope.until(planned)
+    after = scope.beyond(planned)
     asked = f"{rows:,} of {planned:,}: {_scope_words(scope)}" if rows < planned else f"{rows:,}"
     return (
         Fact("asked for", asked, rows),
@@ -363,8 +361,8 @@ class _Launch:
             return None
         return min(w.first for w in begun if w.first is not None), max(w.last for w in begun)
 
-    def facts(self) -> tuple[Fact, ...]:
-        """What it was to do and did, and each of its ranks."""
+    def facts(self, *, over: bool) -> tuple[Fact, ...]:
+        """What it was to do and did, and each of its ranks, which are gone where it is ``over``."""
         facts = [Fact("rows to do", f"{self.attempt.rows:,}", self.attempt.rows)]
         if self.span:
             facts.append(self._done(*self.span))
@@ -376,7 +374,7 @@ class _Launch:
             facts.append(Fact("balance", words, value))
         for rank, work in works.items():
             end = self.exits.get(rank)
-            words = _rank_words(work, end)
+            words = _rank_words(work, end, over=over)
             if len(works) > 1:
                 words = f"{bar(work.ok, max(captions), _BAR):<{_BAR}} {words}"
             facts.append(Fact(f"rank {rank}", words, _rank_data(work, end)))
@@ -451,8 +449,9 @@ def _end_facts(run: RunDir) -> list[Fact]:
     return [Fact("last command", words, value)]
 
 
-def _rank_words(work: RankState, end: RankExit | None) -> str:
-    words = [end.words if end and end.code else work.state, f"{work.ok:,} ok"]
+def _rank_words(work: RankState, end: RankExit | None, *, over: bool) -> str:
+    state = "cut off" if over and work.alive else str(work.state)
+    words = [end.words if end and end.code else state, f"{work.ok:,} ok"]
     if work.failed:
         words.append(f"{work.failed:,} failed")
     if work.restarts:

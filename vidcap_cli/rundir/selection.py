@@ -44,6 +44,17 @@ class Selection:
         """How many of ``rows`` rows are selected."""
         return len(range(self.shard, self.until(rows), self.of))
 
+    def beyond(self, rows: int) -> int:
+        """How many of ``rows`` rows come after the limit, of a shard its own."""
+        return replace(self, limit=None).count(rows) - self.count(rows)
+
+    def beyond_words(self, rows: int) -> str:
+        """The same for people; nothing where there is none."""
+        after = self.beyond(rows)
+        whose = f"shard {self.shard}/{self.of}" if self.is_shard else "the table"
+        come = f"row{' of' if after == 1 else 's of'} {whose} {'comes' if after == 1 else 'come'}"
+        return f"{after:,} {come} after --limit {self.limit}" if after else ""
+
     def mask(self, rows: int) -> npt.NDArray[np.bool_]:
         """Whether each of ``rows`` rows is selected."""
         found = np.zeros(rows, np.bool_)

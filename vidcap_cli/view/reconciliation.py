@@ -37,8 +37,10 @@ def show_merge(account: Reconciliation, steps: Sequence[Step] = (), *, as_json: 
         "missing": account.missing,
         "with several results: one is taken, a caption before a failure": account.duplicates,
         "with different captions, of which one is taken": account.conflicts,
-        "results that fit no planned row": account.unmatched,
-        "results whose row_id and path disagree": account.mismatched,
+        _results(account.unmatched, "that fit no planned row", "that fits no planned row"): (
+            account.unmatched
+        ),
+        _results(account.mismatched, "whose row_id and path disagree"): account.mismatched,
     }
     for name, tally in lines.items():
         if tally.count:
@@ -57,6 +59,10 @@ def show_merge(account: Reconciliation, steps: Sequence[Step] = (), *, as_json: 
     for purpose, command in step_lines(steps, width):
         console.print(Text(purpose, "dim"), soft_wrap=True)
         console.print(Text(command), soft_wrap=True)
+
+
+def _results(tally: Tally, several: str, one: str | None = None) -> str:
+    return f"result {one or several}" if tally.count == 1 else f"results {several}"
 
 
 def _examples(tally: Tally) -> str:

@@ -90,6 +90,7 @@ def quoted_here(path: Path) -> str:
 
 
 _NAMES = 10_000  # of a folder that are compared
+_SHARD = re.compile(r"\.(\d+)-of-\d+(?=\.)")  # in the name of its run directory
 
 
 def absent(path: Path, thing: str = "file or folder") -> str:
@@ -103,7 +104,11 @@ def absent(path: Path, thing: str = "file or folder") -> str:
             names = [entry.name for entry in islice(entries, _NAMES)]
     except OSError:
         names = []
+    if shard := _SHARD.search(gone.name):  # another shard is no other spelling of this one
+        names = [name for name in names if shard[0] in name]
     near = nearest(gone.name, names)
+    if near is None and shard:
+        return f"{words}; copy it here from where shard {shard[1]} was captioned"
     if near is None:
         return f"{words}; check the spelling"
     meant = gone.parent / near / path.relative_to(gone)
