@@ -4,8 +4,10 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.commands import vidcap
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunChangedError, RunError, TableError, UsageError
 from vidcap_cli.merge import merge as merge_module
@@ -456,7 +459,27 @@ def test_runs_on_two_machines(tmp_path, meta, run):
 def test_runs_with_other_options_are_noted(tmp_path, meta, run):
     other = new_run(tmp_path / "other", meta, CaptionConfig("llava", "/models/llava"))
     account = merge([run.path, other.path], tmp_path / "out.csv")
-    assert "family: llava, qwen2vl" in account.notes[0]
+    # `num_frames` is an option of one of them alone, and files of other models are others.
+    models = "the command: llava, qwen2vl; --model: /models/llava, /models/qwen"
+    assert f"different options ({models}): their captions are mixed" in account.notes[0]
+    made = replace(CONFIG, model_fingerprint="other", retry_repetitive=True)
+    other = new_run(tmp_path / "again", meta, made)
+    account = merge([run.path, other.path], tmp_path / "out.csv")
+    assert "(the files of the model; --retry-repetitive: off, on)" in account.notes[0]
+
+
+@pytest.mark.parametrize("prefer", ["newest", "first"])
+def test_it_is_said_which_of_different_captions_is_taken(tmp_path, meta, prefer):
+    paths = dict.fromkeys(re.findall(r"\w+\.mp4", META))
+    for name in "ab":
+        rows = "".join(f"{path},{name}\n" for path in paths)
+        (tmp_path / f"{name}.csv").write_text(f"path,text\n{rows}")
+    words = ["a.csv", "b.csv", "--meta", meta.name, "-o", "out.csv", "--missing", "todo.csv"]
+    code, _, err = vidcap("merge", *words, "--prefer", prefer, cwd=tmp_path)
+    assert code == 0
+    which = {"newest": "the newest", "first": "that of the first input"}[prefer]
+    assert f"with different captions: {which} is taken (--prefer)" in err
+    assert "still to do: nothing, and todo.csv has no rows" in err
 
 
 def test_run_of_a_folder(tmp_path):

@@ -20,17 +20,19 @@ bounded whatever the number of rows and results: they lie in temporary files bes
 which have no name and so leave nothing behind.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vidcap_cli.addresses import named
+from vidcap_cli.checkpoint.called import model_name
+from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.merge import answers
@@ -51,6 +53,7 @@ from vidcap_cli.rundir.places import Places, read_finished
 from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
 from vidcap_cli.tables import ROWS, regroup
+from vidcap_cli.view.words import setting
 
 
 def merge(
@@ -259,17 +262,32 @@ def _written(
 
 
 def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:
-    """A note when the runs to be merged were asked different things."""
+    """A note when the runs to be merged were asked different things, as people call these."""
     asked = [source.plan.options for source in sources if source.plan]
+    families = [CaptionConfig(str(options.get("family", "")), "") for options in asked]
     said: dict[str, set[str]] = {}
     for options in asked:  # older versions have fewer
         for name, value in options.items():
-            said.setdefault(name, set()).add(str(value))
+            said.setdefault(name, set()).add(_spelled(name, value, options))
     differ = {name: sorted(values) for name, values in said.items() if len(values) > 1}
-    if not differ:
+    if differ.keys() & {"family", "model"}:  # then their files are others, of course
+        differ.pop("model_fingerprint", None)
+    told = [
+        called if name == "model_fingerprint" else f"{called}: {', '.join(found)}"
+        for name, found in differ.items()
+        if (called := families[0].called(name)) and all(one.called(name) for one in families)
+    ]
+    if not told:
         return ()
-    values = "; ".join(f"{name}: {', '.join(found)}" for name, found in differ.items())
-    return (f"the runs were made with different options ({values}): their captions are mixed here",)
+    listed = "; ".join(told)
+    return (f"the runs were made with different options ({listed}): their captions are mixed",)
+
+
+def _spelled(name: str, value: Any, options: Mapping[str, Any]) -> str:
+    """The value of an option of a plan, as people write it."""
+    if name == "model" and value:
+        return model_name(str(value), str(options.get("family", "")))
+    return setting(value)
 
 
 def _not_whole(results: Results) -> Iterator[str]:

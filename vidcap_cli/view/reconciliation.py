@@ -8,14 +8,28 @@ from dataclasses import asdict
 from rich.text import Text
 
 from vidcap_cli.merge.account import Example, Reconciliation, Tally
+from vidcap_cli.options import Prefer
 from vidcap_cli.view.steps import Step, step_lines
 from vidcap_cli.view.summary import flag_words
 from vidcap_cli.view.terminal import console as console_on
 from vidcap_cli.view.terminal import folding
 from vidcap_cli.view.words import count, printable, wrapped
 
+_TAKEN: dict[Prefer, str] = {
+    "newest": "the newest",
+    "oldest": "the oldest",
+    "first": "that of the first input",
+    "longest": "the longest",
+}
 
-def show_merge(account: Reconciliation, steps: Sequence[Step] = (), *, as_json: bool) -> None:
+
+def show_merge(
+    account: Reconciliation,
+    steps: Sequence[Step] = (),
+    *,
+    prefer: Prefer = "newest",
+    as_json: bool,
+) -> None:
     """Print the reconciliation, and what may be done next: JSON to stdout, words to stderr."""
     if as_json:
         told = {**account.as_dict(), "next": [asdict(step) for step in steps]}
@@ -36,7 +50,7 @@ def show_merge(account: Reconciliation, steps: Sequence[Step] = (), *, as_json: 
         **{f"failed: {status}": tally for status, tally in account.failed.items()},
         "missing": account.missing,
         "with several results: one is taken, a caption before a failure": account.duplicates,
-        "with different captions, of which one is taken": account.conflicts,
+        f"with different captions: {_TAKEN[prefer]} is taken (--prefer)": account.conflicts,
         _results(account.unmatched, "that fit no planned row", "that fits no planned row"): (
             account.unmatched
         ),
@@ -53,9 +67,9 @@ def show_merge(account: Reconciliation, steps: Sequence[Step] = (), *, as_json: 
         say(f"  note: {note}")
     console.print(Text(printable(f"  → {account.out}"), "bold"), soft_wrap=True)
     if account.missing_file:
-        console.print(
-            Text(printable(f"  still to do: {account.missing_file}"), "bold"), soft_wrap=True
-        )
+        todo = account.missing_file
+        todo = f"nothing, and {todo} has no rows" if account.complete else todo
+        console.print(Text(printable(f"  still to do: {todo}"), "bold"), soft_wrap=True)
     for purpose, command in step_lines(steps, width):
         console.print(Text(purpose, "dim"), soft_wrap=True)
         console.print(Text(command), soft_wrap=True)
