@@ -58,9 +58,10 @@ def resolve(path: str, bases: Sequence[str]) -> Path:
     disk that fails) is taken, and who opens it says why.
     """
     path = local(path)
-    candidates = [Path(base) / path for base in bases]
-    missing = Path(path) if is_remote(path) else candidates[0]
-    return next((place for place in candidates if _may_exist(place)), missing)
+    places = (Path(base, path) for base in bases)
+    if found := next(filter(_may_exist, places), None):
+        return found
+    return Path(path) if is_remote(path) else Path(bases[0], path)
 
 
 def _may_exist(place: Path) -> bool:

@@ -176,6 +176,21 @@ def test_decoders_killed_while_idle_cost_nothing():
         assert {d.status for d in run(decoders, ["c", "d", "e"])} == {"ok"}
 
 
+def test_a_decoder_that_dies_before_it_takes_up_its_row_is_not_charged_with_it():
+    with pool(workers=1) as decoders:
+        run(decoders, ["a"])
+        (process,) = children()
+        process.suspend()
+        decoders.submit(0, "abort")
+        decoders.submit(1, "b")
+        assert decoders.next(0.5) is None
+        assert not decoders.working
+        process.kill()
+        assert {decoders.next(LONG).status for _ in range(2)} == {"decode_error", "ok"}
+        (other,) = children()
+        assert other.pid != process.pid
+
+
 def test_the_timeout_does_not_count_the_time_in_the_queue():
     with pool(workers=1, timeout=3.0) as decoders:
         finished = run(decoders, ["slow:0.9"] * 4)

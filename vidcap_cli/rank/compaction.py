@@ -6,11 +6,12 @@ go. A row is written once more each time there are 64 times as many.
 """
 
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 
+import pyarrow as pa
+
 from vidcap_cli.errors import DamagedPartError
-from vidcap_cli.rundir.parts import Result, read_part, write_part
+from vidcap_cli.rundir.parts import commit_part, read_part
 from vidcap_cli.rundir.paths import RunDir, sequences_of
 
 TOGETHER = 64
@@ -31,13 +32,12 @@ def compact(run: RunDir, attempt: int, rank: int, by_way_of: Path) -> None:
         if sum(part.stat().st_size for part in last) > _MOST_BYTES:
             return
         try:
-            rows = chain.from_iterable(read_part(part).to_pylist() for part in last)
-            results = [Result(**row) for row in rows]
+            together = pa.concat_tables(map(read_part, last))
         except DamagedPartError:
             return
         first, end = sequences_of(last[0])[0], sequences_of(last[-1])[1]
         form = last[0].suffix.removeprefix(".")
-        write_part(run.part(attempt, rank, first, form, end), results, by_way_of)
+        commit_part(run.part(attempt, rank, first, form, end), together, by_way_of)
         for part in last:
             with suppress(FileNotFoundError):
                 part.unlink()

@@ -68,8 +68,8 @@ class PartWriter:
         with self._changed:
             if not self._waiting:
                 self._due = time.monotonic() + self._flush_seconds
+                self._changed.notify()
             self._waiting.append(result)
-            self._changed.notify()
 
     def _watch(self) -> None:
         while True:

@@ -14,7 +14,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -108,9 +108,14 @@ def write_part(path: Path, results: Sequence[Result], by_way_of: Path | None = N
 
     Raises FileExistsError instead of replacing a part that was committed before.
     """
+    columns = {name: [getattr(one, name) for one in results] for name in SCHEMA.names}
+    commit_part(path, pa.table(columns, schema=SCHEMA), by_way_of)
+
+
+def commit_part(path: Path, table: pa.Table, by_way_of: Path | None = None) -> None:
+    """The same for results that are the rows of a table in the types of ``SCHEMA``."""
     if path.exists():
         raise FileExistsError(f"{path}: this part exists already; a part is never replaced")
-    table = pa.Table.from_pylist([asdict(result) for result in results], schema=SCHEMA)
     contents = part_bytes(table, path.suffix.removeprefix("."))
     atomic_write(path, contents, replace=False, by_way_of=by_way_of)
 

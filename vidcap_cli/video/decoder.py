@@ -1,12 +1,14 @@
 """A decoder process: reads the videos that its pool names, one after the other, and sends clips.
 
 It is killed by whoever is in need: by its pool for time, by the kernel for memory, or by its own
-limit on that; what this costs is told in ``pool``. Its socket carries a path (and a range) one way;
-that the row is taken up and its result come the other, frames apart in anonymous memory (memfd).
+limit on that; what this costs is told in ``pool``. Its socket carries a path (and a range) one way,
+the result the other, with frames apart in anonymous memory (memfd). That it has a row it marks in
+a byte of memory that it shares with the pool.
 """
 
 import contextlib
 import faulthandler
+import mmap
 import os
 import pickle
 import resource
@@ -32,7 +34,7 @@ Read = Callable[..., Clip]
 
 PROGRAM = "from vidcap_cli.video.decoder import serve; serve()"
 MESSAGE_BYTES = 1 << 17  # more than any message: a path, or what surrounds a clip's frames
-TAKEN_UP = b"begun"
+DOWNLOADED = b"downloaded"
 DOWNLOADING = b"downloading"
 _TELL_SECONDS = 1.0  # between two words that a download gets on
 _LONGEST_ERROR = 1000  # characters
@@ -53,7 +55,7 @@ def downloading() -> None:
 
 def downloaded() -> None:
     """Tell the pool that the file of a row is here: from now on it is the video that takes time."""
-    _tell(TAKEN_UP)
+    _tell(DOWNLOADED)
     _Pool.told = 0.0
 
 
@@ -66,26 +68,29 @@ def _tell(word: bytes) -> None:
 def serve() -> None:
     """Run a decoder process.
 
-    ``argv`` holds its socket, the pid it must not outlive and the bytes it may take.
+    ``argv`` holds its socket, the memory of its mark, the pid it must not outlive and the bytes it
+    may take.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The kernel goes by the thread that started us: the pool's own, which lives as long as it.
-    die_with(int(sys.argv[2]))
+    die_with(int(sys.argv[3]))
     # Where /proc is read-only the kernel chooses its victims by size alone.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     faulthandler.enable()
-    memory = int(sys.argv[3])
+    memory = int(sys.argv[4])
     # What is private to the process and writable; not the code of libraries, nor finished clips.
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     soft = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    mark = mmap.mmap(int(sys.argv[2]), 1)
+    os.close(int(sys.argv[2]))
     with socket.socket(fileno=int(sys.argv[1])) as ours:
         rule, read = pickle.loads(ours.recv(MESSAGE_BYTES))  # noqa: S301 - from our own process
         _Pool.ours = ours
         ours.send(b"ready")
         while message := ours.recv(MESSAGE_BYTES):
-            ours.send(TAKEN_UP)
+            mark[0] = 1
             path, span = pickle.loads(message)  # noqa: S301 - as above
             _answer(ours, *_run(partial(read, path, rule, *([span] if span else []))))
 
@@ -113,8 +118,9 @@ def _answer(ours: socket.socket, status: Status, error: str | None, clip: Clip |
     bare = replace(clip, frames=frames[:0])
     memory = os.memfd_create("clip")
     try:
-        with open(memory, "wb", closefd=False) as file:
-            file.write(frames.data)
+        left = frames.data.cast("B")
+        while left:
+            left = left[os.write(memory, left) :]
         socket.send_fds(ours, [pickle.dumps((status, error, bare, frames.shape))], [memory])
     finally:
         os.close(memory)

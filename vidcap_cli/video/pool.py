@@ -22,6 +22,7 @@ import contextlib
 import mmap
 import os
 import pickle
+import selectors
 import signal
 import socket
 import subprocess
@@ -30,8 +31,8 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
@@ -43,7 +44,7 @@ from vidcap_cli.host_memory import local_ranks, total
 from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Status
 from vidcap_cli.video import Clip, Rule, read_frames
-from vidcap_cli.video.decoder import DOWNLOADING, MESSAGE_BYTES, PROGRAM, TAKEN_UP, Read
+from vidcap_cli.video.decoder import DOWNLOADED, DOWNLOADING, MESSAGE_BYTES, PROGRAM, Read
 
 _LONGEST_PATH = 1 << 16  # bytes; the kernel's own limit is 4096
 _STARTS = 3  # decoders in a row that leave by themselves before they are ready: no chance
@@ -117,6 +118,8 @@ class DecodePool:
         self._bell.setblocking(False)
         self._ring.setblocking(False)
         # From here on only the thread's:
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._bell, selectors.EVENT_READ)
         self._decoders: list[_Decoder] = []
         self._dying: list[_Decoder] = []
         self._failed_starts = 0
@@ -158,7 +161,9 @@ class DecodePool:
             )
             return
         self._waiting.append(row)
-        self._wake()
+        # Where all are at rows, what comes next is looked for when one of them is done.
+        if any(decoder.idle for decoder in list(self._decoders)):
+            self._wake()
 
     def next(self, timeout: float | None = None) -> Decoded | None:
         """A finished row, in order of completion; None after ``timeout`` seconds without one, and
@@ -202,16 +207,20 @@ class DecodePool:
                 decoder.kill()
             for decoder in self._decoders + self._dying:
                 decoder.reap(timeout=0.5)
+            self._selector.close()
 
     def _start_missing(self) -> None:
         if self._failed_starts >= _STARTS:
             raise RunError("The decoder processes do not start; the log of this rank says why.")
         while len(self._decoders) < self._workers and time.monotonic() >= self._next_start:
             try:
-                self._decoders.append(_Decoder(self._task, self._memory))
+                decoder = _Decoder(self._task, self._memory)
             except OSError:  # no memory or process number left for it: as if it were killed
                 traceback.print_exc()  # into the rank's log
                 self._slow_down()
+            else:
+                self._selector.register(decoder.socket, selectors.EVENT_READ)
+                self._decoders.append(decoder)
 
     def _slow_down(self) -> None:
         pause = min(_FIRST_PAUSE * 2.0 ** min(self._killed_starts, 30), _LONGEST_PAUSE)
@@ -231,7 +240,7 @@ class DecodePool:
         if len(self._decoders) < self._workers:
             deadlines.append(self._next_start)
         pause = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-        ready = wait([self._bell, *(decoder.socket for decoder in self._decoders)], pause)
+        ready = {key.fileobj for key, _ in self._selector.select(pause)}
         if self._bell in ready:
             self._bell.recv(4096)
         for decoder in list(self._decoders):
@@ -249,6 +258,7 @@ class DecodePool:
     def _bury(self, decoder: "_Decoder") -> None:
         if decoder.row:  # it never saw the row: another decoder will
             self._waiting.appendleft(decoder.row)
+        self._selector.unregister(decoder.socket)
         self._decoders.remove(decoder)
         self._dying.append(decoder)
         if decoder.was_ready:
@@ -264,18 +274,17 @@ class _Decoder:
 
     def __init__(self, task: bytes, memory: int) -> None:
         self.row: _Row | None = None
-        self.began = False  # whether the process has said that it has the row
         self.started = 0.0  # when the row was handed over, or its file was there
         self.downloads = False
         self.was_ready = False
         self.ended = False
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        words = (str(number) for number in (theirs.fileno(), os.getpid(), memory))
-        with theirs, contextlib.ExitStack() as undo:
+        with theirs, contextlib.ExitStack() as undo, _shared_byte() as (mark, self._mark):
             undo.callback(self.socket.close)
+            words = (str(number) for number in (theirs.fileno(), mark, os.getpid(), memory))
             self._process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, *words],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), mark],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # a library that prints must not write into the rank's output
                 env={
@@ -295,6 +304,13 @@ class _Decoder:
             self.socket.send(task)
 
     @property
+    def began(self) -> bool:
+        """Whether the process has taken up its row. It marks that in memory, which stays when it
+        dies and wakes nobody.
+        """
+        return self.row is not None and self._mark[0] == 1
+
+    @property
     def seconds(self) -> float:
         """Seconds since the row was handed over, or its file was downloaded."""
         return time.monotonic() - self.started
@@ -309,15 +325,16 @@ class _Decoder:
 
     def take(self, row: _Row) -> bool:
         """Start on a row; False when the process has died since it was last heard of."""
+        self._mark[0] = 0
         try:
             self.socket.send(pickle.dumps((row.path, row.span)))
         except (BrokenPipeError, ConnectionResetError):
             return False
-        self.row, self.began, self.started = row, False, time.monotonic()
+        self.row, self.started, self.downloads = row, time.monotonic(), False
         return True
 
     def receive(self) -> Decoded | None:
-        """What came: that the process is ready or has its row (None), a result, or its end.
+        """What came: that the process is ready or how a download is (None), a result, or its end.
 
         A process that ends before it has its row leaves the row in place: it cannot be at fault.
         """
@@ -330,13 +347,13 @@ class _Decoder:
             self.ended = True
             if row is None or not self.began:
                 return None
-            self.row, self.began = None, False
+            self.row = None
             return row.failed(Status.DECODE_ERROR, self._obituary(), self.seconds)
-        if row is None or message in (TAKEN_UP, DOWNLOADING):
-            self.was_ready, self.began = True, row is not None
+        if row is None or message in (DOWNLOADED, DOWNLOADING):
+            self.was_ready = True
             self.started, self.downloads = time.monotonic(), message == DOWNLOADING
             return None
-        self.row, self.began = None, False
+        self.row = None
         status, error, clip, shape = pickle.loads(message)  # noqa: S301 - from our own process
         if clip is not None:
             pixels = np.frombuffer(mmap.mmap(files[0], 0), np.uint8)
@@ -353,7 +370,7 @@ class _Decoder:
         else:
             message = f"decoding took longer than {timeout:g} seconds and was stopped"
             status = Status.DECODE_TIMEOUT
-        row, self.row, self.began = self.row, None, False
+        row, self.row = self.row, None
         self.kill()
         return row.failed(status, message, self.seconds)
 
@@ -389,6 +406,17 @@ class _Decoder:
         if code < 0:
             return f"the decoder process crashed on it ({_signal_name(-code)})"
         return f"the decoder process left with exit code {code}"
+
+
+@contextlib.contextmanager
+def _shared_byte() -> Iterator[tuple[int, mmap.mmap]]:
+    """The descriptor of a byte of memory, for a process that is started meanwhile, and the byte."""
+    file = os.memfd_create("mark")
+    try:
+        os.ftruncate(file, 1)
+        yield file, mmap.mmap(file, 1)
+    finally:
+        os.close(file)
 
 
 def _signal_name(number: int) -> str:
