@@ -35,6 +35,23 @@ def test_events_come_back_as_they_were(tmp_path):
     assert list(reader.read()) == []
 
 
+def test_reading_ends_where_the_file_grows_as_fast_as_it_is_read(tmp_path):
+    file = tmp_path / "events.jsonl"
+    reader = EventReader(file)
+    numbers = []
+    with EventWriter(file) as writer:
+        for number in range(100):
+            writer.write(Began([number]))
+        for _ in range(50):
+            for event in reader.read(500):
+                numbers += event.rows
+                writer.write(Began([100 + len(numbers)]))
+        assert len(numbers) < 1000
+        numbers += [row for event in reader.read() for row in event.rows]
+    assert numbers == sorted(numbers)
+    assert len(set(numbers)) == len(numbers) > 200
+
+
 def test_a_half_written_line_waits_for_its_end(tmp_path):
     file = tmp_path / "events.jsonl"
     line = encode(Notice("whole")).encode()

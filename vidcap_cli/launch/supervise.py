@@ -21,6 +21,8 @@ from vidcap_cli.statuses import Doing
 from vidcap_cli.view.follower import View
 
 _POLL_SECONDS = 0.1
+# Of what a rank reports, read before the next: some thousand rows, in a fraction of a second.
+_EVENT_BYTES = 1 << 18
 # Reading 145 GB of weights from a shared disk gives no sign of life: it may take this long.
 _LOAD_SECONDS = 3600.0
 # How long ranks that were asked to leave may take, in seconds.
@@ -111,7 +113,7 @@ def _follow(ranks: Ranks, watch: "_Watch") -> None:
             watch.look()
             watch.obey()
             time.sleep(_POLL_SECONDS)
-        watch.look()
+        watch.look(everything=True)
     finally:
         ranks.kill()
 
@@ -197,9 +199,9 @@ class _Watch:
         self.listen()
         self._view.tick()
 
-    def look(self) -> None:
+    def look(self, *, everything: bool = False) -> None:
         """Take in new events and ranks that ended; one that died stops its siblings."""
-        self.listen()
+        self.listen(None if everything else _EVENT_BYTES)
         for number, code in self.ranks.poll():
             self._exits[number] = code
             if code != 0 and not self.stopped:
@@ -214,10 +216,10 @@ class _Watch:
                 self._view.notice(f"rank {number} {end.words}")
             self._stop(self._patience)
 
-    def listen(self) -> None:
-        """Take in new events."""
+    def listen(self, most: int | None = _EVENT_BYTES) -> None:
+        """Take in new events, some ``most`` bytes of each rank's."""
         for number, reader in self._readers.items():
-            for event in reader.read():
+            for event in reader.read(most):
                 self._take_in(number, event)
 
     def _take_in(self, number: int, event: Event) -> None:

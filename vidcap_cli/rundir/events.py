@@ -9,7 +9,7 @@ import errno
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from types import TracebackType
@@ -112,6 +112,9 @@ _KINDS: dict[str, type[Event]] = {
 _TYPES = {kind: {one.name: one.type for one in dataclass_fields(kind)} for kind in _KINDS.values()}
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
+
 # What a value must be like, by the annotation of its field.
 def _is_number(value: object) -> bool:
     return type(value) is int and value >= 0  # of rows, tokens or a process: never negative
@@ -129,9 +132,20 @@ _SHAPES: dict[Any, Callable[[Any], bool]] = {
 }
 
 
+# By kind, the fields that are words of ours, and what each field must be like.
+_WORDS = {
+    kind: [(name, word) for name, word in types.items() if word in (Status, Doing)]
+    for kind, types in _TYPES.items()
+}
+_CHECKS = {
+    kind: [(name, _SHAPES[what]) for name, what in types.items()] for kind, types in _TYPES.items()
+}
+
+
 def encode(event: Event) -> str:
     """One line of JSON with a final newline."""
-    return json.dumps({"kind": event.kind, **asdict(event)}, ensure_ascii=False) + "\n"
+    fields = {name: getattr(event, name) for name in _TYPES[type(event)]}
+    return _ENCODER.encode({"kind": event.kind, **fields}) + "\n"
 
 
 def decode(line: str | bytes) -> Event | None:
@@ -143,22 +157,13 @@ def decode(line: str | bytes) -> Event | None:
     try:
         fields = json.loads(line)
         kind = _KINDS[fields.pop("kind")]
-        event = kind(**{name: _word(kind, name, value) for name, value in fields.items()})
+        for name, word in _WORDS[kind]:
+            fields[name] = word(fields[name])
+        event = kind(**fields)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    return event if _is_sound(event) else None
-
-
-def _word(kind: type[Event], name: str, value: object) -> Any:
-    """A value as its field wants it: ValueError for a word that this version does not know."""
-    wanted = _TYPES[kind].get(name)
-    return wanted(value) if wanted in (Status, Doing) else value
-
-
-def _is_sound(event: Event) -> bool:
-    """Whether every field has the type that it is declared with."""
-    types = _TYPES[type(event)]
-    return all(_SHAPES[kind](getattr(event, name)) for name, kind in types.items())
+    sound = all(check(getattr(event, name)) for name, check in _CHECKS[kind])
+    return event if sound else None
 
 
 class EventWriter:
@@ -192,15 +197,19 @@ class EventReader:
         self._path = path
         self._offset = 0
 
-    def read(self) -> Iterator[Event]:
-        """Yield the events added since the last call; none when the file is not there yet."""
+    def read(self, most: int | None = None) -> Iterator[Event]:
+        """Yield the events added since the last call; none when the file is not there yet.
+
+        Who has other things to do asks for some ``most`` bytes of them: a file may grow as fast as
+        it is read.
+        """
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
             return
         with file:
             file.seek(self._offset)
-            for line in file:
+            for line in file if most is None else file.readlines(most):
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)

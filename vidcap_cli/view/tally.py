@@ -278,7 +278,8 @@ class RunState:
         rank.first = event.time if rank.first is None else rank.first
         rank.last = event.time
         rank.working = rank.working and not isinstance(event, Started)
-        rank.pass_time(event.time)
+        if not (rank.working and isinstance(event, Began)):  # the clocks go on as they are
+            rank.pass_time(event.time)
         match event:
             case Started():
                 rank.start((event.host, event.pid))
