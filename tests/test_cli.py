@@ -159,6 +159,9 @@ def test_wrong_value_names_the_option(table, option, value):
         ("qwen2vl my clips --model nano", "Put quotes around a name with spaces: 'my clips'"),
         ("inspect my clips", "Put quotes around a name with spaces: 'my clips'"),
         ("qwen2vl a b", "b is more than is asked for."),
+        ("qwen2vl half.vidcap model", "Name one folder at a time, or a table that lists"),
+        ("inspect half.csv", "did you mean half.vidcap?"),
+        ("qwen2vl a --prefix -o x.csv", "--prefix has taken -o for its text: give it one, or"),
         ("llava a --fresh True", "asked for. --fresh takes no value: leave out True."),
         ("llava a --overwrite_column no", "takes no value: leave out no and --overwrite_column."),
         ("qwen2vl x --fps abc", "'--fps': 'abc' is no number."),
@@ -174,6 +177,8 @@ def test_wrong_value_names_the_option(table, option, value):
 def test_what_may_be_meant_is_said(table, typed, said):
     (table.parent / "my clips").mkdir()
     (table.parent / "model").mkdir()
+    (table.parent / "half.vidcap").mkdir()
+    (table.parent / "hall.csv").touch()
     for name in ("1.mp4", "2.mp4", "a.jpg", "a.txt"):
         (table.parent / "model" / name).touch()
     assert said in refusal(*typed.split(), cwd=table.parent, code=2)

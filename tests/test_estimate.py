@@ -152,12 +152,21 @@ def test_the_pace_is_that_of_full_slots_and_frames_to_read(tmp_path, rows, toget
     assert pace == pytest.approx(2.0, rel=0.05) if rows > 3 else pace > 0
 
 
+def test_the_demo_and_one_video_are_called_so(tmp_path, clips):
+    _, out, _ = vidcap("qwen2vl", "--demo", "--dry-run", cwd=tmp_path)
+    assert out.startswith("vidcap qwen2vl --demo\n")
+    assert re.search(r"sample +all 8 videos\n", out)
+    _, out, _ = vidcap("qwen2vl", clips["h264"], "--model", "nano", "--dry-run", cwd=tmp_path)
+    assert re.search(r"sample +1 video\n", out)
+    assert re.search(r"visual tokens +\d+, with this model", out)
+
+
 def test_a_calibration_with_few_rows_says_so(table):
     code, out, err = vidcap(
         "qwen2vl", table, "--model", "nano", "--dry-run", "--bs", "4", cwd=table.parent
     )
     assert code == 0, err
-    assert "not measured: 6 videos are too few to tell a pace, other than by captioning" in out
+    assert "not measured: 6 videos are too few to tell a pace" in out
     assert "--calibrate" not in out
     told = {left: _time_facts(None, left, 32)[0].words for left in (32, 33)}
     assert told[33] == "not measured: --calibrate 32 captions 32 of the videos to tell"

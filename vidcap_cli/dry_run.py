@@ -51,7 +51,7 @@ def dry_run(request: Request, job: Job, output: Path | None) -> int:
         planned,
         config,
         job.cluster,
-        title=f"vidcap {config.family} {job.meta.name}",
+        title=f"vidcap {config.family} {'--demo' if request.run.demo else job.meta.name}",
         places=told,
         measured=measured,
         on_cpu=not devices(config.device_target),

@@ -230,8 +230,10 @@ def report(
         *(Fact(name, place) for name, place in places.items()),
     )
     sections = [Section("run", what)]
-    sampled = "all " if guess.whole else ""
-    sampled += f"{count(guess.sampled, 'video')}, {guess.unreadable:,} of them cannot be read"
+    sampled = "all " if guess.whole and guess.sampled != 1 else ""
+    sampled += count(guess.sampled, "video")
+    if guess.unreadable:
+        sampled += f", {guess.unreadable:,} of them cannot be read"
     sampled = sampled if planned.left else "none: no row is left to caption"
     value = {"videos": guess.sampled, "unreadable": guess.unreadable, "all": guess.whole}
     sample = Fact("sample", sampled, value)
@@ -290,7 +292,9 @@ def _video_facts(guess: Estimate) -> tuple[Fact, ...]:
         ),
         Fact(
             "visual tokens",
-            f"{tokens:,.0f} a video, {most:,} at most, with this model and options",
+            f"{tokens:,.0f} a video, {most:,} at most, with this model and options"
+            if guess.sampled > 1
+            else f"{most:,}, with this model and options",
             {"mean": tokens, "most": most},
         ),
         Fact("other tokens", f"{guess.words} of the prompt", guess.words),
@@ -327,7 +331,7 @@ def _time_facts(measured: Measured | None, left: int, wanted: int) -> tuple[Fact
         words = f"not measured: --calibrate {wanted} captions {wanted} of the videos to tell"
         if wanted >= left:
             few = f"{count(left, 'video')} {'is' if left == 1 else 'are'} too few to tell a pace"
-            words = f"not measured: {few}, other than by captioning them"
+            words = f"not measured: {few}"
         return (Fact("to caption them", words, None),)
     seconds = measured.seconds(left)
     if measured.per_second is None or seconds is None:

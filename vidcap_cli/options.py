@@ -103,7 +103,8 @@ class TableOptions:
         bool, Option("Replace other captions in the files beside the videos.", OUTPUT)
     ] = False
     prefix: Annotated[
-        str, Option("Text before every caption, spaces included.", OUTPUT, metavar="TEXT")
+        str,
+        Option("Text before every caption; no space is added.", OUTPUT, metavar="TEXT"),
     ] = ""
     suffix: Annotated[str, Option("Text after every caption.", OUTPUT, metavar="TEXT")] = ""
     strip_prefix: Annotated[

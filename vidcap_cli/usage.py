@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,12 @@ def _instead(extra: str, typed: Sequence[str]) -> str:
         keep = "" if extra.lower() in _YES else f" and {flag}"
         return f" {flag} takes no value: leave out {extra}{keep}."
     files = [Path(word) for word in words if " ".join(words) == extra]
+    if taken := _taken_for_text(typed):
+        return f" {taken[0]} has taken {taken[1]} for its text: give it one, or leave it out."
     if text := _text_with_spaces(typed):
         return f" Put quotes around a text with spaces: {text[0]} {shlex.quote(text[1])}"
+    if files and files[0].is_dir() and not _with_spaces(typed):
+        return " Name one folder at a time, or a table that lists the videos."
     if files and all(file.exists() for file in files) and not _with_spaces(typed):
         folder = str(files[0].parent)
         return f" Name the folder of the videos, {shlex.quote(folder)}, or a table that lists them."
@@ -133,6 +138,14 @@ def _flag_before(extra: str, typed: Sequence[str]) -> str | None:
 
 # Options whose value is a text that people write.
 _TEXTS = ("--question", "--system-prompt", "--prefix", "--suffix")
+
+
+def _taken_for_text(typed: Sequence[str]) -> tuple[str, str] | None:
+    """An option with a text, and the option that stands where its text should be."""
+    for word, following in pairwise(typed):
+        if word.replace("_", "-") in _TEXTS and re.fullmatch(r"-[a-z]|--[a-z][\w-]+", following):
+            return word, following
+    return None
 
 
 def _text_with_spaces(typed: Sequence[str]) -> tuple[str, str] | None:

@@ -218,6 +218,15 @@ def test_every_difference_is_listed(tmp_path, run):
     assert "--fresh" in message
 
 
+def test_a_table_that_changed_is_not_said_to_be_another_command(tmp_path, run):
+    meta = table(tmp_path)
+    plan = make_plan(meta, run, CONFIG)
+    meta.write_text(meta.read_text() + "x,y.mp4\n")
+    with pytest.raises(RunChangedError, match="--extend keeps") as caught:
+        check_unchanged(plan, meta, CONFIG, failed=2)
+    assert "repeat the command" not in str(caught.value)
+
+
 def test_a_run_that_is_finished_but_for_failed_rows_is_told_so(tmp_path, run):
     meta = table(tmp_path)
     plan = make_plan(meta, run, CONFIG)

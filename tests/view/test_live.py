@@ -25,7 +25,7 @@ def test_live_region_holds_the_facts():
         finished=812,
     )
     text = shown(state)
-    assert "832 of 2,000 captioned · 1 failed · 812 from before" in text
+    assert "832 of 2,000 captioned, 812 of them before · 1 failed" in text
     assert re.search(r"36\d videos/h · up to 3 h 1\d min left", text)
     assert "0:01:15 so far" in text
     assert re.search(r"0 +captioning +20 +100 +17% +A red circle", text)

@@ -27,9 +27,9 @@ def test_plain_view():
         view.notice("rank 1 was killed by SIGKILL; restarting")
     lines = stream.getvalue().splitlines()
     assert "\x1b" not in stream.getvalue()
-    assert lines[0] == "vidcap qwen2vl: 100 videos, 40 of them from before"
+    assert lines[0] == "vidcap qwen2vl: 100 videos, 40 of them captioned before"
     assert [line[:9] for line in lines[1:4]] == ["[0:00:10]", "[0:00:20]", "[0:00:30]"]
-    assert "60 of 100 captioned · 40 from before" in lines[2]
+    assert "60 of 100 captioned, 40 of them before" in lines[2]
     assert re.search(r"3,60\d videos/h · 40 s left · 1 captioning", lines[2])
     assert lines[4] == "failed: 50.mp4 · missing_file: moov atom not found"
     assert lines[5:7] == [

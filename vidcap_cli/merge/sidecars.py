@@ -87,10 +87,10 @@ class Sidecars:
             return ()
         one = self.written == 1
         found = [
-            f"{self.written:,} sidecar {'file says' if one else 'files say'} what the table says"
+            f"{self.written:,} sidecar {'file holds' if one else 'files hold'} the table's captions"
         ]
         if not self.written:
-            found = ["no sidecar file says what the table says"]
+            found = ["no sidecar file holds the table's captions"]
         if self.kept:
             one = self.kept == 1
             were, stay = ("file was", "stays") if one else ("files were", "stay")

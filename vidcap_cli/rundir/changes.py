@@ -127,6 +127,7 @@ def _changed(
     elif failed:
         what = f"the run there, finished but for {count(failed, 'failed row')},"
         again = ", or repeat the command as it was to try these rows again"
+    again = "" if extends else again  # META is not as it was
     extension = "--extend keeps the captions of the rows that are still there. " if extends else ""
     listed = "\n  ".join(differences)
     return RunChangedError(

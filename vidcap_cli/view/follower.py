@@ -117,11 +117,10 @@ class QuietView(Follower):
 def count_words(state: RunState) -> str:
     """How many videos have a caption, and how many got none."""
     ready = state.finished + state.ok
-    words = [f"{ready:,} of {state.total:,} captioned"]
+    before = f", {state.finished:,} of them before" if state.finished else ""
+    words = [f"{ready:,} of {state.total:,} captioned{before}"]
     if state.failed:
         words.append(f"{state.failed:,} failed")
-    if state.finished:
-        words.append(f"{state.finished:,} from before")
     return " · ".join(words)
 
 

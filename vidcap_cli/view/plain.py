@@ -41,7 +41,8 @@ class PlainView(Follower):
         self._last = self._last_words = ""
 
     def __enter__(self) -> Self:
-        earlier = f", {self.state.finished:,} of them from before" if self.state.finished else ""
+        before = self.state.finished
+        earlier = f", {before:,} of them captioned before" if before else ""
         self._write(f"{self.title}: {count(self.state.total, 'video')}{earlier}")
         return self
 

@@ -106,7 +106,8 @@ def absent(path: Path, thing: str = "file or folder") -> str:
         names = []
     if shard := _SHARD.search(gone.name):  # another shard is no other spelling of this one
         names = [name for name in names if shard[0] in name]
-    near = nearest(gone.name, names)
+    same = [name for name in names if Path(name).stem == gone.stem]  # run.vidcap for run.csv
+    near = nearest(gone.name, same) or nearest(gone.name, names)
     if near is None and shard:
         return f"{words}; copy it here from where shard {shard[1]} was captioned"
     if near is None:
