@@ -110,6 +110,11 @@ def test_totals_of_a_sample_are_told_with_their_error():
     shown = {f.label: f for f in _video_facts(guess)}["in all"]
     assert re.fullmatch(r"about [\d,]+ frames \(± \d+%\), about .* \(± \d+%\)", shown.words)
     assert shown.value["frames_error"] == round(error)
+    # Few that are alike say nothing of others.
+    guess = Estimate(3000, 13, some[:13], some[:13], some[:13], 26)
+    shown = {f.label: f for f in _video_facts(guess)}["in all"]
+    assert re.fullmatch(r"about [^(±]+, going by 13 videos alone", shown.words)
+    assert shown.value["frames_error"] is None
 
 
 def test_a_calibration_measures_with_some_of_the_rows_and_keeps_nothing(table, monkeypatch):

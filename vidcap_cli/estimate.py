@@ -47,6 +47,7 @@ from vidcap_cli.view.words import count, duration, figure, one_line, printable, 
 
 WHOLE = 2000
 SAMPLE = 200
+_FEW = 30  # of which the spread tells little of the error
 _REMOTE = 32  # of videos that are downloaded for it
 _CAUSES = 8
 _SECONDS = 20.0  # after which no more of them are looked into
@@ -275,14 +276,18 @@ def _problems(planned: Planned) -> list[Problem]:
 
 def _video_facts(guess: Estimate) -> tuple[Fact, ...]:
     frames, tokens = float(guess.frames.mean()), float(guess.tokens.mean())
+    few = not guess.whole and len(guess.frames) < _FEW
     totals = {"frames": guess.total(guess.frames), "visual_tokens": guess.total(guess.tokens)}
     words = [
         f"{'' if guess.whole else 'about '}{total:,.0f} {name.replace('_', ' ')}"
-        + ("" if guess.whole else f" (± {error / total:.0%})")
+        + ("" if guess.whole or few else f" (± {error / total:.0%})")
         for name, (total, error) in totals.items()
     ]
+    if few:
+        words[-1] += f", going by {count(len(guess.frames), 'video')} alone"
     value: dict[str, int | None] = {name: round(total) for name, (total, _) in totals.items()}
-    value |= {f"{name}_error": round(error) for name, (_, error) in totals.items()}
+    errors = {name: None if few else round(error) for name, (_, error) in totals.items()}
+    value |= {f"{name}_error": error for name, error in errors.items()}
     most = int(guess.tokens.max())
     return (
         Fact(
