@@ -36,7 +36,7 @@ def test_plain_view():
         "note: rank 2: the disk is nearly full",
         "note: rank 1 was killed by SIGKILL; restarting",
     ]
-    assert "70 of 100 captioned · 1 failed" in lines[7]
+    assert "70 of 100 captioned, 40 of them before · 1 failed" in lines[7]
 
 
 def test_plain_view_is_quiet_while_nothing_changes():
