@@ -203,6 +203,7 @@ class _Link(threading.Thread):
         try:
             said = self._said.get(timeout=_APART if failure else None)
         except queue.Empty:
+            assert failure
             self._lost(f"one rank of the group has failed alone: {_words(failure)}")
         self._heard.set()
         return said
@@ -253,7 +254,7 @@ def follow(
             connection.send(failed)
 
 
-def _words(error: Exception | None) -> str:
+def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 

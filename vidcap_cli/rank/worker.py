@@ -239,11 +239,12 @@ class Rank:
         return ShortRows(smaller=smaller)
 
     def _out_of_memory(self, row: Row, error: str) -> None:
-        """End a row for want of memory; the original wrote an empty caption then."""
-        self._recorder.failed(row, _without_memory(self._shrink), f"out of memory: {error}")
+        """End a row for want of memory."""
+        self._recorder.failed(row, _status_without_memory(self._shrink), f"out of memory: {error}")
 
 
-def _without_memory(shrink: bool) -> Status:  # noqa: FBT001
+def _status_without_memory(shrink: bool) -> Status:  # noqa: FBT001
+    """The original wrote an empty caption then."""
     return Status.OOM if shrink else Status.EMPTY
 
 
@@ -285,7 +286,7 @@ def work(
         intake.read_ahead()  # frames are read while the weights load
         shrink, retry = config.on_oom == "shrink", config.retry_repetitive
         in_model: dict[int, Row] = {}
-        lost = partial(_lose, recorder, in_model, _without_memory(shrink))
+        lost = partial(_lose, recorder, in_model, _status_without_memory(shrink))
         group = Group(number, size, lost) if size > 1 else None
         engine = load_engine(config, recorder.doing, group)
         rank = Rank(

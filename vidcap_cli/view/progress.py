@@ -24,9 +24,8 @@ class Progress:
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
             from rich.progress import Progress as Bar  # noqa: PLC0415
 
-            of_total = " of {task.total:,.0f}" if total else ""
             self._bar = Bar(
-                TextColumn("{task.completed:,.0f}" + of_total + f" {things}"),
+                TextColumn("{task.completed:,.0f}" + self._things),
                 BarColumn(),
                 TimeElapsedColumn(),
                 console=console(),
