@@ -4,13 +4,17 @@ from dataclasses import asdict
 
 import pytest
 
+from vidcap_cli.rundir import events
 from vidcap_cli.rundir.events import (
     Began,
+    Committed,
     Done,
     Ended,
+    Event,
     EventReader,
     EventWriter,
     Notice,
+    Rows,
     Started,
     State,
     decode,
@@ -35,21 +39,72 @@ def test_events_come_back_as_they_were(tmp_path):
     assert list(reader.read()) == []
 
 
-def test_reading_ends_where_the_file_grows_as_fast_as_it_is_read(tmp_path):
+@pytest.mark.parametrize("singly", [None, 500])
+def test_reading_ends_where_the_file_grows_as_fast_as_it_is_read(tmp_path, singly):
     file = tmp_path / "events.jsonl"
     reader = EventReader(file)
-    numbers = []
     with EventWriter(file) as writer:
         for number in range(100):
-            writer.write(Began([number]))
-        for _ in range(50):
-            for event in reader.read(500):
-                numbers += event.rows
-                writer.write(Began([100 + len(numbers)]))
-        assert len(numbers) < 1000
-        numbers += [row for event in reader.read() for row in event.rows]
-    assert numbers == sorted(numbers)
-    assert len(set(numbers)) == len(numbers) > 200
+            writer.write(Notice(str(number)))
+        numbers = []
+        for event in reader.read(singly):
+            numbers.append(int(event.text))
+            writer.write(Notice(str(100 + len(numbers))))
+        assert numbers == list(range(100))
+    assert len(list(reader.read(singly))) == 100
+
+
+def rows_of_a_rank() -> list[Event]:
+    """5,000 rows, some of which fail, one that stays in the model, and other events among them."""
+    sent: list[Event] = [Started(7, "host"), Began([9999])]
+    for row in range(5000):
+        sent.append(Began([row]))
+        status = (Status.OOM, Status.MODEL_ERROR)[row % 2] if row % 3 == 0 else Status.OK
+        text, error = ('ä "b"\n\\', None) if status == Status.OK else (None, 'no "room"')
+        sent.append(Done(row, f"{row}.mp4", status, text, error, 2, row / 10, row / 20))
+        if row % 700 == 1:
+            sent.append(Notice(f"{row}"))
+    return [*sent, Committed(5000, 77), Ended(Doing.STOPPED)]
+
+
+def test_who_is_behind_is_told_rows_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(events, "_FAILURES", 100)
+    file = tmp_path / "events.jsonl"
+    sent = rows_of_a_rank()
+    with EventWriter(file) as writer:
+        for event in sent:
+            writer.write(event)
+    near, far = EventReader(file), EventReader(file)
+    assert list(near.read(file.stat().st_size)) == sent
+    told = list(far.read(file.stat().st_size - 1))
+    assert list(far.read(0)) == []
+    others = [event for event in sent if not isinstance(event, Began | Done)]
+    assert [event for event in told if not isinstance(event, Rows | Done)] == others
+    together = [event for event in told if isinstance(event, Rows)]
+    begun = [row for rows in together for row in rows.begun]
+    assert begun == [9999, *range(5000)]
+    ended = {row: status for rows in together for row, status in rows.ended}
+    done = {event.row: event for event in told if isinstance(event, Done)}
+    assert not ended.keys() & done.keys()
+    assert ended | {row: event.status for row, event in done.items()} == {
+        event.row: event.status for event in sent if isinstance(event, Done)
+    }
+    assert sum(rows.new_tokens for rows in together) == 2 * len(ended)
+    # One by one: those that failed first, and the last of each stretch.
+    assert len(done) < 500
+    assert done.keys() >= {row for row in range(600) if row % 3 == 0} | {4999}
+    assert all(done[row] in sent for row in done)
+
+
+def test_a_line_that_is_longer_than_a_block_keeps_nobody_from_reading(tmp_path, monkeypatch):
+    monkeypatch.setattr(events, "_BLOCK", 64)
+    file = tmp_path / "events.jsonl"
+    long = Notice("x" * 1000)
+    with EventWriter(file) as writer:
+        for event in (Notice("a"), long, Notice("b")):
+            writer.write(event)
+    for singly in (None, 0):
+        assert [len(event.text) for event in EventReader(file).read(singly)] == [1, 1000, 1]
 
 
 def test_a_half_written_line_waits_for_its_end(tmp_path):

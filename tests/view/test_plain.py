@@ -5,7 +5,8 @@ import re
 from itertools import count as counter
 
 from tests.view.reports import Clock, done
-from vidcap_cli.rundir.events import Began, Notice, State
+from vidcap_cli.rundir.events import Began, Notice, Rows, State
+from vidcap_cli.statuses import Status
 from vidcap_cli.view.follower import LISTED_PER_STATUS
 from vidcap_cli.view.live import make_view
 from vidcap_cli.view.plain import PlainView
@@ -37,6 +38,18 @@ def test_plain_view():
         "note: rank 1 was killed by SIGKILL; restarting",
     ]
     assert "70 of 100 captioned, 40 of them before · 1 failed" in lines[7]
+
+
+def test_rows_that_are_told_together_are_counted_and_the_verbose_view_says_so():
+    clock, stream = Clock(), io.StringIO()
+    with PlainView(stream, title="t", total=9, verbose=True, now=clock) as view:
+        view.event(0, State("captioning", time=0.0))
+        view.event(0, Rows([0, 1, 2], [(0, Status.OK), (1, Status.OOM)], 7, time=1.0))
+        view.event(0, done(2, time=2.0))
+    lines = stream.getvalue().splitlines()
+    assert lines[1] == "note: 2 rows more, which came faster than rows are shown"
+    assert lines[2].startswith("done: 2.mp4")
+    assert "2 of 9 captioned · 1 failed" in lines[3]
 
 
 def test_plain_view_is_quiet_while_nothing_changes():

@@ -11,7 +11,7 @@ from vidcap_cli.rundir.records import Attempt
 from vidcap_cli.view.live import make_view
 
 _POLL_SECONDS = 0.2
-_EVENT_BYTES = 1 << 20  # that are read of a rank before it is looked whether to redraw
+_EVENT_BYTES = 1 << 20  # of a rank's that are read row by row
 _LOOK_SECONDS = 1.0  # after how long it is looked again whether the run goes on
 
 
@@ -45,7 +45,7 @@ def _draw(run: RunDir, launch: AttemptDir) -> None:
                 next_look = time.monotonic() + _LOOK_SECONDS
                 goes_on = is_led(run) and not launch.over.exists()
             for rank, reader in readers.items():
-                for event in reader.read(_EVENT_BYTES if goes_on else None):
+                for event in reader.read(_EVENT_BYTES):
                     view.event(rank, event)
                 view.tick()
             time.sleep(_POLL_SECONDS)

@@ -12,7 +12,7 @@ from typing import Self
 
 from vidcap_cli.engine.group import leader_of
 from vidcap_cli.launch.msrun import Cluster, LaunchFailedError, Ranks
-from vidcap_cli.rundir.events import Began, Done, Event, EventReader, Started, State
+from vidcap_cli.rundir.events import Began, Done, Event, EventReader, Rows, Started, State
 from vidcap_cli.rundir.leases import grant
 from vidcap_cli.rundir.nodes import Heartbeat
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
@@ -21,7 +21,7 @@ from vidcap_cli.statuses import Doing
 from vidcap_cli.view.follower import View
 
 _POLL_SECONDS = 0.1
-# Of what a rank reports, read before the next: some thousand rows, in a fraction of a second.
+# What a rank reports in one look that is read row by row: some hundred rows.
 _EVENT_BYTES = 1 << 18
 # Reading 145 GB of weights from a shared disk gives no sign of life: it may take this long.
 _LOAD_SECONDS = 3600.0
@@ -113,7 +113,7 @@ def _follow(ranks: Ranks, watch: "_Watch") -> None:
             watch.look()
             watch.obey()
             time.sleep(_POLL_SECONDS)
-        watch.look(everything=True)
+        watch.look()
     finally:
         ranks.kill()
 
@@ -199,9 +199,9 @@ class _Watch:
         self.listen()
         self._view.tick()
 
-    def look(self, *, everything: bool = False) -> None:
+    def look(self) -> None:
         """Take in new events and ranks that ended; one that died stops its siblings."""
-        self.listen(None if everything else _EVENT_BYTES)
+        self.listen()
         for number, code in self.ranks.poll():
             self._exits[number] = code
             if code != 0 and not self.stopped:
@@ -216,10 +216,10 @@ class _Watch:
                 self._view.notice(f"rank {number} {end.words}")
             self._stop(self._patience)
 
-    def listen(self, most: int | None = _EVENT_BYTES) -> None:
-        """Take in new events, some ``most`` bytes of each rank's."""
+    def listen(self) -> None:
+        """Take in new events."""
         for number, reader in self._readers.items():
-            for event in reader.read(most):
+            for event in reader.read(_EVENT_BYTES):
                 self._take_in(number, event)
 
     def _take_in(self, number: int, event: Event) -> None:
@@ -234,6 +234,10 @@ class _Watch:
                 self.ranks.announce(number, event.pid)
         elif isinstance(event, Began):
             self._in_model[number].update(event.rows)
+        elif isinstance(event, Rows):
+            self._in_model[number].update(event.begun)
+            self._in_model[number].difference_update(row for row, _ in event.ended)
+            self.finished += len(event.ended) * (number in self._local)
         elif isinstance(event, Done):
             self._in_model[number].discard(event.row)
             self.finished += number in self._local

@@ -7,10 +7,13 @@ the operating system as they are written, so the death of the process loses none
 
 import errno
 import json
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
+from os import SEEK_END
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -76,6 +79,21 @@ class Done(Event):
     new_tokens: int
     busy_s: float
     wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Event):
+    """What a rank reported of many rows, up to ``time``, told together to who is behind with
+    reading; it stands in no file.
+
+    ``begun`` are in the model from now on, ``ended`` have a result with this status, for
+    ``new_tokens`` in all. Its last result, with the running totals, is told by a ``Done``.
+    """
+
+    kind: ClassVar[str] = "rows"
+    begun: list[int]
+    ended: list[tuple[int, Status]]
+    new_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,29 +208,81 @@ class EventWriter:
             raise OSError(errno.ENOSPC, "an event was cut off, the disk is full", self._file.name)
 
 
+# A line of a row that begins or has its result, as ``encode`` writes it.
+_NUMBER, _STRING = r"[-+.e\d]+", r'(?:null|"[^"\\]*(?:\\.[^"\\]*)*")'
+_ROW = re.compile(
+    (
+        rf'\{{"kind": "(?:began|done)", "time": (?P<time>{_NUMBER}), '
+        rf'(?:"rows": \[(?P<begun>\d+)\]|"row": (?P<row>\d+), "path": {_STRING}, '
+        rf'"status": "(?P<status>{"|".join(Status)})", "text": {_STRING}, "error": {_STRING}, '
+        rf'"new_tokens": (?P<tokens>\d+), "busy_s": {_NUMBER}, "wait_s": {_NUMBER})\}}\n'
+    ).encode()
+)
+_STATUSES = {status.encode(): status for status in Status}
+_BLOCK = 1 << 22  # bytes whose rows are told together
+_FAILURES = 1000  # of a status that are told one by one, with their errors
+
+
 class EventReader:
     """Reads an events file as it grows; a half-written last line waits for its end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+        self._failures: Counter[Status] = Counter()
 
-    def read(self, most: int | None = None) -> Iterator[Event]:
+    def read(self, singly: int | None = None) -> Iterator[Event]:
         """Yield the events added since the last call; none when the file is not there yet.
 
-        Who has other things to do asks for some ``most`` bytes of them: a file may grow as fast as
-        it is read.
+        What is written meanwhile is left to the next call. Who follows ranks that may report as
+        fast as their events are read has rows told together (``Rows``) where more than ``singly``
+        bytes are new: in a tenth of the time, and but for the first failures without their words.
         """
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
             return
         with file:
+            size = file.seek(0, SEEK_END)
             file.seek(self._offset)
-            for line in file if most is None else file.readlines(most):
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                event = decode(line)
-                if event is not None:
-                    yield event
+            behind = singly is not None and size - self._offset > singly
+            while self._offset < size:
+                lines = file.readlines(min(_BLOCK, size - self._offset))
+                if lines and not lines[-1].endswith(b"\n"):
+                    size = 0
+                    lines.pop()
+                self._offset += sum(map(len, lines))
+                yield from self._together(lines) if behind else filter(None, map(decode, lines))
+
+    def _together(self, lines: list[bytes]) -> Iterator[Event]:
+        """The events on ``lines``, those of rows told together as far as no others part them."""
+        rows: list[re.Match[bytes]] = []
+        for line in lines:
+            if (found := _ROW.fullmatch(line)) and self._is_told_together(found):
+                rows.append(found)
+                continue
+            yield from _told_together(rows)
+            rows = []
+            if event := decode(line):
+                yield event
+        yield from _told_together(rows)
+
+    def _is_told_together(self, row: re.Match[bytes]) -> bool:
+        """Whether a row begins, has a caption, or failed as many did."""
+        status = _STATUSES.get(row["status"], Status.OK)
+        if status == Status.OK or self._failures[status] >= _FAILURES:
+            return True
+        self._failures[status] += 1
+        return False
+
+
+def _told_together(rows: list[re.Match[bytes]]) -> Iterator[Event]:
+    """``Rows``, and the last result of them."""
+    begun = [int(row["begun"]) for row in rows if row["begun"]]
+    results = [row for row in rows if row["row"]]
+    ended = [(int(row["row"]), _STATUSES[row["status"]]) for row in results[:-1]]
+    tokens = sum(int(row["tokens"]) for row in results[:-1])
+    if begun or ended:
+        yield Rows(begun, ended, tokens, time=float((results or rows)[-1]["time"]))
+    if results and (last := decode(results[-1][0])):
+        yield last

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
-from vidcap_cli.rundir.events import Done, Event, Notice
+from vidcap_cli.rundir.events import Done, Event, Notice, Rows
 from vidcap_cli.statuses import Status
 from vidcap_cli.view.tally import RunState
-from vidcap_cli.view.words import duration, figure
+from vidcap_cli.view.words import count, duration, figure
 
 LISTED_PER_STATUS = 50  # failed rows of one status shown as they happen; the rest are counted
 
@@ -77,6 +77,9 @@ class Follower:
             self._failed(event)
         elif isinstance(event, Done) and self._verbose:
             self._say("✓", f"{event.path} · {event.text or ''}")
+        elif isinstance(event, Rows) and event.ended and self._verbose:
+            more = count(len(event.ended), "row")
+            self._say("!", f"{more} more, which came faster than rows are shown")
 
     def notice(self, text: str) -> None:
         """Show ``text`` as a line of its own."""

@@ -17,7 +17,17 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
-from vidcap_cli.rundir.events import Began, Committed, Done, Ended, Event, Notice, Started, State
+from vidcap_cli.rundir.events import (
+    Began,
+    Committed,
+    Done,
+    Ended,
+    Event,
+    Notice,
+    Rows,
+    Started,
+    State,
+)
 from vidcap_cli.statuses import Doing, Status
 
 # The pace is that of about the last quarter of an hour: long enough for slow videos, short
@@ -131,12 +141,12 @@ class RankState:
         self._begun += rows
         self.working = self.state != Doing.COMPILING
 
-    def caption_made(self, time: float) -> None:
-        """A row has its caption."""
+    def captions_made(self, number: int, time: float) -> None:
+        """So many rows have their captions."""
         self._batch = self._batch or max(1, self._begun)
-        self.pace = self.pace.at(time, 1)
-        self.warm = self.warm.at(time, 1) if self._is_warm else self.warm
-        self._captions += 1
+        self.pace = self.pace.at(time, number)
+        self.warm = self.warm.at(time, number) if self._is_warm else self.warm
+        self._captions += number
 
     @property
     def _is_warm(self) -> bool:
@@ -288,6 +298,10 @@ class RunState:
                 rank.working = event.state in (Doing.WAITING, Doing.CAPTIONING)
             case Began():
                 rank.begin(len(event.rows))
+            case Rows():
+                rank.begin(len(event.begun))
+                rank.new_tokens += event.new_tokens
+                self._rows(event, number)
             case Done():
                 rank.working = rank.state != Doing.COMPILING
                 rank.new_tokens += event.new_tokens
@@ -301,24 +315,38 @@ class RunState:
                 rank.state, rank.alive, rank.working = event.reason, False, False
 
     def _row(self, event: Done, number: int | None) -> None:
-        """Count a row: once, and a caption rather than a failure."""
-        before = self._results[event.row]
-        if before and before[0] == Status.OK:
+        """Count a row that a rank reported, or the leading process."""
+        if not self._counts(event.row, event.status, number):
             return
-        if before:
-            self._forget_failure(event.row, *before)
-        self._results[event.row] = event.status, number
-        rank = RankState() if number is None else self.ranks[number]
         if event.status == Status.OK:
-            self.ok += 1
-            rank.ok += 1
-            rank.caption_made(event.time)
-            return
-        self.failed_by[event.status] += 1
-        rank.failed += 1
-        if len(self._listed) < KEPT:
+            if number is not None:
+                self.ranks[number].captions_made(1, event.time)
+        elif len(self._listed) < KEPT:
             failure = Failure(event.row, event.path, event.status, event.error, number)
             self._listed[event.row] = failure
+
+    def _rows(self, event: Rows, number: int) -> None:
+        """Count rows that are told together."""
+        counted = [status for row, status in event.ended if self._counts(row, status, number)]
+        if made := counted.count(Status.OK):
+            self.ranks[number].captions_made(made, event.time)
+
+    def _counts(self, row: int, status: Status, number: int | None) -> bool:
+        """Count a row: once, and a caption rather than a failure; whether it counts."""
+        before = self._results[row]
+        if before and before[0] == Status.OK:
+            return False
+        if before:
+            self._forget_failure(row, *before)
+        self._results[row] = status, number
+        rank = RankState() if number is None else self.ranks[number]
+        if status == Status.OK:
+            self.ok += 1
+            rank.ok += 1
+        else:
+            self.failed_by[status] += 1
+            rank.failed += 1
+        return True
 
     def _forget_failure(self, row: int, status: Status, number: int | None) -> None:
         """A row that failed has been tried again."""
