@@ -276,7 +276,10 @@ def _summarised(leader: Leader, state: RunState) -> Iterator[_Took]:
         raise
     finally:
         took.seconds = time.monotonic() - began
-        with suppress(OSError, RunError):  # a full disk, or no folder any more: told already
+        # A full disk, or no folder any more: told already. Nor does an interrupt after a stop hide
+        # what that has to say.
+        also = (KeyboardInterrupt,) if ended == "stopped" else ()
+        with suppress(OSError, RunError, *also):
             leader.summarise(ended, state, took.seconds)
 
 

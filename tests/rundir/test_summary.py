@@ -69,3 +69,19 @@ def test_a_run_that_ends_leaves_a_summary(tmp_path, monkeypatch, raised, ended):
     ]  # fmt: skip
     for key in found:
         assert f"| `{key}` |" in README
+
+
+def test_an_interrupt_after_a_stop_does_not_hide_what_is_told_of_it(tmp_path, monkeypatch):
+    meta = tmp_path / "meta.csv"
+    meta.write_text("path\na.mp4\n")
+
+    def stop(leader: Leader, view: View) -> None:
+        raise StoppedError("stopped; 0 of 1 rows are on disk")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Leader, "work", stop)
+    monkeypatch.setattr(Leader, "summarise", interrupt)
+    with pytest.raises(StoppedError, match="0 of 1 rows"):
+        caption(Request(meta, CaptionConfig("qwen2vl", "nano")))

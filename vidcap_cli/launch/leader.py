@@ -285,7 +285,7 @@ class Leader:
             )
             for number, rank in state.ranks.items()
         }
-        standing = read_standing(self.run, self.plan, self.selection)
+        standing = read_standing(self.run, self.plan, self.selection, self._ledger.parts)
         RunSummary(ended, self.rows, state.ok, seconds, standing, ranks).write(self.run)
 
     def settle(self, *, failed: int) -> RunDir:

@@ -27,11 +27,15 @@ _GROUPS = 256  # row groups of rows.parquet whose hashes are kept: 128 MiB, 17 m
 
 
 class RunParts:
-    """Reads the parts of a run, each verified and compared with the plan."""
+    """Reads the parts of a run, each verified and, when it is first read, compared with the plan.
+
+    A part is never replaced, so once is enough: it takes three times as long as to read it.
+    """
 
     def __init__(self, run: RunDir, plan: Plan) -> None:
         self._run = run
         self._rows = plan.rows
+        self._compared: set[str] = set()
         self._starts: npt.NDArray[np.int64] | None = None
         self._hashes_of = lru_cache(_GROUPS)(self._read_hashes)
 
@@ -41,11 +45,17 @@ class RunParts:
         Raises DamagedPartError when the part is damaged or is of another run, and RunError when
         the disk does not give it.
         """
+        if part.name in self._compared:
+            return read_part(part, columns)
         table = read_part(part, list(dict.fromkeys(["row_id", "path", *columns])))
-        row_ids = table["row_id"].to_numpy()
+        self._compare(part, table["row_id"].to_numpy(), table["path"])
+        self._compared.add(part.name)
+        return table.select(list(columns))
+
+    def _compare(self, part: Path, row_ids: npt.NDArray[np.int64], paths: pa.ChunkedArray) -> None:
+        """Raise DamagedPartError when rows of a part are not those planned."""
         if len(row_ids) and not 0 <= row_ids.min() <= row_ids.max() < self._rows:
             raise DamagedPartError(part, "this part has rows outside the plan; it is another run's")
-        paths = table["path"]
         # A part without the column says nothing against its rows.
         if paths.null_count < len(paths):
             wrong = np.flatnonzero(hashes(paths) != self._planned(row_ids))
@@ -56,7 +66,6 @@ class RunParts:
                     f"this part has {path!r} for row {row}, where the plan has another path; "
                     "it is damaged or another run's",
                 )
-        return table.select(list(columns))
 
     def _planned(self, row_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """A hash of each row's path: eight bytes, where the path would be a hundred.
@@ -107,7 +116,7 @@ class Ledger:
 
     def __init__(self, run: RunDir, plan: Plan) -> None:
         self._run = run
-        self._parts = RunParts(run, plan)
+        self.parts = RunParts(run, plan)
         self._seen: set[str] = set()
         self._ok = np.zeros(plan.rows, np.bool_)
         # The attempt of a row's latest result; of those that an extension has kept it is 0.
@@ -137,7 +146,7 @@ class Ledger:
             yield from parts
 
     def _add(self, part: Path) -> None:
-        table = self._parts.read(part, ["row_id", "status", "attempts"])
+        table = self.parts.read(part, ["row_id", "status", "attempts"])
         row_ids = table["row_id"].to_numpy()
         good = pc.equal(table["status"], Status.OK).to_numpy()
         self._ok[row_ids[good]] = True

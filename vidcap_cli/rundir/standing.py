@@ -96,14 +96,17 @@ class _MovedError(Exception):
     """Another part stands for one since it was listed."""
 
 
-def read_standing(run: RunDir, plan: Plan, selection: Selection = ALL_ROWS) -> Standing:
-    """How the rows of ``selection`` stand.
+def read_standing(
+    run: RunDir, plan: Plan, selection: Selection = ALL_ROWS, parts: RunParts | None = None
+) -> Standing:
+    """How the rows of ``selection`` stand; ``parts`` may have read parts of the run before.
 
     Reads every part, twice: memory is some bytes a row, whatever the errors say.
     """
+    parts = parts or RunParts(run, plan)
     while True:
         try:
-            return _Reading(run, plan, selection).standing()
+            return _Reading(run, plan, selection, parts).standing()
         except _MovedError:
             continue
 
@@ -114,7 +117,7 @@ def failed_rows(run: RunDir, plan: Plan, selection: Selection = ALL_ROWS) -> Ite
     Raises RunError when parts are joined while they are read.
     """
     try:
-        yield from _Reading(run, plan, selection).failed()
+        yield from _Reading(run, plan, selection, RunParts(run, plan)).failed()
     except _MovedError as error:
         raise RunError(
             f"{run.path}: its ranks joined parts meanwhile; repeat the command"
@@ -124,9 +127,9 @@ def failed_rows(run: RunDir, plan: Plan, selection: Selection = ALL_ROWS) -> Ite
 class _Reading:
     """One reading of the parts that there are now."""
 
-    def __init__(self, run: RunDir, plan: Plan, selection: Selection) -> None:
+    def __init__(self, run: RunDir, plan: Plan, selection: Selection, parts: RunParts) -> None:
         self._files = run.part_files()
-        self._parts = RunParts(run, plan)
+        self._parts = parts
         self._names: list[str] = [Status.OK]
         self._status: npt.NDArray[np.int16] = np.full(plan.rows, -1, np.int16)
         self._origin: npt.NDArray[np.int32] = np.full(plan.rows, -1, np.int32)
@@ -144,15 +147,22 @@ class _Reading:
             self._damaged.append(str(error))
             return
         rows = table["row_id"].to_numpy()
-        values = table["status"].to_pylist()
-        self._names += sorted(set(values) - set(self._names))
-        codes = np.array([self._names.index(value) for value in values], np.int16)
+        codes = self._codes(table["status"])
         model, frames = (table[name].fill_null(0).to_numpy() for name in ("infer_s", "decode_s"))
         self._outside[rows[(codes == 0) & ~self._selected[rows]]] = True
         open_ = (self._status[rows] != 0) & self._selected[rows]
         self._status[rows[open_]] = codes[open_]
         self._origin[rows[open_]] = number
         self._seconds[rows[open_]] = (model + frames)[open_]
+
+    def _codes(self, statuses: pa.ChunkedArray) -> npt.NDArray[np.int16]:
+        """The numbers of ``statuses`` among the names."""
+        told = statuses.combine_chunks().dictionary_encode()
+        names = told.dictionary.to_pylist()
+        self._names += sorted(set(names) - set(self._names))
+        numbers = np.array([self._names.index(name) for name in names], np.int16)
+        codes: npt.NDArray[np.int16] = numbers[told.indices.to_numpy()]
+        return codes
 
     def _read(self, file: Path, columns: tuple[str, ...]) -> pa.Table:
         try:
@@ -166,9 +176,8 @@ class _Reading:
 
     def standing(self) -> Standing:
         """What they say."""
-        codes, numbers = np.unique(self._status[self._status >= 0], return_counts=True)
-        counted = zip(codes.tolist(), numbers.tolist(), strict=True)
-        statuses = Counter({self._names[code]: number for code, number in counted})
+        numbers = np.bincount(self._status + 1, minlength=1 + len(self._names))[1:].tolist()
+        statuses = +Counter(dict(zip(self._names, numbers, strict=True)))
         outside = int(self._outside.sum())
         return Standing(statuses, self._causes(), self._slowest(), tuple(self._damaged), outside)
 
@@ -202,7 +211,11 @@ class _Reading:
 
     def _slowest(self) -> tuple[Slow, ...]:
         done = np.flatnonzero((self._status == 0) & (self._seconds > 0))
-        order = np.argsort(-self._seconds[done], kind="stable")[:_SLOWEST]
+        seconds = self._seconds[done]
+        if len(done) > _SLOWEST:  # few are to be put in order
+            slow = seconds >= np.partition(seconds, -_SLOWEST)[-_SLOWEST]
+            done, seconds = done[slow], seconds[slow]
+        order = np.argsort(-seconds, kind="stable")[:_SLOWEST]
         wanted = np.zeros(len(self._status), np.bool_)
         wanted[done[order]] = True
         found = [Slow(**_named(row)) for t in self._rows(wanted, _SLOW) for row in t.to_pylist()]
