@@ -67,6 +67,17 @@ def test_a_table_with_all_its_captions_is_not_captioned_again(tmp_path):
         assert inspect(tmp_path / "all.csv", wanted).steps[0].purpose == PURPOSE
 
 
+def test_the_number_is_that_of_the_rows_which_the_command_writes(tmp_path):
+    """Those that failed for good, too, once another may get a caption."""
+    half(tmp_path)
+    old, every = tmp_path / "old.csv", tmp_path / "all.csv"
+    old.write_text("path,text\n000.mp4,an old caption\n001.mp4,\n")
+    account = merge([old], every, meta=tmp_path / "meta.csv")
+    assert (account.failed["empty"].count, account.missing.count) == (1, 1)
+    for wanted in (InspectOptions(all_videos=True), InspectOptions()):
+        assert inspect(every, wanted).steps[0].purpose == PURPOSE
+
+
 def test_a_merge_that_has_all_or_was_not_asked_names_nothing(tmp_path):
     old = half(tmp_path)
     meta, out, todo = (tmp_path / name for name in ("meta.csv", "out.csv", "todo.csv"))

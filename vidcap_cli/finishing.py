@@ -47,18 +47,19 @@ def is_captioned(table: Path, column: str = TEXT) -> bool:
 
 
 def caption_counts(table: Table, column: str) -> tuple[int, int]:
-    """How many rows of a table have a caption, and how many lack one that they may get."""
+    """How many rows of a table have a caption, and how many lack one, where some may get one."""
     has_status = STATUS in table.schema.names
-    captioned = lacking = 0
+    captioned = lacking = worth = 0
     for batch in table.batches([column, *([STATUS] if has_status else [])]):
         blank = pc.invert(_has_words(batch.column(0)))
         captioned += len(blank) - blank.true_count
+        lacking += blank.true_count
         if has_status:
             status = pc.fill_null(batch.column(1).cast(pa.large_string()), "")
-            worth = pa.array([*WORTH_A_TRY, ""], pa.large_string())
-            blank = pc.and_(blank, pc.is_in(status, worth))
-        lacking += blank.true_count
-    return captioned, lacking
+            again = pa.array([*WORTH_A_TRY, ""], pa.large_string())
+            blank = pc.and_(blank, pc.is_in(status, again))
+        worth += blank.true_count
+    return captioned, lacking if worth else 0
 
 
 def completing_steps(table: Table, rows: int) -> list[Step]:

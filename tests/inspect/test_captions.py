@@ -163,6 +163,15 @@ def test_what_is_shown_and_told(tmp_path):
     json.dumps(report.as_dict())
 
 
+def test_openings_are_named_in_the_order_of_the_table(tmp_path):
+    openings = ["A red bus", "The cat now", "One old man", "Two dogs run"]
+    rows = [
+        {"path": f"{n}.mp4", "text": f"{openings[n % 4]} near house number {n}."} for n in range(80)
+    ]
+    facts = inspect(write(tmp_path / "t.csv", rows)).as_dict()["facts"]
+    assert facts["flags"]["stock_opening"]["openings"] == [words.lower() for words in openings]
+
+
 def test_flagged_rows_are_exported_with_all_their_columns(tmp_path):
     rows = [{"id": f"00{n}", **row} for n, row in enumerate(ROWS)]
     table = write(tmp_path / "t.parquet", rows)

@@ -120,3 +120,18 @@ def test_answers_to_several_questions_are_known(tmp_path):
         assert not merge([first.path], out, trim_to_sentence=True, suffix=" !").notes
     out.write_text(out.read_text().replace("Cat.", "A dog, as I can see."))
     assert len(merge([first.path], out, trim_to_sentence=True, suffix=" !").notes) == 1
+
+
+def test_a_row_that_had_a_caption_and_has_none_now_is_kept(tmp_path, run):
+    """Also where the same words are elsewhere: captions of videos that look alike are alike."""
+    out, old = tmp_path / "all.csv", tmp_path / "old.csv"
+    old.write_text(OLD.replace("a.mp4,an old one", "d.mp4,two"))
+    merge([run.path, old], out)
+    text = out.read_text()
+    notes = merge([run.path], out).notes
+    assert notes == (
+        f"{out} was there, with what no input has; that is kept as {tmp_path / 'all.old.csv'}",
+    )
+    assert (tmp_path / "all.old.csv").read_text() == text
+    for _ in range(2):
+        assert not merge([run.path, old], out).notes

@@ -199,9 +199,10 @@ def _other_answers(captions: Captions) -> list[str]:
 
 
 def _lacking(judged: Judged) -> int:
-    """How many rows have no caption that may get one."""
+    """How many rows have no caption, where some of them may get one."""
     if judged.statuses:
-        return sum(judged.statuses[status] for status in WORTH_A_TRY)
+        worth = any(judged.statuses[status] for status in WORTH_A_TRY)
+        return worth * (judged.statuses.total() - judged.statuses[Status.OK])
     return int(np.count_nonzero(judged.words == 0))
 
 

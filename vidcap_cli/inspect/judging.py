@@ -258,7 +258,7 @@ class _Reading:
         differing = (opening != _NONE) & (first == np.arange(len(first)))
         stock = likeness.openings(opening[differing], least=OPENING_LEAST, share=OPENING_SHARE)
         faults[np.isin(opening, stock)] |= BIT[Fault.STOCK_OPENING]
-        spelled = [int(np.argmax(opening == number)) for number in stock]
+        spelled = sorted(int(np.argmax(opening == number)) for number in stock)
         script, other = _other_script(self._scripts, spoken)
         faults[other] |= BIT[Fault.OTHER_SCRIPT]
         logprobs = _together(self._logprobs, np.float64)

@@ -41,7 +41,7 @@ from vidcap_cli.merge.choosing import choose
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.editing import Edits
 from vidcap_cli.merge.matching import Matches, Results, match, read_results
-from vidcap_cli.merge.replacing import Replaced, says_more
+from vidcap_cli.merge.replacing import Replaced, captioned, says_more
 from vidcap_cli.merge.sidecars import RANGES, Sidecars
 from vidcap_cli.merge.sources import Source, asked_column, find_sources
 from vidcap_cli.merge.spill import Ints
@@ -124,6 +124,8 @@ def merge(
     sidecars = _sidecars(target, sidecar, overwrite=overwrite_sidecars)
     kept, schema = columns.kept(target.table.schema), columns.added(target.table.schema)
     replaced = [Replaced(out, not before and says_more(out, sources, columns, edits))]
+    if not before and not replaced[0].says_more:
+        replaced[0].captioned = captioned(out, columns, target.table.path_column)
     if missing:
         more = says_more(missing, sources, columns, edits, kept.names)
         replaced.append(Replaced(missing, more))
@@ -147,6 +149,7 @@ def merge(
             matches,
             sidecars,
             account,
+            replaced[0],
             write,
             write_missing,
         )
@@ -181,6 +184,7 @@ class _Rows:
     matches: Matches
     sidecars: Sidecars
     account: Account
+    replaced: Replaced
     write: Callable[[pa.Table], None]
     write_missing: Callable[[pa.Table], None] | None
 
@@ -219,6 +223,8 @@ class _Rows:
         self.sidecars.write(self.target.paths(rows), captions)
         if self.write_missing:
             self.write_missing(rows.filter(pc.not_equal(added[1], Status.OK)))
+        ok = np.asarray(pc.equal(added[1], Status.OK).to_numpy(), np.bool_)
+        self.replaced.replace(first, moved[self.target.table.path_column], ok)
         self.account.add(first, names.slice(0, rows.num_rows), choice, added[1:4])
 
 

@@ -1,16 +1,18 @@
 """What is at the place of a table that a merge writes: kept where it has captions of its own.
 
 The same merge again, or one with more inputs, replaces its table: all captions of that are in the
-inputs, also where it was made with other edits. Any other table stays, under another name.
+inputs, also where it was made with other edits. Any other table stays, under another name: one
+with a caption that no input has, or with one in a row that has none now.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, count, product
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -34,7 +36,17 @@ class Replaced:
 
     path: Path
     says_more: bool
+    captioned: Ints = field(default_factory=lambda: np.array([], np.int64))
     kept: Path | None = None
+
+    def replace(self, first: int, paths: pa.ChunkedArray, ok: npt.NDArray[np.bool_]) -> None:
+        """See rows from number ``first`` on that take the place of its own: these ``paths``, of
+        which ``ok`` have a caption. It says more where one of its captions has none instead.
+        """
+        own = self.captioned[first : first + len(ok)]
+        if len(own):
+            lost = (own == hashes(paths)[: len(own)]) & ~ok[: len(own)]
+            self.says_more |= bool(lost.any())
 
     def keep(self, _new: Path) -> None:
         """Give it another name, if it says more than what replaces it."""
@@ -78,6 +90,24 @@ def says_more(
         return False
     # One caption alone may as well have been edited by hand.
     return len(own) < _SOME or all(lacks([each]) for each in _made_by(one, sources, columns))
+
+
+def captioned(path: Path, columns: CaptionColumns, path_column: str) -> Ints:
+    """By row of a table the hash of its path where it has a caption, else 0; none of what cannot be
+    read as a table.
+    """
+    found = [np.array([], np.int64)]
+    with suppress(TableError, pa.ArrowException):
+        table = open_table(path)
+        names = {*columns.captions, caption_column(table.schema.names, columns.caption)}
+        asked = [name for name in table.schema.names if name in names and name != path_column]
+        if asked and path_column in table.schema.names:
+            for batch in table.batches([path_column, *asked]):
+                said = np.zeros(batch.num_rows, np.bool_)
+                for name in asked:
+                    said |= ~_blank(batch.column(name).cast(pa.large_string())).to_numpy(False)
+                found.append(np.where(said, hashes(batch.column(path_column)), 0))
+    return np.concatenate(found)
 
 
 def _made_by(caption: str, sources: Sequence[Source], columns: CaptionColumns) -> list[Edits]:
@@ -154,8 +184,11 @@ def _texts(
 
 def _said(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Those of the texts that are not blank."""
-    blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True)
-    return texts.filter(pc.invert(blank))
+    return texts.filter(pc.invert(_blank(texts)))
+
+
+def _blank(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True)
 
 
 def _another_name(path: Path) -> Path:
