@@ -103,6 +103,18 @@ def test_one_question_and_several_are_not_mixed(tmp_path, meta):
         merge([several.path], tmp_path / "out.csv", caption_column="words")
 
 
+def test_a_table_with_captions_to_no_question_of_the_runs(tmp_path, meta):
+    """They would be in no column."""
+    several = captioned(tmp_path / "several", meta, result(0, "A cat.", "Cat."))
+    old = tmp_path / "old.csv"
+    old.write_text("path,text\na.mp4,old\nb.mp4,old\n")
+    with pytest.raises(UsageError, match=r"old\.csv: .* in `text`, .* in `long`, `brief`; merge"):
+        merge([several.path, old], tmp_path / "out.csv")
+    old.write_text("path,long\na.mp4,old\nb.mp4,old\n")
+    merge([several.path, old], tmp_path / "out.csv")
+    assert "b.mp4,old,,ok,,\n" in (tmp_path / "out.csv").read_text()
+
+
 def test_parts_of_before_there_were_answers_are_merged(tmp_path, meta):
     run = captioned(tmp_path / "run", meta, config=ONE)
     table = pa.Table.from_pylist(

@@ -14,6 +14,7 @@ from vidcap_cli.errors import UsageError
 from vidcap_cli.merge.editing import Edits
 from vidcap_cli.merge.sources import Source, read_source
 from vidcap_cli.options import TEXT
+from vidcap_cli.tables import open_table, quoted
 
 ANSWERS = "answers"
 
@@ -22,7 +23,7 @@ def questions_of(sources: Sequence[Source], column: str) -> tuple[str, ...]:
     """The names of the questions that ``sources`` answer; none where there is one without a name.
 
     Raises UsageError where they have nothing to do with each other, or with ``column``, the name
-    that was asked for.
+    that was asked for: captions to another question have no column in the table.
     """
     found: dict[str, tuple[str, ...]] = {}
     for source in sources:
@@ -36,6 +37,12 @@ def questions_of(sources: Sequence[Source], column: str) -> tuple[str, ...]:
         raise UsageError(
             f"{without[0]}: was asked one question, others {', '.join(names)}; merge it apart"
         )
+    for source in sources:
+        if source.is_table and not set(names) & {*open_table(source.name).schema.names}:
+            raise UsageError(
+                f"{source.name}: its captions are in `{source.captions}`, those of the runs in "
+                f"{quoted(names)}; merge it apart, or rename that column to one of these"
+            )
     if column != TEXT:
         raise UsageError(
             f"--caption-column {column}: the columns have the names of the questions "

@@ -84,8 +84,8 @@ def find_sources(
     """Sort out what was given; the same folder, run or table given twice counts once.
 
     ``captions`` names the column with the captions in tables that vidcap did not write, by default
-    that of the runs; ``paths`` the one with the videos in tables that have it, ``ranges`` those
-    with the ranges.
+    that of the runs, or of one of their questions; ``paths`` the one with the videos in tables that
+    have it, ``ranges`` those with the ranges.
     """
     sources: dict[Path, Source] = {}
     tables: dict[Path, tuple[int, Path]] = {}
@@ -108,7 +108,11 @@ def find_sources(
         name = files[0] if len(files) == 1 else folder
         sources.setdefault(folder.resolve(), _of_parts(name, files, given))
     column = captions or asked_column([*sources.values()])
-    found = [_single(path, given, column, paths or PATH, ranges) for given, path in tables.values()]
+    asked = [name for one in sources.values() if one.plan for name in one.plan.questions]
+    found = [
+        _single(path, given, [*asked, column], paths or PATH, ranges)
+        for given, path in tables.values()
+    ]
     return sorted([*sources.values(), *found], key=lambda source: source.given)
 
 
@@ -147,22 +151,24 @@ def _of_parts(name: Path, files: list[Path], given: int) -> Source:
     return Source(name, given, tuple(files))
 
 
-def _single(path: Path, given: int, captions: str, paths: str, ranges: str | None) -> Source:
+def _single(
+    path: Path, given: int, captions: Sequence[str], paths: str, ranges: str | None
+) -> Source:
     if path.suffix == ".tmp":
         raise UsageError(f"{path}: a temporary file that was never finished; leave it out")
     table = open_table(path)
     names = table.schema.names
     if set(names) >= _PART_MARKS:
         return Source(path, given, (path,))
-    column = caption_column(names, captions)
+    column = caption_column(names, next((n for n in captions if n in names), TEXT))
     videos = paths if paths in names else PATH
     if videos in names and column is not None:
         spans = caption_ranges(table, ranges)
         return Source(path, given, (path,), captions=column, paths=videos, ranges=spans)
     raise TableError(
         f"{path}: neither a part file nor a table with captions: it needs the columns `{paths}` "
-        f"and `{captions}`, found are {quoted(sorted(names))}; name the one with the captions with "
-        "--caption-column, the one with the videos with --path-column"
+        f"and `{captions[-1]}`, found are {quoted(sorted(names))}; name the one with the captions "
+        "with --caption-column, the one with the videos with --path-column"
     )
 
 
