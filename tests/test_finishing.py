@@ -51,6 +51,19 @@ def test_from_half_a_table_to_all_of_it(tmp_path):
     assert all(row["text"] and row["caption_status"] == "ok" for row in rows)
 
 
+def test_captions_in_a_column_that_was_named(tmp_path):
+    """As pasted: each command finds them."""
+    old = half(tmp_path)
+    old.write_text(old.read_text().replace("path,text", "path,words"))
+    _, out, _ = vidcap("inspect", old.name, "--caption-column", "words", cwd=tmp_path)
+    found = {"--missing": 3, "--html": 0, "--export-flagged": 0}
+    for option, code in found.items():
+        (line,) = [line for line in commands(out).values() if option in line]
+        assert vidcap(*shlex.split(line)[1:], cwd=tmp_path)[0] == code, line
+    rows = rows_of(tmp_path / "old_all.csv")
+    assert [row["words"] for row in rows] == ["an old caption", "", ""]
+
+
 def test_a_table_with_all_its_captions_is_not_captioned_again(tmp_path):
     half(tmp_path)
     merge([tmp_path / "old.csv"], tmp_path / "all.csv", meta=tmp_path / "meta.csv")

@@ -62,16 +62,24 @@ def caption_counts(table: Table, column: str) -> tuple[int, int]:
     return captioned, lacking if worth else 0
 
 
-def completing_steps(table: Table, rows: int) -> list[Step]:
-    """To caption ``rows`` rows without a caption in a table: by its run, if that lies beside it."""
+def completing_steps(table: Table, rows: int, column: str) -> list[Step]:
+    """To caption ``rows`` rows without a caption in a table: by its run, if that lies beside it.
+
+    ``column`` is the one with its captions.
+    """
     if not rows:
         return []
     run = RunDir(default_run_dir(table.path))
     if run.is_run:
         with suppress(RunError):
             return [Step(_purpose(rows), continue_command(run, read_plan(run)))]
-    names = (table.path_column, ",".join(table.ranges) or None)
-    step = lacking_step(table.path, table.path, path_column=names[0], ranges=names[1])
+    step = lacking_step(
+        table.path,
+        table.path,
+        path_column=table.path_column,
+        ranges=",".join(table.ranges) or None,
+        column=column,
+    )
     return [Step(_purpose(rows), step.command)]
 
 
@@ -84,8 +92,8 @@ def refusal(output: Path, meta: Path, config: CaptionConfig, column: str, *, run
 
     ``run`` is whether there is a run at all.
     """
-    why = "not as this run wrote it" if run else "and no run directory of it"
-    words = f"{output}: is there already, {why}, and is left as it is. "
+    why = "not as this run wrote it" if run else "without a run directory"
+    words = f"{output} is there already, {why}, and is left as it is. "
     instead = "Name another output with -o, or have it replaced with --fresh."
     if kind_of(meta) != TABLE or not is_captioned(output, column):
         return words + instead

@@ -139,6 +139,17 @@ def test_an_engine_that_hangs_is_given_up_on(started, monkeypatch):
     assert trial.why == "no answer within 1 s"
 
 
+@pytest.mark.parametrize(("steps", "engine"), [("", "MindSpore"), (SAYS_MINDSPORE, "mindnlp")])
+def test_an_engine_that_takes_too_long_is_not_to_be_installed_again(
+    started, monkeypatch, steps, engine
+):
+    hang = "time.sleep(60)\n"
+    monkeypatch.setattr(engines, "_START", steps + (SAYS_DEVICE if steps else "") + hang)
+    _, (problem,) = judge(PLAIN, 1.0)
+    assert engine in problem.text
+    assert problem.remedy == engines.AGAIN
+
+
 def test_a_package_of_the_wrong_version(monkeypatch: pytest.MonkeyPatch):
     real = importlib.metadata.version
     monkeypatch.setattr(

@@ -51,7 +51,7 @@ def test_a_table(clips, tmp_path):
     assert sum(duration["counts"]) == 4
     assert videos["qwen2vl_frames"]["max"] == 6
     texts = " | ".join(problem.text for problem in report.problems)
-    assert "1 of the 7 files looked for do not exist: gone.mp4" in texts
+    assert "1 of the 7 files looked for does not exist: gone.mp4" in texts
     assert "text.mp4 · decode_error" in texts
     json.dumps(report.as_dict())
 
@@ -243,7 +243,7 @@ def test_files_and_spellings_add_up(clips, tmp_path):
     opened = facts(report, "videos_opened")["opened"]
     assert opened == 5 - 2 - 1 - 1
     texts = "\n".join(problem.text for problem in report.problems)
-    assert "1 of the 5 files looked for are folders or the like: x.mp4" in texts
+    assert "1 of the 5 files looked for is a folder or the like: x.mp4" in texts
     assert "-o FILE writes a table with what the videos hold, in the same pass" in texts
 
 

@@ -67,7 +67,7 @@ def test_a_run_is_drawn_until_it_ends(run, monkeypatch, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "meta.vidcap · launch 2: 3 videos, 1 of them captioned before"
     assert "failed: 2.mp4 · oom: too large" in lines
-    assert "2 of 3 captioned, 1 of them before · 1 failed · 1 finished" in lines[-1]
+    assert "2 of 3 captioned, 1 of them before · 1 failed · 1 rank finished" in lines[-1]
     found = {"asked_for": 3, "captioned": 2, "oom": 1, "left": 0}
     assert report.as_dict()["facts"]["rows"] == found
 

@@ -28,7 +28,7 @@ def test_a_table_of_others_is_left_before_anything_is_done(scene, tmp_path, word
     (work / OUTPUT).write_text(OLD)
     code, out, err = scene.command(work, *words).finish()
     assert (code, out, (work / OUTPUT).read_text()) == (2, "", OLD)
-    assert f"is there already, and no run directory of it, {LEFT}. To caption the rows" in err
+    assert f"is there already, without a run directory, {LEFT}. To caption the rows" in err
     assert "with -o, or have it replaced with --fresh" in err
     assert f"vidcap merge {OUTPUT} --meta meta.csv -o meta_all.csv --missing meta_todo.csv" in err
     assert not RunDir(work / RUN).path.exists()
@@ -111,7 +111,7 @@ def test_the_table_of_merged_shards_is_not_captioned_over(scene, tmp_path):
     merged = (work / OUTPUT).read_bytes()
     code, _, err = scene.command(work).finish()
     assert (code, (work / OUTPUT).read_bytes()) == (2, merged)
-    assert f"is there already, and no run directory of it, {LEFT}" in err
+    assert f"is there already, without a run directory, {LEFT}" in err
 
 
 def test_one_that_appears_while_videos_are_captioned(scene, tmp_path):

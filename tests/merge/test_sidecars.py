@@ -47,7 +47,7 @@ def beside(tmp_path):
 def test_text_beside_the_videos(tmp_path, run):
     found = merge([run.path], tmp_path / "out.csv", sidecar="txt", prefix="ohwx, ")
     assert beside(tmp_path) == {"a.txt": "ohwx, An A.\n", "b.tar.txt": "ohwx, A “B”.\n"}
-    assert found.notes == ("2 sidecar files hold the table's captions",)
+    assert found.notes == ("2 sidecar files hold these captions",)
 
 
 def test_json_beside_the_videos_keeps_other_keys(tmp_path, run):

@@ -31,7 +31,7 @@ def test_plain_view():
     assert lines[0] == "vidcap qwen2vl: 100 videos, 40 of them captioned before"
     assert [line[:9] for line in lines[1:4]] == ["[0:00:10]", "[0:00:20]", "[0:00:30]"]
     assert "60 of 100 captioned, 40 of them before" in lines[2]
-    assert re.search(r"3,60\d videos/h · 40 s left · 1 captioning", lines[2])
+    assert re.search(r"3,60\d videos/h · 40 s left · 1 rank captioning", lines[2])
     assert lines[4] == "failed: 50.mp4 · missing_file: moov atom not found"
     assert lines[5:7] == [
         "note: rank 2: the disk is nearly full",
@@ -50,6 +50,16 @@ def test_rows_that_are_told_together_are_counted_and_the_verbose_view_says_so():
     assert lines[1] == "note: 2 rows more, which came faster than rows are shown"
     assert lines[2].startswith("done: 2.mp4")
     assert "2 of 9 captioned · 1 failed" in lines[3]
+
+
+def test_a_launch_without_a_caption_says_no_new_one_where_there_are_some():
+    stream = io.StringIO()
+    for finished in (0, 2):
+        view = PlainView(stream, title="t", total=5, finished=finished, now=Clock())
+        view._progress()
+    first, second = (line.partition(" ")[2] for line in stream.getvalue().splitlines())
+    assert first == "0 of 5 captioned · no caption yet"
+    assert second == "2 of 5 captioned, 2 of them before · no new caption yet"
 
 
 def test_plain_view_is_quiet_while_nothing_changes():

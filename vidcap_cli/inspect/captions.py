@@ -22,6 +22,7 @@ from vidcap_cli.inspect.histogram import histogram
 from vidcap_cli.inspect.judging import BIT, FAULTS, MEANS, OPENING, Captions, Judged, judge
 from vidcap_cli.inspect.report import Fact, Report, Section
 from vidcap_cli.inspect.rules import Fault
+from vidcap_cli.merge.columns import caption_column
 from vidcap_cli.merge.replacing import check_captions
 from vidcap_cli.merge.sources import plan_beside
 from vidcap_cli.options import PATH
@@ -173,12 +174,13 @@ def _report(
 
 
 def _steps(captions: Captions, judged: Judged, flagged: int, others: Sequence[str]) -> list[Step]:
-    table = captions.table.path
-    steps = completing_steps(captions.table, _lacking(judged))
+    table, found = captions.table.path, caption_column(captions.table.schema.names)
+    named = () if captions.text == found else ("--caption-column", captions.text)
+    steps = completing_steps(captions.table, _lacking(judged), captions.text)
     if flagged:
-        html = ("inspect", table, "--html", made_of(table, "gallery.html"))
+        html = ("inspect", table, *named, "--html", made_of(table, "gallery.html"))
         steps.append(Step.of("to look at them beside their videos", *html))
-        rows = ("inspect", table, "--export-flagged", made_of(table, "flagged.csv"))
+        rows = ("inspect", table, *named, "--export-flagged", made_of(table, "flagged.csv"))
         steps.append(Step.of("for all of them as a table, to leave them out", *rows))
     for name in others:
         answers = ("inspect", table, "--caption-column", name)

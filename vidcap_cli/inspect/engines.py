@@ -17,6 +17,7 @@ from vidcap_cli.inspect.report import Fact, Problem
 from vidcap_cli.inspect.trial import Trial, try_out
 
 REINSTALL = "uv sync, or: pip install --force-reinstall vidcap"
+AGAIN = "repeat it when the machine is less busy"
 
 _START = """
 began = time.monotonic()
@@ -44,7 +45,8 @@ def engine_facts(ascend: Ascend, limit: float, problems: list[Problem]) -> tuple
     mindnlp = trial.steps.get("mindnlp")
     if mindnlp is None and computes and has_mindnlp():
         text = f"--engine mindnlp does not start: {trial.why}"
-        remedy = ascend.mend_mindnlp(trial.why) or INSTALL_MINDNLP
+        remedy = AGAIN if trial.unanswered else INSTALL_MINDNLP
+        remedy = ascend.mend_mindnlp(trial.why) or remedy
         problems.append(Problem(text, remedy, serious=False))
     msrun = has_msrun()
     if not msrun:
@@ -65,13 +67,14 @@ def start(device: str, limit: float) -> Trial:
 
 def _judge_graph(device: str, trial: Trial, ascend: Ascend, problems: list[Problem]) -> None:
     """Say what is wrong with MindSpore, which every caption needs."""
+    otherwise = AGAIN if trial.unanswered else REINSTALL
     missed = next((step for step in ("mindspore", "device") if step not in trial.steps), None)
     if missed == "mindspore":
         text = f"MindSpore does not start: {trial.why}"
-        problems.append(Problem(text, ascend.mend_mindspore(trial.why) or REINSTALL))
+        problems.append(Problem(text, ascend.mend_mindspore(trial.why) or otherwise))
     elif missed == "device":
         text = f"MindSpore does not compute on {device}: {trial.why}"
-        problems.append(Problem(text, ascend.mend_mindspore(trial.why) or REINSTALL))
+        problems.append(Problem(text, ascend.mend_mindspore(trial.why) or otherwise))
     elif not trial.steps["device"]["right"]:
         text = f"MindSpore computes 1 + 1 wrong on {device}"
         problems.append(Problem(text, ascend.mend_mindspore("") or REINSTALL))

@@ -174,7 +174,7 @@ def _steps(target: Path, options: Sequence[str], videos: Table | None) -> list[S
     if videos and column and is_text(videos.schema.field(column).type):
         captioned, lacking = caption_counts(videos, column)
         if captioned and (lacking or STATUS in videos.schema.names):
-            return completing_steps(videos, lacking)
+            return completing_steps(videos, lacking, column)
     return [caption_step(target, *options, table=videos)]
 
 
@@ -255,14 +255,16 @@ def _problems(files: _Files, bases: Sequence[str], why: Sequence[dict[str, Any]]
     problems = []
     looked = count(files.names, "file")
     if files.missing:
-        share = f"{len(files.missing):,} of the {looked} looked for do not exist"
+        do = "does" if len(files.missing) == 1 else "do"
+        share = f"{len(files.missing):,} of the {looked} looked for {do} not exist"
         listed = _listed([one_line(name) for name in files.missing], _LISTED)
         places = " or ".join(dict.fromkeys(bases))
         problems.append(
             Problem(f"{share}: {listed}; relative paths start from {places}", serious=False)
         )
     if files.folders:
-        share = f"{len(files.folders):,} of the {looked} looked for are folders or the like"
+        are = "is a folder" if len(files.folders) == 1 else "are folders"
+        share = f"{len(files.folders):,} of the {looked} looked for {are} or the like"
         listed = _listed([one_line(name) for name in files.folders], _LISTED)
         problems.append(Problem(f"{share}: {listed}", serious=False))
     problems += [Problem(cause_words(one), serious=False) for one in why[:_CAUSES]]

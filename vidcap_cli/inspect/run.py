@@ -74,7 +74,11 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
     standing = read_standing(run, plan, scope)
     launches = [_Launch.read(folder) for folder in run.attempts()]
     going = _Going.of(launches[-1], standing) if launches and is_led(run) else None
-    rows = list(_row_facts(plan.rows, scope, standing, going.waiting if going else 0))
+    left = scope.count(plan.rows) - standing.statuses.total()
+    if going:
+        left = going.left(left)
+    waiting = going.waiting if going else 0
+    rows = list(_row_facts(plan.rows, scope, standing, waiting=waiting, left=left))
     rows += [*(going.facts() if going else ()), *_end_facts(run)]
     sections = [Section("plan", _plan_facts(plan)), Section("rows", tuple(rows))]
     sections += _details(standing)
@@ -88,8 +92,7 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
         problems += _errors(launch.folder)
     verdict, steps = _verdict(run, plan, scope, standing)
     if going:
-        asked = scope.count(plan.rows)
-        verdict = going.verdict(asked, asked - standing.statuses.total())
+        verdict = going.verdict(scope.count(plan.rows), left)
     steps = going_on or steps
     if failed:
         _write_failed(failed, failed_rows(run, plan, scope))
@@ -248,13 +251,12 @@ def _scope_words(scope: Selection) -> str:
 
 
 def _row_facts(
-    planned: int, scope: Selection, standing: Standing, waiting: int
+    planned: int, scope: Selection, standing: Standing, *, waiting: int, left: int
 ) -> tuple[Fact, ...]:
     """The rows that the last command was about, and how they stand on the disk, where so many
-    captions more are ``waiting`` to be written.
+    captions more are ``waiting`` to be written; ``left`` have no result at all.
     """
     rows = scope.count(planned)
-    left = rows - standing.statuses.total()
     failed = [(name, n) for name, n in standing.statuses.most_common() if name != Status.OK]
     on_disk = f" on the disk, {waiting:,} more made" if waiting else ""
     after = scope.beyond(planned)
@@ -264,7 +266,7 @@ def _row_facts(
         Fact("captioned", f"{standing.ok:,}{on_disk}", standing.ok),
         *_outside(scope, standing),
         *(Fact(name, f"{number:,}", number) for name, number in failed),
-        Fact("left", f"{left:,}{on_disk and ', these among them'}", left),
+        Fact("left", f"{left:,}", left),
         *([Fact("after --limit", f"{after:,}", after)] if after else []),
     )
 
@@ -417,12 +419,16 @@ class _Going:
         reported = max(launch.attempt.captioned + launch.state.ok, standing.ok)
         return cls(launch.state, reported, reported - standing.ok)
 
+    def left(self, on_disk: int) -> int:
+        """How many rows are left, of which ``on_disk`` have no result there."""
+        return min(on_disk, self.state.remaining)
+
     def verdict(self, rows: int, left: int) -> str:
-        """Where the run stands, which has ``rows`` rows and ``left`` without a result on disk."""
+        """Where the run stands, which has ``rows`` rows, ``left`` of them without a result."""
         words = f"goes on: {self.captioned:,} of {rows:,} captioned"
         if self.waiting:
             words += f" ({self.waiting:,} of them not on the disk yet)"
-        return f"{words}, {min(left, self.state.remaining):,} left"
+        return f"{words}, {left:,} left"
 
     def facts(self) -> list[Fact]:
         """Its pace, and the time that is left at that."""

@@ -19,6 +19,7 @@ def say(**facts): print(json.dumps(facts), flush=True)
 # A traceback's last line, or C++'s word on an exception that nobody caught; what MindSpore
 # appends to either (calls in C++) says less.
 _ERROR = re.compile(r"[\w.]*(Error|Exception|Exit): |what\(\): ")
+_NO_ANSWER = "no answer within"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class Trial:
 
     steps: dict[str, dict[str, Any]]
     why: str
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether it took too long, which says nothing of what is wrong."""
+        return self.why.startswith(_NO_ANSWER)
 
 
 def try_out(program: str, *arguments: str, limit: float) -> Trial:
@@ -49,7 +55,7 @@ def try_out(program: str, *arguments: str, limit: float) -> Trial:
         why = "" if code == 0 else last_words(done.stderr, code)
     except subprocess.TimeoutExpired as error:
         out = (error.stdout or b"").decode(errors="replace")
-        why = f"no answer within {limit:.0f} s"
+        why = f"{_NO_ANSWER} {limit:.0f} s"
     found = [json.loads(line) for line in out.splitlines() if line.startswith('{"step"')]
     return Trial({fact["step"]: fact for fact in found}, why)
 

@@ -86,11 +86,10 @@ class Sidecars:
         if not self._suffixes:
             return ()
         one = self.written == 1
-        found = [
-            f"{self.written:,} sidecar {'file holds' if one else 'files hold'} the table's captions"
-        ]
+        hold = "file holds this caption" if one else "files hold these captions"
+        found = [f"{self.written:,} sidecar {hold}"]
         if not self.written:
-            found = ["no sidecar file holds the table's captions"]
+            found = ["no sidecar file holds these captions"]
         if self.kept:
             one = self.kept == 1
             were, stay = ("file was", "stays") if one else ("files were", "stay")

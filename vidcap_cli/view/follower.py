@@ -131,7 +131,8 @@ def pace_words(state: RunState, now: float) -> list[str]:
     """Videos an hour and the time left, as far as they are known."""
     per_hour, left = state.videos_per_hour(now), state.seconds_left(now)
     if per_hour is None:
-        return [] if state.remaining == 0 else ["no caption yet"]
+        new = "new " if state.finished + state.ok else ""
+        return [f"no {new}caption yet"] if state.remaining else []
     words = [f"{figure(per_hour)} videos/h"]
     if state.remaining and left is not None:
         words.append(f"{'up to ' if state.failed else ''}{duration(left)} left")

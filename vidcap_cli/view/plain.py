@@ -86,7 +86,7 @@ class PlainView(Follower):
 def _ranks_in_words(state: RunState) -> list[str]:
     """How many ranks do what, their joint speed and the share of time they wait."""
     doing = Counter(rank.state for rank in state.ranks.values())
-    words = [f"{count} {one_line(what)}" for what, count in sorted(doing.items())]
+    words = [f"{count(number, 'rank')} {one_line(what)}" for what, number in sorted(doing.items())]
     ranks = state.ranks.values()
     speed, waiting = joint_speed(ranks), joint_wait_share(ranks)
     if speed is not None:
