@@ -416,5 +416,6 @@ def test_a_run_that_was_copied_without_parts_is_not_finished(run, tmp_path):
         "not whole: it had finished, but 2 rows have no result any more; parts are gone"
     )
     assert report.steps[0].purpose == "to do these rows again, unless the parts are found"
-    (note,) = merge([run.path], tmp_path / "out.csv").notes
+    note, kept = merge([run.path], tmp_path / "out.csv").notes
     assert note.startswith(f"{run.path} has fewer results (2) than when it finished (4): parts of")
+    assert "that is kept as" in kept  # captions that only the lost part had
