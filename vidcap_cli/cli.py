@@ -295,7 +295,13 @@ def merge(inputs: _Inputs, *, own: dict[str, Any], table: dict[str, Any]) -> Non
         steps = steps_after_merge(account, inputs, wanted.meta, asked)
     fine = account.complete or wanted.allow_missing
     if wanted.as_json or not (wanted.quiet and fine):
-        report.show_merge(account, steps, prefer=wanted.prefer, as_json=wanted.as_json)
+        report.show_merge(
+            account,
+            steps,
+            prefer=wanted.prefer,
+            others=table["all_columns"],
+            as_json=wanted.as_json,
+        )
     raise typer.Exit(OK if fine else INCOMPLETE)
 
 

@@ -153,8 +153,7 @@ def test_ok_beats_failed_and_newer_beats_older_within_a_run(tmp_path, run):
     account = merge([run.path], tmp_path / "out.csv")
     assert texts(tmp_path / "out.csv") == ["new", "good", "", ""]
     assert account.failed["crashed"].examples[0].detail == "second"
-    assert account.duplicates.count == 3
-    assert account.duplicates.examples[0] == Example(0, "a.mp4", "2 results")
+    assert account.duplicates.count == 0  # its own retries are none
     assert account.conflicts.count == 1
     assert account.conflicts.examples == (Example(0, "a.mp4", "taken: new | not: old"),)
 
@@ -263,7 +262,7 @@ def test_all_columns(tmp_path, run):
     names = [
         "finish_reason", "prompt_tokens", "new_tokens", "frames", "height", "width",
         "decode_s", "infer_s", "attempts", "rank", "reader", "model", "prompt",
-        "logprob",
+        "logprob", "others",
     ]
     # fmt: on
     assert out.schema.names[7:] == [f"caption_{name}" for name in names]
@@ -478,8 +477,32 @@ def test_it_is_said_which_of_different_captions_is_taken(tmp_path, meta, prefer)
     code, _, err = vidcap("merge", *words, "--prefer", prefer, cwd=tmp_path)
     assert code == 0
     which = {"newest": "the newest", "first": "that of the first input"}[prefer]
-    assert f"with different captions: {which} is taken (--prefer)" in err
+    assert (
+        f"with different captions: {which} is taken (--prefer), --all-columns adds the others"
+        in err
+    )
     assert "still to do: nothing, and todo.csv has no rows" in err
+
+
+def test_all_captions_that_were_not_taken_can_be_had(tmp_path, run, meta):
+    """Each with the input that has it; retries of a run count as one result of it."""
+    put(run, [ok(0, "old"), bad(1), ok(2, "same")])
+    put(run, [ok(0, "new"), ok(1, "mine"), ok(2, "same")], attempt=2)
+    table = captions(tmp_path / "old.csv", [(f"{name}.mp4", "same") for name in "ac"])
+    out = tmp_path / "out.csv"
+    account = merge([table, run.path], out, prefer="first", all_columns=True)
+    assert account.duplicates.examples == (
+        Example(0, "a.mp4", "2 results"), Example(2, "c.mp4", "2 results"),
+    )  # fmt: skip
+    frame = pd.read_csv(out, dtype=str, keep_default_na=False)
+    assert [bool(cell) for cell in frame["caption_others"]] == [True, False, False, False]
+    assert json.loads(frame["caption_others"][0]) == [
+        {"input": str(run.path), "text": "old"}, {"input": str(run.path), "text": "new"},
+    ]  # fmt: skip
+    words = [str(table), str(run.path), "-o", str(out), "--all-columns"]
+    _, _, err = vidcap("merge", *words, cwd=tmp_path)
+    assert "the others are in caption_others" in err
+    assert "kept as" not in err
 
 
 def test_run_of_a_folder(tmp_path):

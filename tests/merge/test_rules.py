@@ -49,6 +49,7 @@ class Input:
     given: int
     name: Path
     results: tuple[Found, ...]
+    run: bool
 
 
 @dataclass
@@ -102,8 +103,10 @@ def expected(
     for row in range(rows):
         found = model.candidates.get(row, [])
         captions = list(dict.fromkeys(c[2].text for c in found if c[2].status == "ok"))
-        if len(found) > 1:
-            examples["duplicates"].append(Example(row, planned[row], f"{len(found)} results"))
+        runs = {c[1].name for c in found if c[1].run}
+        results = len(runs) + sum(not c[1].run for c in found)
+        if results > 1:
+            examples["duplicates"].append(Example(row, planned[row], f"{results} results"))
         best = max(found, key=lambda c: (c[2].status == "ok", KEYS[prefer](c), c[0]), default=None)
         status, text, error = ("missing", None, None)
         if best:
@@ -181,6 +184,7 @@ def inputs_of(draw: Any, planned: list[str], folder: Path) -> list[Input]:
                 len(found),
                 name,
                 results,
+                kind.endswith("run"),
             )
         )
     return found

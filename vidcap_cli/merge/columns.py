@@ -20,7 +20,7 @@ from vidcap_cli.tables import Table, quoted
 
 STATUS = "caption_status"
 _BESIDE = ("status", "error", "flags")
-_ANSWERS = "answers"
+_ANSWERS, _OTHERS = "answers", "caption_others"
 _REST = tuple(
     name for name in SCHEMA.names if name not in ("row_id", PATH, TEXT, *_BESIDE, _ANSWERS)
 )
@@ -32,16 +32,18 @@ class CaptionColumns:
     ``questions`` name one each.
 
     ``overwrite``: they take the place of columns of META that have their names. ``everything``
-    adds all that is known of a result.
+    adds all that is known of a result, and ``others`` the captions that were not taken.
     """
 
     caption: str = TEXT
     overwrite: bool = False
     everything: bool = False
+    others: bool = False
     questions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         reserved = [PATH, *(f"caption_{name}" for name in (*_BESIDE, *_REST, _ANSWERS))]
+        reserved.append(_OTHERS)
         for flag, name in (
             ("--caption-column ", self.caption),
             *((f"--question {name}=…: ", name) for name in self.questions),
@@ -69,7 +71,8 @@ class CaptionColumns:
     @property
     def names(self) -> tuple[str, ...]:
         """What they are called in the table."""
-        return (*self.captions, *(f"caption_{name}" for name in self._beside))
+        beside = (f"caption_{name}" for name in self._beside)
+        return (*self.captions, *beside, *([_OTHERS] if self.others else []))
 
     @property
     def _beside(self) -> tuple[str, ...]:
@@ -116,9 +119,8 @@ class CaptionColumns:
     def added(self, schema: pa.Schema) -> pa.Schema:
         """The columns of the final table for a META with ``schema``."""
         final = self.kept(schema)
-        for name, result in zip(
-            self.names, (*[TEXT] * len(self.captions), *self._beside), strict=True
-        ):
+        results = (*[TEXT] * len(self.captions), *self._beside, *([TEXT] if self.others else []))
+        for name, result in zip(self.names, results, strict=True):
             final = final.append(pa.field(name, SCHEMA.field(result).type))
         return final
 

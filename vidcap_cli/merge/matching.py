@@ -147,6 +147,17 @@ class Matches:
         given = np.array([source.given for source in self._results.sources], np.int64)
         return given[self._results.numbers(table[AGE].to_numpy())]
 
+    def runs(self, table: pa.Table) -> Ints:
+        """By result the number of the run that it is of, or -1: of a run's parts it is one."""
+        numbers: dict[Path, int] = {}
+        runs = [source.run for source in self._results.sources]
+        of = [numbers.setdefault(run.path.resolve(), len(numbers)) if run else -1 for run in runs]
+        return np.array(of, np.int64)[self._results.numbers(table[AGE].to_numpy())]
+
+    def source(self, age: int) -> str:
+        """What the input was called that a result of this age is from."""
+        return str(self._results.name(age))
+
     def notes(self) -> Iterator[str]:
         """What is to be said of paths that are written in several ways."""
         if self.meant:

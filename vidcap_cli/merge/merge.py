@@ -20,6 +20,7 @@ bounded whatever the number of rows and results: they lie in temporary files bes
 which have no name and so leave nothing behind.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ from vidcap_cli.disk import check_output
 from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.merge import answers
 from vidcap_cli.merge.account import Account, Reconciliation
-from vidcap_cli.merge.choosing import choose
+from vidcap_cli.merge.choosing import Choice, choose
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.editing import Edits
 from vidcap_cli.merge.matching import Matches, Results, match, read_results
@@ -86,9 +87,9 @@ def merge(
     were planned from; with ``limit`` only the first of them. ``path_column`` names the paths in
     ``meta`` and in captioned tables, by default as in the runs, or ``path``; ``ranges`` is the same
     for the columns of ranges (``meta.open_meta``). ``form`` is csv, tsv, parquet or jsonl, by
-    default what the suffix of ``out`` says. ``all_columns`` adds what else is known about a result.
-    The captions are called ``caption_column``, by default as all runs were asked to call them, or
-    as the questions of the runs that have names;
+    default what the suffix of ``out`` says. ``all_columns`` adds what else is known about a result,
+    and the other captions of a row. The captions are called ``caption_column``, by default as all
+    runs were asked to call them, or as the questions of the runs that have names;
     ``overwrite_column`` leaves out columns of META that have a name of those added, as do runs that
     were asked to, and the tables that they wrote. ``missing``
     gets META's other columns of the rows without a caption. The paths of videos are written
@@ -112,6 +113,7 @@ def merge(
         TEXT if questions else caption_column or asked_column(sources),
         overwrite=overwrite_column or any(source.overwrites for source in sources),
         everything=all_columns,
+        others=all_columns and not before and not planned_paths,
         questions=questions,
     )
     target = (
@@ -212,10 +214,12 @@ class _Rows:
         rows = piece if limit is None else piece.slice(0, max(0, limit - first))
         if not rows.num_rows:
             return
-        given = self.matches.given(found)
-        choice = choose(found, first, rows.num_rows, given, self.prefer)
+        given, runs = self.matches.given(found), self.matches.runs(found)
+        choice = choose(found, first, rows.num_rows, given=given, runs=runs, prefer=self.prefer)
         added = _columns(found, choice.best, self.columns.results)
         written = _written(added, self.columns, self.edits)
+        if self.columns.others:
+            written.append(_others(choice, rows.num_rows, self.matches))
         moved = self.target.relative(rows, self.relative_to) if self.relative_to else rows
         schema = self.columns.added(self.target.table.schema)
         self.write(pa.Table.from_arrays([*moved.columns, *written], schema=schema))
@@ -265,6 +269,18 @@ def _written(
         return [edits.apply(added[0], flags=added[3]), *added[1:]]
     last = added if columns.everything else added[:-1]
     return [*answers.columns(added[-1], columns.questions, edits), *last[1:]]
+
+
+def _others(choice: Choice, rows: int, matches: Matches) -> pa.ChunkedArray:
+    """By row the different captions that were not taken, with their inputs, as JSON."""
+    told: list[str | None] = [None] * rows
+    for row in choice.conflicts.tolist():
+        others = [
+            {"input": matches.source(age), "text": text}
+            for text, age in choice.captions(row)[1].items()
+        ]
+        told[row] = json.dumps(others, ensure_ascii=False)
+    return pa.chunked_array([pa.array(told, pa.string())])
 
 
 def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:

@@ -28,9 +28,13 @@ def show_merge(
     steps: Sequence[Step] = (),
     *,
     prefer: Prefer = "newest",
+    others: bool = False,
     as_json: bool,
 ) -> None:
-    """Print the reconciliation, and what may be done next: JSON to stdout, words to stderr."""
+    """Print the reconciliation, and what may be done next: JSON to stdout, words to stderr.
+
+    ``others`` is whether the table has the captions that were not taken.
+    """
     if as_json:
         told = {**account.as_dict(), "next": [asdict(step) for step in steps]}
         sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=1) + "\n")
@@ -46,11 +50,14 @@ def show_merge(
     console.print(
         Text(f"{mark} ", style) + f"{account.ok:,} of {count(account.rows, 'row')} {verb} a caption"
     )
+    where = "the others are in caption_others" if others else "--all-columns adds the others"
     lines = {
         **{f"failed: {status}": tally for status, tally in account.failed.items()},
         "missing": account.missing,
         "with several results: one is taken, a caption before a failure": account.duplicates,
-        f"with different captions: {_TAKEN[prefer]} is taken (--prefer)": account.conflicts,
+        f"with different captions: {_TAKEN[prefer]} is taken (--prefer), {where}": (
+            account.conflicts
+        ),
         _results(account.unmatched, "that fit no planned row", "that fits no planned row"): (
             account.unmatched
         ),
@@ -59,7 +66,9 @@ def show_merge(
     for name, tally in lines.items():
         if tally.count:
             say(f"  {tally.count:,} {name}")
-            if shown := _examples(tally):
+            # Different captions are long, and are compared: each row has a line of its own.
+            apart = tally is account.conflicts
+            for shown in map(_one, tally.examples) if apart else filter(None, [_examples(tally)]):
                 say(f"    {shown}", "dim")
     if account.flagged:
         say(f"  {flag_words(account.flagged, account.flags)}")
