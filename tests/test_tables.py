@@ -355,7 +355,12 @@ def test_jsonl_types_are_those_of_all_batches(tmp_path, monkeypatch):
         (
             "a.jsonl",
             '{"path": "a", "n": 1}\n{"path": "b", "n": "x"}\n',
-            "the column `n` has a value of",
+            "line 2: the column `n` has a value of another type than before: 'x'; mend it",
+        ),
+        (
+            "a.jsonl",
+            '{"path": "a", "n": "x"}\n\n{"path": "b"}\n{"path": "b", "n": 2}\n{"path": "c"}\n',
+            "line 4: the column `n` has a value of another type than before: 2; mend it",
         ),
         ("a.jsonl", '{"path": "a", "n": 99999999999999999999}\n', "the column `n` has a value of"),
         ("a.jsonl", '{"path": "\\ud800"}\n', "the column `path` has a value of"),
@@ -374,7 +379,7 @@ def test_jsonl_types_are_those_of_all_batches(tmp_path, monkeypatch):
         ("a.json", '[{"path": "a"}', "is not JSON: .*; mend it"),
         ("a.json", "[]", "the file is empty; write one JSON object a line"),
         ("a.json", '{\n"path": "a"\n}', "line 1 is not JSON: .*an array of objects, or has one"),
-        ("a.json", '[{"path": "a"}, {"path": 3}]', "the column `path` .*rows from item 1 on"),
+        ("a.json", '[{"path": "a"}, {"path": 3}]', "item 2: the column `path` .*: 3; mend"),
         ("a.json", "[" * 100_000 + "]" * 100_000, "an item has lists or objects in more than"),
         ("a.parquet", b"PAR1 and no more", "cannot be read, the file looks damaged"),
         ("a.parquet", b"", "cannot be read, the file looks damaged"),

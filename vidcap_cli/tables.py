@@ -14,6 +14,7 @@ import io
 import json
 import re
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ READABLE_WORDS = f"{', '.join(READABLE)}, and all but Parquet with {GZIP}"
 
 ROWS = 65_536
 _JSON_ROWS = 8_192
+_SHOWN = 40  # characters of a value
 _BUFFER = 1 << 20  # bytes of a Parquet column in memory: row groups may be of any size
 _HIGH = bytes(range(0x80, 0x100))  # what is no ASCII
 _BLOCK = 4 << 20  # bytes of CSV parsed at once; a single row must fit in
@@ -320,14 +322,14 @@ _DEEPEST = 100
 _JSON_FAULTS = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError)
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield the objects in lists, each with the place where it begins."""
+def _json_rows(path: Path) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+    """Yield the objects in lists, with the place of each."""
     objects = _json_array(path) if _is_array(path) else _json_lines(path)
     while block := list(islice(objects, _JSON_ROWS)):
         for place, row in block:
             if not isinstance(row, dict):
                 raise TableError(f"{path}: {place} is not a JSON object {{...}}; mend it")
-        yield block[0][0], [row for _, row in block]
+        yield [place for place, _ in block], [row for _, row in block]
 
 
 def _is_array(path: Path) -> bool:
@@ -375,18 +377,19 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 def _json_schema(path: Path) -> pa.Schema:
     """The columns in order of first appearance, in the types that hold every row's value."""
     schema = pa.schema([])
-    for place, rows in _json_rows(path):
+    for places, rows in _json_rows(path):
         names = dict.fromkeys(name for row in rows for name in row)
         for name in names:
             try:
                 kind = pa.infer_type([row.get(name) for row in rows])
                 if _nesting(kind) > _DEEPEST:
-                    where = f"the column `{name}`, in one of the {len(rows)} rows from {place}"
+                    where = f"the column `{name}`, in one of the {len(rows)} rows from {places[0]}"
                     raise TableError(_too_deep(path, f"{where} on,"))
                 field = pa.schema([(name, kind)])
                 schema = pa.unify_schemas([schema, field], promote_options="permissive")
             except _JSON_FAULTS as error:
-                raise TableError(_mixed(path, name, place, len(rows), error)) from error
+                values = [row.get(name) for row in rows]
+                raise TableError(_mixed(path, name, places, values, schema)) from error
     if not schema.names:
         raise TableError(f"{path}: the file is empty; write one JSON object a line")
     return schema
@@ -409,19 +412,39 @@ def _too_deep(path: Path, where: str) -> str:
 
 
 def _json_batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    for place, rows in _json_rows(path):
+    for places, rows in _json_rows(path):
         arrays = []
         for field in schema:
+            values = [row.get(field.name) for row in rows]
             try:
-                arrays.append(pa.array([row.get(field.name) for row in rows], field.type))
+                arrays.append(pa.array(values, field.type))
             except _JSON_FAULTS as error:
-                raise TableError(_mixed(path, field.name, place, len(rows), error)) from error
+                raise TableError(_mixed(path, field.name, places, values, schema)) from error
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _mixed(path: Path, name: str, place: str, rows: int, error: Exception) -> str:
-    where = f"in one of the {rows} rows from {place} on"
-    return f"{path}: the column `{name}` has a value of another type {where}: {error}; mend it"
+def _mixed(
+    path: Path, name: str, places: Sequence[str], values: Sequence[Any], schema: pa.Schema
+) -> str:
+    """Of which value in a column the type is not that of those before it, known from ``schema``."""
+
+    def fits(count: int) -> bool:
+        try:
+            kind = pa.infer_type(values[:count])
+            pa.array(values[:count], kind)
+            known = [pa.schema([schema.field(name)])] if name in schema.names else []
+            pa.unify_schemas([*known, pa.schema([(name, kind)])], promote_options="permissive")
+        except _JSON_FAULTS:
+            return False
+        return True
+
+    at = bisect_left(range(1, len(values)), x=True, key=lambda count: not fits(count))
+    value = repr(values[at])
+    value = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
+    return (
+        f"{path}: {places[at]}: the column `{name}` has a value of another type "
+        f"{'than before' if at or name in schema.names else 'than tables have'}: {value}; mend it"
+    )
 
 
 def quoted(names: Iterable[str]) -> str:
