@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import pytest
 
 from tests.faults.scene import FINISHED
 from tests.helpers.commands import rows_of, vidcap, write_nano_table
+from vidcap_cli import estimate
 from vidcap_cli.calibration import Measured, _pace, _spread
 from vidcap_cli.checkpoint.called import bundled
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.estimate import Estimate, _time_facts, _video_facts
+from vidcap_cli.estimate import Estimate, _problems, _time_facts, _video_facts, look_ahead
 from vidcap_cli.launch.leader import Job, leading
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.rundir.events import Began, Done, EventWriter, Started, State
@@ -50,6 +52,24 @@ def test_where_no_video_can_be_read_the_reasons_are_told(tmp_path):
     shutil.copy(next(bundled("clips").glob("*.mp4")), tmp_path / "bad.mp4")
     code, out, err = vidcap(*words, cwd=tmp_path)
     assert (code, "! nothing was captioned" in out) == (0, True), err
+
+
+def test_a_sample_of_clips_names_the_videos_that_are_none(table, tmp_path, monkeypatch):
+    """Planning has read them all."""
+    videos = sorted(table.parent.glob("*.mp4"))[:3]
+    (tmp_path / "bad.mp4").write_text("no video")
+    meta = tmp_path / "m.csv"
+    meta.write_text("\n".join(["path", *map(str, videos), "bad.mp4", ""]))
+    config = CaptionConfig("qwen2vl", str(bundled("qwen2vl")), clip_length=0.5)
+    for name, most in (("WHOLE", 2), ("SAMPLE", 2), ("_SECONDS", 9e9)):
+        monkeypatch.setattr(estimate, name, most)
+    planned = look_ahead(meta, None, config, Selection())
+    assert (planned.uncut, planned.estimate.whole) == (("bad.mp4",), False)
+    *_, problem = _problems(planned)
+    assert problem.text == (
+        "1 video cannot be cut into clips, such as bad.mp4: no length can be told"
+    )
+    assert not look_ahead(meta, None, replace(config, clip_length=None), Selection()).uncut
 
 
 def varied(folder: Path, clips: dict[str, Path]) -> Path:

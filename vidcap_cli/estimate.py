@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vidcap_cli.addresses import is_remote, locate
@@ -95,7 +97,8 @@ class Estimate:
 class Planned:
     """What a dry run found: of the ``rows`` that it is about, ``left`` are to be captioned.
 
-    ``left_alone`` failed before and are not to be tried again.
+    ``left_alone`` failed before and are not to be tried again. ``uncut`` are videos to caption that
+    were to be cut into clips, and whose length cannot be told.
     """
 
     plan: Plan
@@ -103,6 +106,7 @@ class Planned:
     left: int
     left_alone: int
     estimate: Estimate
+    uncut: tuple[str, ...] = ()
 
 
 def look_ahead(
@@ -147,7 +151,8 @@ def look_ahead(
         if any(is_remote(video) for video, _ in videos):
             videos = videos[:_REMOTE]
         figures = estimate(videos, config, len(left))
-    return Planned(plan, selection.count(plan.rows), len(left), left_alone, figures)
+        uncut = _uncut(scratch, to_do) if config.clip_length else ()
+    return Planned(plan, selection.count(plan.rows), len(left), left_alone, figures, uncut)
 
 
 def estimate(
@@ -199,6 +204,13 @@ def _sample(run: RunDir, rows: npt.NDArray[np.int64]) -> list[str]:
             for group in np.unique(wanted // size)
         }
     return [str(groups[int(row // size)][int(row % size)]) for row in wanted]
+
+
+def _uncut(run: RunDir, wanted: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+    """The paths of the ``wanted`` rows that are whole videos."""
+    with pq.ParquetFile(run.rows) as file:
+        paths = file.read(["path"])["path"].filter(pa.array(wanted))
+    return tuple(paths.filter(pc.invert(pc.match_substring(paths, "#t="))).to_pylist())
 
 
 def report(
@@ -268,6 +280,10 @@ def _problems(planned: Planned) -> list[Problem]:
     if any(one["status"] == Status.MISSING_FILE for one in why) and planned.plan.kind == TABLE:
         places = " or ".join(dict.fromkeys(planned.plan.bases))
         problems.append(Problem(f"relative paths start from {places}", serious=False))
+    if planned.uncut and not guess.whole:  # else each has been told
+        which = f"{count(len(planned.uncut), 'video')} cannot be cut into clips"
+        such = f"such as {one_line(planned.uncut[0])}"
+        problems.append(Problem(f"{which}, {such}: no length can be told", serious=False))
     if guess.bad and not len(guess.frames):
         what = "none of the videos" if guess.whole else f"none of {guess.sampled:,} videos"
         problems.append(Problem(f"{what} can be read", serious=planned.left == planned.rows))

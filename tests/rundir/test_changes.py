@@ -92,6 +92,8 @@ def test_a_table_that_has_moved_and_changed_can_be_extended(tmp_path):
     meta = table(tmp_path / "b", "1.mp4", "2.mp4")
     with pytest.raises(RunChangedError, match=rf"the table: {old} -> {meta}"):
         only_contents_changed(plan, meta, CONFIG)
+    with pytest.raises(RunChangedError, match=r"^the run there, finished but for 2 failed rows,"):
+        only_contents_changed(plan, meta, CONFIG, failed=2)
     old.unlink()
     assert only_contents_changed(plan, meta, CONFIG)
     renamed = meta.rename(meta.with_name("other.csv"))

@@ -59,15 +59,17 @@ def is_unchanged(plan: Plan, meta: Path, config: CaptionConfig) -> bool:
     return not any(_differences(plan, meta, config))
 
 
-def only_contents_changed(plan: Plan, meta: Path, config: CaptionConfig) -> bool:
+def only_contents_changed(
+    plan: Plan, meta: Path, config: CaptionConfig, *, failed: int | None = None
+) -> bool:
     """Whether META has changed since the plan, False when nothing has.
 
     Raises RunChangedError when it is another META, or an option that captions depend on has
-    changed.
+    changed; ``failed`` as in ``check_unchanged``.
     """
     contents, others = _differences(plan, meta, config)
     if others:
-        raise _changed([*contents, *others], extends=False)
+        raise _changed([*contents, *others], extends=False, failed=failed)
     return bool(contents)
 
 

@@ -36,7 +36,7 @@ from vidcap_cli.rundir.ledger import RunParts, done_mask, written_at
 from vidcap_cli.rundir.ownership import acquire, discard
 from vidcap_cli.rundir.parts import SCHEMA, Result, write_part
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.places import Places
+from vidcap_cli.rundir.places import Places, failed_in
 from vidcap_cli.rundir.plan import FOLDER, GROUP, Plan, make_plan, read_plan
 from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.statuses import Status
@@ -113,7 +113,9 @@ def _before(wanted: Wanted, settled: RunDir, coming: RunDir) -> tuple[bool, dict
     """Whether META has changed, and the runs whose captions are kept, the newest first."""
     before = {run: read_plan(run) for run in (coming, settled) if run.is_run}
     newest = next(iter(before))
-    changed = only_contents_changed(before[newest], wanted.meta, wanted.config)
+    changed = only_contents_changed(
+        before[newest], wanted.meta, wanted.config, failed=failed_in(newest)
+    )
     if newest != settled and not _extends(before[settled], wanted):
         del before[settled]  # its captions are of other options
     return changed or folder_has_moved(before[newest], wanted.meta, wanted.config), before
