@@ -35,6 +35,21 @@ def rounded(weight: np.ndarray, dtype: str) -> np.ndarray:
     return kept.astype(np.uint32).view(np.float32)
 
 
+class Product(ctypes.Structure):
+    """``product`` of ``native.h``."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p * 2),
+        ("biases", ctypes.c_void_p * 2),
+        ("residual", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("m", "n", "k", "depth")),
+        ("kind", ctypes.c_int),
+        ("activation", ctypes.c_int),
+    )
+
+
 def pointer(array: np.ndarray | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if array is None else array.ctypes.data)
 
@@ -54,10 +69,12 @@ def product(
     both = (ctypes.c_void_p * 2)(*(it.ctypes.data for it in kept))
     biases = bias if isinstance(bias, tuple) else (bias, None)
     biases = (ctypes.c_void_p * 2)(*(it if it is None else it.ctypes.data for it in biases))
-    library.multiply(
-        pointer(x), both, biases, pointer(residual), pointer(y), ctypes.c_int64(rows),
-        *sizes, kind, ACTIVATIONS.index(activation or ("swiglu" if len(weights) == 2 else None)),
+    result = ACTIVATIONS.index(activation or ("swiglu" if len(weights) == 2 else None))
+    it = Product(
+        pointer(x), both, biases, pointer(residual), pointer(y), rows, n, columns, depth, kind,
+        result,
     )  # fmt: skip
+    library.multiply(ctypes.byref(it))
     return y
 
 

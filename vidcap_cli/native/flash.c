@@ -11,6 +11,7 @@
 #include <math.h>
 
 #define VECS (PANEL / LANES)
+#define MANY_SEQUENCES 3 /* for each thread: so many come to an end together */
 #define LOG2_E 1.44269504f
 
 typedef struct {
@@ -19,20 +20,27 @@ typedef struct {
     float *packed; /* keys and values of all heads of all sequences */
 } job;
 
-/* 2^x of x <= 0 within 3e-7 of it: x = n + r, a polynomial in r, n added to the exponent. What is
- * below 2^-126 is that. */
-INLINE vec power_of_two(vec x)
+/* 2^x of x <= 0 within 3e-7 of it, or as ``rough`` within 1e-4, which is less than bfloat16 tells apart:
+ * x = n + r, a polynomial in r (minimax on [-1/2, 1/2]), n added to the exponent. What is below 2^-126
+ * is that. */
+INLINE vec power_of_two(vec x, bool rough)
 {
     const vec bottom = splat(-126.0f);
     x = choose(x < bottom, bottom, x);
     /* 1.5 * 2^23: what is added to it is rounded to an integer, in its lower bits. */
     const vec magic = splat(12582912.0f), shifted = x + magic, r = x - (shifted - magic);
-    vec p = splat(1.327647213e-3f);
-    p = p * r + 9.675541328e-3f;
-    p = p * r + 5.550713273e-2f;
-    p = p * r + 2.402211972e-1f;
-    p = p * r + 6.931469671e-1f;
-    p = p * r + 1.0f;
+    vec p;
+    if (rough) {
+        p = r * 5.517166e-2f + 2.4261113e-1f;
+        p = p * r + 6.9326098e-1f;
+        p = p * r + 9.9992807e-1f;
+    } else {
+        p = r * 1.327647213e-3f + 9.675541328e-3f;
+        p = p * r + 5.550713273e-2f;
+        p = p * r + 2.402211972e-1f;
+        p = p * r + 6.931469671e-1f;
+        p = p * r + 1.0f;
+    }
     return (vec)((ivec)p + ((ivec)shifted << 23));
 }
 
@@ -168,7 +176,8 @@ static float weights_of(
             for (int v = 0; v < VECS; v++) {
                 x[part][v] = splat(0);
                 if (i + part < panels)
-                    x[part][v] = power_of_two(load(at + part * next + v * LANES) - top);
+                    x[part][v] = power_of_two(
+                        load(at + part * next + v * LANES) - top, way == IN_PAIRS);
                 sums += x[part][v];
             }
         /* Panels are an even number in a block: there is room for two. */
@@ -181,10 +190,11 @@ static float weights_of(
                 for (int v = 0; v < VECS; v++)
                     store(at + part * next + v * LANES, x[part][v]);
     }
-    const float share = top == *largest ? 1 : exp2f(*largest - top);
+    /* No branches: whether a block has a larger score is as good as random. */
+    const vec share = power_of_two(splat(*largest) - top, false);
     *largest = top;
     *total = *total * share + sums;
-    return share;
+    return share[0];
 }
 
 /* A block of queries of one head. */
@@ -220,20 +230,45 @@ static void attend_block(void *context, int64_t index)
         for (int64_t row = 0; row < rows; row++) {
             const float share =
                 weights_of(with->way, scores, row, panels, largest + row, totals + row);
-            if (start && share != 1)
+            if (start)
                 for (int64_t i = 0; i < columns; i++)
                     scale(place(tiled, sums, columns, row, i), share);
         }
         with->weigh(p, scores, rows, packed, start, panels, sums, start > 0);
     }
-    for (int64_t row = 0; row < rows; row++)
+    for (int64_t row = 0; row < rows; row++) {
+        const float share = 1 / sum(totals[row]);
+        for (int64_t i = 0; i < columns; i++)
+            __builtin_prefetch(p->attended + place_of_rows + (row + ROWS_AHEAD) * width + i * PANEL, 1, 3);
         for (int64_t i = 0; i < columns; i++) {
             float *const part = place(tiled, sums, columns, row, i);
-            scale(part, 1 / sum(totals[row]));
-            memcpy(
-                p->attended + place_of_rows + row * width + i * PANEL, part,
-                (size_t)least(p->head_dim - i * PANEL, PANEL) * 4);
+            float *const to = p->attended + place_of_rows + row * width + i * PANEL;
+            scale(part, share);
+            if (p->head_dim - i * PANEL >= PANEL)
+                memcpy(to, part, PANEL * 4);
+            else
+                memcpy(to, part, (size_t)(p->head_dim - i * PANEL) * 4);
         }
+    }
+}
+
+/* A sequence, whose keys and values stay in the cache of the thread that packs them. */
+static void attend_sequence(void *context, int64_t sequence)
+{
+    const job *all = context;
+    flash one = *all->p;
+    const int64_t keys = sequence * one.keys * one.next_token;
+    const int64_t queries = sequence * one.queries * one.heads * one.head_dim;
+    one.q += queries;
+    one.attended += queries;
+    one.k += keys;
+    one.v += keys;
+    one.sequences = 1;
+    job it = {&one, all->with, scratch(SHARED, one.kv_heads * all->with->packed_floats(&one))};
+    for (int64_t i = 0; i < parts_of(one.keys, PACKED); i++)
+        pack_some(&it, i);
+    for (int64_t i = 0; i < one.heads * parts_of(one.queries, it.with->queries); i++)
+        attend_block(&it, i);
 }
 
 void flash_attention(const flash *p)
@@ -241,8 +276,12 @@ void flash_attention(const flash *p)
     const products *with = tiles_usable()                   ? &on_tiles
                            : PAIRS && rounded(p->keys) ? &on_pairs
                                                        : &on_vectors;
-    const int64_t blocks = parts_of(p->queries, with->queries);
-    job it = {p, with, scratch(SHARED, p->sequences * p->kv_heads * with->packed_floats(p))};
+    job it = {p, with, NULL};
+    if (p->sequences >= MANY_SEQUENCES * threads()) {
+        parallel(attend_sequence, &it, p->sequences);
+        return;
+    }
+    it.packed = scratch(SHARED, p->sequences * p->kv_heads * with->packed_floats(p));
     parallel(pack_some, &it, p->sequences * parts_of(p->keys, PACKED));
-    parallel(attend_block, &it, p->sequences * p->heads * blocks);
+    parallel(attend_block, &it, p->sequences * p->heads * parts_of(p->queries, with->queries));
 }

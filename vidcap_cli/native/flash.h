@@ -23,6 +23,9 @@ void flash_attention(const flash *p);
 #define MOST_QUERIES 96  /* in a block */
 #define KEYS BLOCK_DEPTH /* in a block */
 #define PACKED 32        /* keys that are packed at a time */
+/* Rows of a head are apart by those of all heads, which processors do not foresee: so far ahead they are
+ * fetched. */
+#define ROWS_AHEAD 8
 #define PANELS_OF(n) parts_of(n, PANEL)
 #define KEY_PANELS (KEYS / PANEL)
 

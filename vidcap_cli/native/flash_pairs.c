@@ -59,9 +59,12 @@ static void pack(const flash *p, const float *k, const float *v, int64_t start, 
 
 static void pack_queries(const flash *p, const float *q, int64_t rows, float by, float *queries)
 {
-    for (int64_t row = 0; row < STRIPS(rows) * STRIP; row++, q += p->heads * p->head_dim) {
+    const int64_t width = p->heads * p->head_dim;
+    for (int64_t row = 0; row < STRIPS(rows) * STRIP; row++, q += width) {
         const int64_t count = row < rows ? p->head_dim : 0;
         float scaled[MOST_HEAD_DIM];
+        for (int64_t i = 0; i < p->head_dim; i += PANEL)
+            __builtin_prefetch(q + ROWS_AHEAD * width + i, 0, 3);
         for (int64_t i = 0; i < count; i++)
             scaled[i] = q[i] * by;
         round_row(scaled, count, (int32_t *)queries + row * QUERY, PAIRS_OF(p->head_dim));
@@ -78,9 +81,9 @@ INLINE void multiply_pairs(
             const int32_t *x = (const int32_t *)rounded_rows + strip * STRIP * next_row;
             float *to = y + strip * STRIP * stride + i * PANEL;
             if (i + 1 < panels)
-                multiply_strip(STRIP, 2, false, x, next_row, w, size, pairs, to, stride, add);
+                multiply_strip(STRIP, 2, false, x, next_row, w, size, w, pairs, to, stride, add);
             else
-                multiply_strip(STRIP, 1, false, x, next_row, w, 0, pairs, to, stride, add);
+                multiply_strip(STRIP, 1, false, x, next_row, w, 0, w, pairs, to, stride, add);
         }
 }
 

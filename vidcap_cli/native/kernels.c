@@ -41,19 +41,25 @@ static int cached_kind(const char **dtypes)
     return kind == FLOAT16 || strcmp(dtypes[0], dtypes[1]) ? -1 : kind;
 }
 
-/* x [m, k], W [n, depth], and perhaps a bias [n], then as ``last`` a residual [m, n]: y [m, n]. */
-static int one_product(
-    int count, void **params, int64_t **shapes, const char **dtypes, bool last,
+/* A product of x [m, k] with ``weights`` of W [n, depth], to which each may have a bias [n]; with as
+ * ``last`` a residual [m, n]. */
+static int product_of(
+    int count, void **params, int64_t **shapes, const char **dtypes, int weights, bool last,
     enum activation activation)
 {
-    const int kind = kind_of(dtypes[1]), biased = count - last == 4;
-    if (kind < 0 || !float32(dtypes, 0, 1) || !float32(dtypes, 2, count - 3))
+    const int kind = kind_of(dtypes[1]), y = count - 1, biases = y - last - weights - 1;
+    if (kind < 0 || kind_of(dtypes[weights]) != kind || !float32(dtypes, 0, 1)
+        || !float32(dtypes, weights + 1, biases + last))
         return WRONG_DTYPE;
-    const void *const w[2] = {params[1], NULL};
-    const float *const bias[2] = {biased ? params[2] : NULL, NULL};
-    multiply(
-        params[0], w, bias, last ? params[count - 2] : NULL, params[count - 1], shapes[0][0], shapes[1][0], shapes[0][1], shapes[1][1], (enum kind)kind,
-        activation);
+    product p = {
+        .x = params[0], .w = {params[1]}, .residual = last ? params[y - 1] : NULL, .y = params[y],
+        .m = shapes[0][0], .n = shapes[1][0], .k = shapes[0][1], .depth = shapes[1][1],
+        .kind = (enum kind)kind, .activation = activation};
+    if (weights == 2)
+        p.w[1] = params[2];
+    for (int i = 0; i < biases; i++)
+        p.bias[i] = params[weights + 1 + i];
+    multiply(&p);
     return 0;
 }
 
@@ -61,28 +67,28 @@ static int one_product(
 KERNEL(linear)
 {
     UNUSED;
-    return one_product(count, params, shapes, dtypes, false, NONE);
+    return product_of(count, params, shapes, dtypes, 1, false, NONE);
 }
 
 /* The same, its QuickGELU. */
 KERNEL(linear_quick_gelu)
 {
     UNUSED;
-    return one_product(count, params, shapes, dtypes, false, QUICK_GELU);
+    return product_of(count, params, shapes, dtypes, 1, false, QUICK_GELU);
 }
 
 /* The same, its GELU. */
 KERNEL(linear_gelu)
 {
     UNUSED;
-    return one_product(count, params, shapes, dtypes, false, GELU);
+    return product_of(count, params, shapes, dtypes, 1, false, GELU);
 }
 
 /* x, W and perhaps a bias as before, and last what is added to y [m, n]. */
 KERNEL(linear_add)
 {
     UNUSED;
-    return one_product(count, params, shapes, dtypes, true, NONE);
+    return product_of(count, params, shapes, dtypes, 1, true, NONE);
 }
 
 /* x [m, k], W_gate and W_up [n, depth], and perhaps a bias [n] of each:
@@ -90,16 +96,7 @@ KERNEL(linear_add)
 KERNEL(swiglu)
 {
     UNUSED;
-    const int kind = kind_of(dtypes[1]), biased = count == 6;
-    if (kind < 0 || kind_of(dtypes[2]) != kind || !float32(dtypes, 0, 1)
-        || !float32(dtypes, 3, count - 4))
-        return WRONG_DTYPE;
-    const void *const w[2] = {params[1], params[2]};
-    const float *const bias[2] = {biased ? params[3] : NULL, biased ? params[4] : NULL};
-    multiply(
-        params[0], w, bias, NULL, params[count - 1], shapes[0][0], shapes[1][0], shapes[0][1], shapes[1][1],
-        (enum kind)kind, SWIGLU);
-    return 0;
+    return product_of(count, params, shapes, dtypes, 2, false, SWIGLU);
 }
 
 /* Table [n, depth], ids [m]: rows of it [m, width]. */

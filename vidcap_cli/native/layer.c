@@ -8,10 +8,11 @@ static void product_of(
     const layer *p, const float *x, int64_t k, const matrix *w, const matrix *up,
     const float *bias, const float *residual, float *y)
 {
-    const void *const both[2] = {w->numbers, up ? up->numbers : NULL};
-    const float *const biases[2] = {bias, NULL};
-    multiply(
-        x, both, biases, residual, y, p->slots, w->n, k, w->depth, p->kind, up ? SWIGLU : NONE);
+    const product it = {
+        .x = x, .w = {w->numbers, up ? up->numbers : NULL}, .bias = {bias}, .residual = residual,
+        .y = y, .m = p->slots, .n = w->n, .k = k, .depth = w->depth, .kind = p->kind,
+        .activation = up ? SWIGLU : NONE};
+    multiply(&it);
 }
 
 static void rms_norm(const layer *p, const float *x, const float *weight, float *normed)

@@ -99,6 +99,12 @@ INLINE int64_t parts_of(int64_t all, int64_t part)
     return (all + part - 1) / part;
 }
 
+/* As many for each of as few parts as have no more than ``most``. */
+INLINE int64_t even_parts(int64_t all, int64_t most)
+{
+    return parts_of(all, parts_of(all, most));
+}
+
 /* threads.c: do work(context, i) for all i below count, on the threads that there are. */
 void parallel(void (*work)(void *context, int64_t index), void *context, int64_t count);
 
@@ -122,11 +128,20 @@ INLINE int64_t bytes_of(enum kind kind)
  * (Hendrycks and Gimpel 2016), SWIGLU silu(x W0^T + b0) * (x W1^T + b1) (Shazeer 2020). */
 enum activation { NONE, QUICK_GELU, GELU, SWIGLU };
 
-/* product.c: y [m, n] = activation(x W^T + bias) + residual, x [m, k] and W [n, depth]. SWIGLU has two
- * weights and two biases. Biases [n] and residual [m, n] may be NULL. */
-EXPORT void multiply(
-    const float *x, const void *const w[2], const float *const bias[2], const float *residual, float *y,
-    int64_t m, int64_t n, int64_t k, int64_t depth, enum kind kind, enum activation activation);
+/* y [m, n] = activation(x W^T + bias) + residual, x [m, k] and W [n, depth]. SWIGLU has two weights and
+ * two biases. Biases [n] and residual [m, n] may be NULL. */
+typedef struct {
+    const float *x;
+    const void *w[2];
+    const float *bias[2], *residual;
+    float *y;
+    int64_t m, n, k, depth; /* depth: k, even for bfloat16 */
+    enum kind kind;         /* of W */
+    enum activation activation;
+} product;
+
+/* product.c */
+EXPORT void multiply(const product *p);
 
 /* product.c: a row of W [n, depth]. */
 void unpack_row(float *to, const void *w, int64_t row, int64_t n, int64_t depth, enum kind kind);

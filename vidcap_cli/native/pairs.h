@@ -36,20 +36,25 @@ INLINE __m256i round_numbers(const float *x, int64_t count)
     return (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, x));
 }
 
-/* ``count`` numbers of a row, then zeros to ``pairs`` of them; what is beside a row is written, too, to a
- * multiple of 8 pairs. */
+/* ``count`` numbers of a row, then zeros to ``pairs`` of them. */
 INLINE void round_row(const float *x, int64_t count, int32_t *to, int64_t pairs)
 {
-    for (int64_t i = 0; i < pairs; i += 8)
-        _mm256_storeu_si256((void *)(to + i), round_numbers(x + 2 * i, count - 2 * i));
+    for (int64_t i = 0; i < pairs; i += 8) {
+        const __m256i some = round_numbers(x + 2 * i, count - 2 * i);
+        if (pairs - i >= 8)
+            memcpy(to + i, &some, sizeof some);
+        else
+            memcpy(to + i, &some, (size_t)(pairs - i) * 4);
+    }
 }
 
 /* y [rows, 16 panels] (+)= x W^T of so many panels of so many pairs. Rows of x are ``next_row`` pairs
- * apart, panels ``next`` bytes, rows of y ``stride`` floats. What follows of W, which waits for
- * memory, or in the cache the next rows of x, is fetched meanwhile. */
+ * apart, panels ``next`` bytes, rows of y ``stride`` floats. Meanwhile what follows
+ * of W is fetched if this comes from memory; else the next rows of x and, into the second cache, what is
+ * needed ``soon``. */
 INLINE void multiply_strip(
     const int rows, const int panels, const bool from_memory, const int32_t *x, const int64_t next_row,
-    const char *w, int64_t next, int64_t pairs, float *y, int64_t stride, bool add)
+    const char *w, int64_t next, const char *soon, int64_t pairs, float *y, int64_t stride, bool add)
 {
     __m512 sums[MOST_WIDE][STRIP];
     for (int p = 0; p < panels; p++)
@@ -58,8 +63,10 @@ INLINE void multiply_strip(
     const int32_t *ahead = x + rows * next_row;
     for (int64_t i = 0; i < pairs; i++, x++, ahead += rows, w += PANEL * 4) {
         __m512i numbers[MOST_WIDE];
-        if (!from_memory)
+        if (!from_memory) {
             __builtin_prefetch(ahead);
+            __builtin_prefetch(soon + i * PANEL * 4, 0, 2);
+        }
         for (int p = 0; p < panels; p++) {
             if (from_memory)
                 __builtin_prefetch(w + p * next + FETCH_PAIRS, 0, 3);

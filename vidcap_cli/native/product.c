@@ -335,23 +335,20 @@ static void columns(void *context, int64_t index)
     }
 }
 
-void multiply(
-    const float *x, const void *const w[2], const float *const bias[2], const float *residual, float *y,
-    int64_t m, int64_t n, int64_t k, int64_t depth, enum kind kind, enum activation activation)
+void multiply(const product *p)
 {
-    const product p = {x, {w[0], w[1]}, {bias[0], bias[1]}, residual, y, m, n, k, depth, kind, activation};
-    if (kind != FLOAT32 && m >= TILED_ROWS(kind) && tiles_usable()) {
-        multiply_by_tiles(&p);
+    if (p->kind != FLOAT32 && p->m >= TILED_ROWS(p->kind) && tiles_usable()) {
+        multiply_by_tiles(p);
         return;
     }
-    if (PAIRS && kind == BFLOAT16 && rounding) {
-        multiply_by_pairs(&p);
+    if (PAIRS && p->kind == BFLOAT16 && rounding) {
+        multiply_by_pairs(p);
         return;
     }
     /* Few at once, so that threads come to an end together, but enough to be worth a block of x, or
      * to read memory on and on. */
-    const int64_t panels = parts_of(n, PANEL), share = panels / (6 * threads()) & ~3;
-    columns_of some = {&p, m > ROWS ? 16 : m > 1 || share < 4 ? 4 : share};
+    const int64_t panels = parts_of(p->n, PANEL), share = panels / (6 * threads()) & ~3;
+    columns_of some = {p, p->m > ROWS ? 16 : p->m > 1 || share < 4 ? 4 : share};
     parallel(columns, &some, parts_of(panels, some.panels_at_once));
 }
 

@@ -11,17 +11,6 @@
 #define PANEL 16 /* rows of W that lie together */
 #define BLOCK_DEPTH 384 /* numbers of a row at a time; even, as are the depths of bfloat16 panels */
 
-/* As ``multiply`` says. */
-typedef struct {
-    const float *x;
-    const char *w[2];
-    const float *bias[2], *residual;
-    float *y;
-    int64_t m, n, k, depth; /* depth: k, even for bfloat16 */
-    enum kind kind;
-    enum activation activation;
-} product;
-
 /* As many numbers of float16 as a vector has. */
 INLINE vec half(const char *from)
 {

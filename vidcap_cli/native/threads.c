@@ -10,10 +10,12 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define MOST_THREADS 256
+#define LARGE_PAGE (2 << 20) /* bytes */
 #define SPINS 5000 /* looks at the next job, some 100 us */
 
 /* One job at a time. Its number is in the upper half of ``left``, the items that nobody has taken
@@ -119,7 +121,10 @@ float *scratch(enum use use, int64_t floats)
     } kept[LAYER + 1];
     if (floats > kept[use].size) {
         free(kept[use].memory);
-        kept[use].memory = aligned_alloc(64, (size_t)(floats * 4 + 63) / 64 * 64);
+        const size_t bytes = (size_t)parts_of(floats * 4, LARGE_PAGE) * LARGE_PAGE;
+        kept[use].memory = aligned_alloc(LARGE_PAGE, bytes);
+        if (kept[use].memory)
+            madvise(kept[use].memory, bytes, MADV_HUGEPAGE); /* fewer pages to look up */
         kept[use].size = kept[use].memory ? floats : 0;
     }
     return kept[use].memory;
