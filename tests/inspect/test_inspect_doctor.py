@@ -23,6 +23,7 @@ WITH_A_DEVICE = Ascend(
     Trial({"library": {"path": "/opt/ascend-toolkit/latest/lib64/libascendcl.so"}}, ""),
 )
 SAYS_MINDSPORE = 'say(step="mindspore", seconds=1.5)\n'
+HANGS = "time.sleep(60)\n"  # and is given up on after the second that these tests wait
 SAYS_DEVICE = 'say(step="device", right=True)\n'
 
 
@@ -133,7 +134,7 @@ def test_a_mindnlp_without_acl_leaves_the_device_ready(started, monkeypatch):
 
 
 def test_an_engine_that_hangs_is_given_up_on(started, monkeypatch):
-    monkeypatch.setattr(engines, "_START", SAYS_MINDSPORE + "time.sleep(60)\n")
+    monkeypatch.setattr(engines, "_START", SAYS_MINDSPORE + HANGS)
     trial = engines.start("CPU", 1.0)
     assert set(trial.steps) == {"mindspore"}
     assert trial.why == "no answer within 1 s"
@@ -143,8 +144,7 @@ def test_an_engine_that_hangs_is_given_up_on(started, monkeypatch):
 def test_an_engine_that_takes_too_long_is_not_to_be_installed_again(
     started, monkeypatch, steps, engine
 ):
-    hang = "time.sleep(60)\n"
-    monkeypatch.setattr(engines, "_START", steps + (SAYS_DEVICE if steps else "") + hang)
+    monkeypatch.setattr(engines, "_START", steps + (SAYS_DEVICE if steps else "") + HANGS)
     _, (problem,) = judge(PLAIN, 1.0)
     assert engine in problem.text
     assert problem.remedy == engines.AGAIN

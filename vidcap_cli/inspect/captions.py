@@ -203,8 +203,9 @@ def _other_answers(captions: Captions) -> list[str]:
 def _lacking(judged: Judged) -> int:
     """How many rows have no caption, where some of them may get one."""
     if judged.statuses:
-        worth = any(judged.statuses[status] for status in WORTH_A_TRY)
-        return worth * (judged.statuses.total() - judged.statuses[Status.OK])
+        if not any(judged.statuses[status] for status in WORTH_A_TRY):
+            return 0
+        return judged.statuses.total() - judged.statuses[Status.OK]
     return int(np.count_nonzero(judged.words == 0))
 
 

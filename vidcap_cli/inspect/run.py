@@ -5,11 +5,8 @@ died, and on another machine that sees the folder.
 """
 
 import json
-import time
-from array import array
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +19,16 @@ from vidcap_cli.disk import check_output
 from vidcap_cli.errors import RunError, TableError, UsageError
 from vidcap_cli.families import FAMILIES
 from vidcap_cli.inspect.command import continue_command, output_of
-from vidcap_cli.inspect.histogram import bar
+from vidcap_cli.inspect.launches import Going, Launch
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
-from vidcap_cli.inspect.speed import speed, stretches
 from vidcap_cli.merge.replacing import check_captions
 from vidcap_cli.options import PATH
 from vidcap_cli.rundir.changes import located
-from vidcap_cli.rundir.events import Done, EventReader
 from vidcap_cli.rundir.lock import is_led
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.plan import TABLE, Plan, fingerprint_of, read_plan
-from vidcap_cli.rundir.records import Attempt, RankExit, read_errors, read_exits
+from vidcap_cli.rundir.records import read_errors
 from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.rundir.standing import (
@@ -46,17 +41,14 @@ from vidcap_cli.rundir.standing import (
 )
 from vidcap_cli.statuses import PASSING, Status
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.view.follower import pace_words
 from vidcap_cli.view.steps import Step, again, made_of
 from vidcap_cli.view.summary import lasting_words
-from vidcap_cli.view.tally import RankState, RunState
-from vidcap_cli.view.words import count, duration, figure, one_line, setting, size
+from vidcap_cli.view.words import count, duration, figure, one_line, setting
 
 if TYPE_CHECKING:
     from vidcap_cli.inspect.gallery.make import Gallery
 
 _LISTED = 8  # causes of failures
-_BAR = 10
 
 
 def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None" = None) -> Report:
@@ -72,8 +64,8 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
     plan = located(run, read_plan(run))
     scope = Scope.read(run).selection
     standing = read_standing(run, plan, scope)
-    launches = [_Launch.read(folder) for folder in run.attempts()]
-    going = _Going.of(launches[-1], standing) if launches and is_led(run) else None
+    launches = [Launch.read(folder) for folder in run.attempts()]
+    going = Going.of(launches[-1], standing) if launches and is_led(run) else None
     left = scope.count(plan.rows) - standing.statuses.total()
     if going:
         left = going.left(left)
@@ -322,125 +314,6 @@ def _slow_words(slow: Slow) -> str:
     return " · ".join(words)
 
 
-@dataclass(slots=True)
-class _Launch:
-    """A launch as its events tell it; ``times`` are those of its captions."""
-
-    folder: AttemptDir
-    attempt: Attempt
-    state: RunState
-    exits: dict[int, RankExit]
-    times: "array[float]" = field(default_factory=lambda: array("d"))
-
-    @classmethod
-    def read(cls, folder: AttemptDir) -> "_Launch":
-        attempt = Attempt.read(folder)
-        exits = {end.rank: end for end in read_exits(folder)}
-        launch = cls(folder, attempt, RunState(total=attempt.rows), exits)
-        for rank in range(attempt.ranks):
-            for event in EventReader(folder.events(rank)).read():
-                before = launch.state.ok
-                launch.state.take(rank, event)
-                if isinstance(event, Done) and launch.state.ok > before:
-                    launch.times.append(event.time)
-        return launch
-
-    @property
-    def works(self) -> dict[int, RankState]:
-        """Each rank, also one that has said nothing; of those that share a model the one that
-        leads, and those that died.
-        """
-        size = self.attempt.config.tensor_parallel
-        died = (end.rank for end in self.exits.values() if end.code)
-        numbers = {*range(0, self.attempt.ranks, size), *died}
-        return {n: self.state.ranks.get(n, RankState()) for n in sorted(numbers)}
-
-    @property
-    def span(self) -> tuple[float, float] | None:
-        """When its first event was and its last, if there was one."""
-        begun = [work for work in self.works.values() if work.first is not None]
-        if not begun:
-            return None
-        return min(w.first for w in begun if w.first is not None), max(w.last for w in begun)
-
-    def facts(self, *, over: bool) -> tuple[Fact, ...]:
-        """What it was to do and did, and each of its ranks, which are gone where it is ``over``."""
-        facts = [Fact("rows to do", f"{self.attempt.rows:,}", self.attempt.rows)]
-        if self.span:
-            facts.append(self._done(*self.span))
-        works = self.works
-        captions = [work.ok for work in works.values()]
-        if len(works) > 1:
-            words = f"{min(captions):,} to {max(captions):,} captions a rank"
-            value = {"least": min(captions), "most": max(captions)}
-            facts.append(Fact("balance", words, value))
-        for rank, work in works.items():
-            end = self.exits.get(rank)
-            words = _rank_words(work, end, over=over)
-            if len(works) > 1:
-                words = f"{bar(work.ok, max(captions), _BAR):<{_BAR}} {words}"
-            facts.append(Fact(f"rank {rank}", words, _rank_data(work, end)))
-        return tuple(facts)
-
-    def _done(self, first: float, last: float) -> Fact:
-        state, seconds = self.state, last - first
-        per_hour = state.ok / seconds * 3600 if seconds > 0 else None
-        words = count(state.ok, "caption")
-        words += f" and {count(state.failed, 'failure')}" if state.failed else ""
-        words += f" in {duration(seconds)}"
-        value: dict[str, Any] = {
-            "rows": state.ok + state.failed,
-            "captions": state.ok,
-            "seconds": seconds,
-            "per_hour": per_hour,
-        }
-        if self.times:
-            edges, speeds = stretches(self.times, first, last)
-            value["over_time"] = {"seconds": edges, "per_hour": speeds}
-        return Fact("done", words, value)
-
-    def speed(self) -> list[Section]:
-        """How fast it was when, drawn."""
-        return speed(self.folder.number, self.times, *self.span) if self.span else []
-
-
-@dataclass(frozen=True, slots=True)
-class _Going:
-    """A run that goes on: what its last launch has reported, of which so many captions are
-    ``waiting`` to be on the disk. The live view tells what is reported.
-    """
-
-    state: RunState
-    captioned: int
-    waiting: int
-
-    @classmethod
-    def of(cls, launch: _Launch, standing: Standing) -> "_Going":
-        reported = max(launch.attempt.captioned + launch.state.ok, standing.ok)
-        return cls(launch.state, reported, reported - standing.ok)
-
-    def left(self, on_disk: int) -> int:
-        """How many rows are left, of which ``on_disk`` have no result there."""
-        return min(on_disk, self.state.remaining)
-
-    def verdict(self, rows: int, left: int) -> str:
-        """Where the run stands, which has ``rows`` rows, ``left`` of them without a result."""
-        words = f"goes on: {self.captioned:,} of {rows:,} captioned"
-        if self.waiting:
-            words += f" ({self.waiting:,} of them not on the disk yet)"
-        return f"{words}, {left:,} left"
-
-    def facts(self) -> list[Fact]:
-        """Its pace, and the time that is left at that."""
-        now = time.time()
-        value = {
-            "per_hour": self.state.videos_per_hour(now),
-            "seconds": self.state.seconds_left(now),
-        }
-        words = " · ".join(pace_words(self.state, now)) or "all rows have a result"
-        return [Fact("at this pace", words, value)]
-
-
 def _end_facts(run: RunDir) -> list[Fact]:
     """What the last command made, and the pace that it told: from start to end."""
     try:
@@ -453,36 +326,6 @@ def _end_facts(run: RunDir) -> list[Fact]:
         return []
     value = {name: told[name] for name in ("ended", "captions", "seconds", "captions_per_hour")}
     return [Fact("last command", words, value)]
-
-
-def _rank_words(work: RankState, end: RankExit | None, *, over: bool) -> str:
-    state = "cut off" if over and work.alive else str(work.state)
-    words = [end.words if end and end.code else state, f"{work.ok:,} ok"]
-    if work.failed:
-        words.append(f"{work.failed:,} failed")
-    if work.restarts:
-        words.append(f"short of memory, so started anew {count(work.restarts, 'time')}")
-    if work.tokens_per_second is not None:
-        words.append(f"{figure(work.tokens_per_second)} tokens/s")
-    if work.wait_share is not None:
-        words.append(f"waiting {work.wait_share:.0%}")
-    if work.memory:
-        words.append(size(work.memory))
-    return " · ".join(words)
-
-
-def _rank_data(work: RankState, end: RankExit | None) -> dict[str, Any]:
-    return {
-        "state": work.state,
-        "exit_code": None if end is None else end.code,
-        "ok": work.ok,
-        "failed": work.failed,
-        "restarts": work.restarts,
-        "new_tokens": work.new_tokens,
-        "busy_s": work.busy_s,
-        "wait_s": work.wait_s,
-        "memory": work.memory or None,
-    }
 
 
 def _errors(folder: AttemptDir) -> list[Problem]:

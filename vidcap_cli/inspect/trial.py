@@ -19,20 +19,18 @@ def say(**facts): print(json.dumps(facts), flush=True)
 # A traceback's last line, or C++'s word on an exception that nobody caught; what MindSpore
 # appends to either (calls in C++) says less.
 _ERROR = re.compile(r"[\w.]*(Error|Exception|Exit): |what\(\): ")
-_NO_ANSWER = "no answer within"
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The steps that a program got through, by name, and why it got no further: empty if it did."""
+    """The steps that a program got through, by name, and why it got no further: empty if it did.
+
+    ``unanswered``: it took too long, which says nothing of what is wrong.
+    """
 
     steps: dict[str, dict[str, Any]]
     why: str
-
-    @property
-    def unanswered(self) -> bool:
-        """Whether it took too long, which says nothing of what is wrong."""
-        return self.why.startswith(_NO_ANSWER)
+    unanswered: bool = False
 
 
 def try_out(program: str, *arguments: str, limit: float) -> Trial:
@@ -40,6 +38,7 @@ def try_out(program: str, *arguments: str, limit: float) -> Trial:
     command = [sys.executable, "-P", "-c", _SAY + program, *arguments]
     # mindnlp would set a mirror of its own; nothing is downloaded here anyway.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    unanswered = False
     try:
         done = subprocess.run(
             command,
@@ -55,9 +54,9 @@ def try_out(program: str, *arguments: str, limit: float) -> Trial:
         why = "" if code == 0 else last_words(done.stderr, code)
     except subprocess.TimeoutExpired as error:
         out = (error.stdout or b"").decode(errors="replace")
-        why = f"{_NO_ANSWER} {limit:.0f} s"
+        why, unanswered = f"no answer within {limit:.0f} s", True
     found = [json.loads(line) for line in out.splitlines() if line.startswith('{"step"')]
-    return Trial({fact["step"]: fact for fact in found}, why)
+    return Trial({fact["step"]: fact for fact in found}, why, unanswered)
 
 
 def last_words(stderr: str, code: int) -> str:

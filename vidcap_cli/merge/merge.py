@@ -125,9 +125,9 @@ def merge(
     columns.check(target.table)
     sidecars = _sidecars(target, sidecar, overwrite=overwrite_sidecars)
     kept, schema = columns.kept(target.table.schema), columns.added(target.table.schema)
-    replaced = [Replaced(out, not before and says_more(out, sources, columns, edits))]
-    if not before and not replaced[0].says_more:
-        replaced[0].captioned = captioned(out, columns, target.table.path_column)
+    more = not before and says_more(out, sources, columns, edits)
+    own = () if before or more else captioned(out, columns, target.table.path_column)
+    replaced = [Replaced(out, more, own)]
     if missing:
         more = says_more(missing, sources, columns, edits, kept.names)
         replaced.append(Replaced(missing, more))
@@ -228,7 +228,7 @@ class _Rows:
         if self.write_missing:
             self.write_missing(rows.filter(pc.not_equal(added[1], Status.OK)))
         ok = np.asarray(pc.equal(added[1], Status.OK).to_numpy(), np.bool_)
-        self.replaced.replace(first, moved[self.target.table.path_column], ok)
+        self.replaced.compare(first, moved[self.target.table.path_column], ok)
         self.account.add(first, names.slice(0, rows.num_rows), choice, added[1:4])
 
 

@@ -7,7 +7,7 @@ with a caption that no input has, or with one in a row that has none now.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain, count, product
 from pathlib import Path
 
@@ -36,11 +36,11 @@ class Replaced:
 
     path: Path
     says_more: bool
-    captioned: Ints = field(default_factory=lambda: np.array([], np.int64))
+    captioned: Ints | tuple[()] = ()
     kept: Path | None = None
 
-    def replace(self, first: int, paths: pa.ChunkedArray, ok: npt.NDArray[np.bool_]) -> None:
-        """See rows from number ``first`` on that take the place of its own: these ``paths``, of
+    def compare(self, first: int, paths: pa.ChunkedArray, ok: npt.NDArray[np.bool_]) -> None:
+        """Look at rows from number ``first`` on that take the place of its own: these ``paths``, of
         which ``ok`` have a caption. It says more where one of its captions has none instead.
         """
         own = self.captioned[first : first + len(ok)]

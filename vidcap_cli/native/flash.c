@@ -238,8 +238,9 @@ static void attend_block(void *context, int64_t index)
     }
     for (int64_t row = 0; row < rows; row++) {
         const float share = 1 / sum(totals[row]);
+        const float *const ahead = p->attended + place_of_rows + (row + ROWS_AHEAD) * width;
         for (int64_t i = 0; i < columns; i++)
-            __builtin_prefetch(p->attended + place_of_rows + (row + ROWS_AHEAD) * width + i * PANEL, 1, 3);
+            __builtin_prefetch(ahead + i * PANEL, 1, 3);
         for (int64_t i = 0; i < columns; i++) {
             float *const part = place(tiled, sums, columns, row, i);
             float *const to = p->attended + place_of_rows + row * width + i * PANEL;
