@@ -55,7 +55,9 @@ def test_reading_ends_where_the_file_grows_as_fast_as_it_is_read(tmp_path, singl
 
 
 def rows_of_a_rank() -> list[Event]:
-    """5,000 rows, some of which fail, one that stays in the model, and other events among them."""
+    """5,000 rows, some of which fail, and other events among them; one stays in the model, and one
+    begins after the last result.
+    """
     sent: list[Event] = [Started(7, "host"), Began([9999])]
     for row in range(5000):
         sent.append(Began([row]))
@@ -64,11 +66,12 @@ def rows_of_a_rank() -> list[Event]:
         sent.append(Done(row, f"{row}.mp4", status, text, error, 2, row / 10, row / 20))
         if row % 700 == 1:
             sent.append(Notice(f"{row}"))
-    return [*sent, Committed(5000, 77), Ended(Doing.STOPPED)]
+    return [*sent, Began([5000]), Committed(5000, 77), Ended(Doing.STOPPED)]
 
 
 def test_who_is_behind_is_told_rows_together(tmp_path, monkeypatch):
     monkeypatch.setattr(events, "_FAILURES", 100)
+    monkeypatch.setattr(events, "_FIRST", 30)
     file = tmp_path / "events.jsonl"
     sent = rows_of_a_rank()
     with EventWriter(file) as writer:
@@ -79,11 +82,15 @@ def test_who_is_behind_is_told_rows_together(tmp_path, monkeypatch):
     told = list(far.read(file.stat().st_size - 1))
     assert list(far.read(0)) == []
     others = [event for event in sent if not isinstance(event, Began | Done)]
-    assert [event for event in told if not isinstance(event, Rows | Done)] == others
+    assert [event for event in told if not isinstance(event, Began | Rows | Done)] == others
+    assert told[:60] == sent[:60]
     together = [event for event in told if isinstance(event, Rows)]
-    begun = [row for rows in together for row in rows.begun]
-    assert begun == [9999, *range(5000)]
-    ended = {row: status for rows in together for row, status in rows.ended}
+    both = [event for event in told if isinstance(event, Began | Rows)]
+    begun = [row for it in both for row in (it.rows if isinstance(it, Began) else it.begun)]
+    assert begun == [9999, *range(5001)]
+    times = {event.row: event.time for event in sent if isinstance(event, Done)}
+    assert all(times[row] == time for rows in together for row, _, time in rows.ended)
+    ended = {row: status for rows in together for row, status, _ in rows.ended}
     done = {event.row: event for event in told if isinstance(event, Done)}
     assert not ended.keys() & done.keys()
     assert ended | {row: event.status for row, event in done.items()} == {

@@ -44,7 +44,7 @@ def test_rows_that_are_told_together_are_counted_and_the_verbose_view_says_so():
     clock, stream = Clock(), io.StringIO()
     with PlainView(stream, title="t", total=9, verbose=True, now=clock) as view:
         view.event(0, State("captioning", time=0.0))
-        view.event(0, Rows([0, 1, 2], [(0, Status.OK), (1, Status.OOM)], 7, time=1.0))
+        view.event(0, Rows([0, 1, 2], [(0, Status.OK, 0.5), (1, Status.OOM, 0.7)], 7, time=1.0))
         view.event(0, done(2, time=2.0))
     lines = stream.getvalue().splitlines()
     assert lines[1] == "note: 2 rows more, which came faster than rows are shown"

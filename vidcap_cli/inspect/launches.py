@@ -8,7 +8,7 @@ from typing import Any
 from vidcap_cli.inspect.histogram import bar
 from vidcap_cli.inspect.report import Fact, Section
 from vidcap_cli.inspect.speed import speed, stretches
-from vidcap_cli.rundir.events import Done, EventReader
+from vidcap_cli.rundir.events import EventReader
 from vidcap_cli.rundir.paths import AttemptDir
 from vidcap_cli.rundir.records import Attempt, RankExit, read_exits
 from vidcap_cli.rundir.standing import Standing
@@ -36,11 +36,8 @@ class Launch:
         exits = {end.rank: end for end in read_exits(folder)}
         launch = cls(folder, attempt, RunState(total=attempt.rows), exits)
         for rank in range(attempt.ranks):
-            for event in EventReader(folder.events(rank)).read():
-                before = launch.state.ok
-                launch.state.take(rank, event)
-                if isinstance(event, Done) and launch.state.ok > before:
-                    launch.times.append(event.time)
+            for event in EventReader(folder.events(rank)).read(singly=0):
+                launch.times.extend(launch.state.take(rank, event))
         return launch
 
     @property

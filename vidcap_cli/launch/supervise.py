@@ -236,7 +236,7 @@ class _Watch:
             self._in_model[number].update(event.rows)
         elif isinstance(event, Rows):
             self._in_model[number].update(event.begun)
-            self._in_model[number].difference_update(row for row, _ in event.ended)
+            self._in_model[number].difference_update(row for row, *_ in event.ended)
             self.finished += len(event.ended) * (number in self._local)
         elif isinstance(event, Done):
             self._in_model[number].discard(event.row)

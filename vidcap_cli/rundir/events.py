@@ -86,13 +86,14 @@ class Rows(Event):
     """What a rank reported of many rows, up to ``time``, told together to who is behind with
     reading; it stands in no file.
 
-    ``begun`` are in the model from now on, ``ended`` have a result with this status, for
-    ``new_tokens`` in all. Its last result, with the running totals, is told by a ``Done``.
+    ``begun`` are in the model from now on, ``ended`` have a result with this status since then
+    (seconds since the epoch), for ``new_tokens`` in all. Its last result, with the running totals,
+    is told by a ``Done``.
     """
 
     kind: ClassVar[str] = "rows"
     begun: list[int]
-    ended: list[tuple[int, Status]]
+    ended: list[tuple[int, Status, float]]
     new_tokens: int
 
 
@@ -221,6 +222,8 @@ _ROW = re.compile(
 _STATUSES = {status.encode(): status for status in Status}
 _BLOCK = 1 << 22  # bytes whose rows are told together
 _FAILURES = 1000  # of a status that are told one by one, with their errors
+# Results of a process that are told one by one: more than the batch before which it has no pace.
+_FIRST = 1000
 
 
 class EventReader:
@@ -229,14 +232,19 @@ class EventReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+        self._singly = _FIRST  # so many results more are told one by one
         self._failures: Counter[Status] = Counter()
+        # What a row says of its status, if it may be told with others: nothing when it begins.
+        self._usual: set[bytes | None] = {None, Status.OK.encode()}
 
     def read(self, singly: int | None = None) -> Iterator[Event]:
         """Yield the events added since the last call; none when the file is not there yet.
 
         What is written meanwhile is left to the next call. Who follows ranks that may report as
         fast as their events are read has rows told together (``Rows``) where more than ``singly``
-        bytes are new: in a tenth of the time, and but for the first failures without their words.
+        bytes are new: in a fifth of the time, and but for the first failures without their words.
+        They add up to the same: no rows are told together before the first result of a process or
+        of what it does.
         """
         try:
             file = self._path.open("rb")
@@ -252,37 +260,59 @@ class EventReader:
                     size = 0
                     lines.pop()
                 self._offset += sum(map(len, lines))
-                yield from self._together(lines) if behind else filter(None, map(decode, lines))
+                yield from (self._together if behind else self._one_by_one)(lines)
+
+    def _one_by_one(self, lines: list[bytes]) -> Iterator[Event]:
+        for event in filter(None, map(decode, lines)):
+            self._note(event)
+            yield event
 
     def _together(self, lines: list[bytes]) -> Iterator[Event]:
         """The events on ``lines``, those of rows told together as far as no others part them."""
         rows: list[re.Match[bytes]] = []
         for line in lines:
-            if (found := _ROW.fullmatch(line)) and self._is_told_together(found):
+            found = _ROW.fullmatch(line)
+            if found and not self._singly and found["status"] in self._usual:
                 rows.append(found)
                 continue
             yield from _told_together(rows)
             rows = []
-            if event := decode(line):
-                yield event
+            yield from self._one_by_one([line])
         yield from _told_together(rows)
 
-    def _is_told_together(self, row: re.Match[bytes]) -> bool:
-        """Whether a row begins, has a caption, or failed as many did."""
-        status = _STATUSES.get(row["status"], Status.OK)
-        if status == Status.OK or self._failures[status] >= _FAILURES:
-            return True
-        self._failures[status] += 1
-        return False
+    def _note(self, event: Event) -> None:
+        """Which rows after ``event`` are told one by one."""
+        if isinstance(event, Started):
+            self._singly = _FIRST
+        elif isinstance(event, State):
+            self._singly = max(self._singly, 1)
+        elif isinstance(event, Done):
+            self._singly = max(self._singly - 1, 0)
+            self._failures[event.status] += 1
+            if self._failures[event.status] == _FAILURES:
+                self._usual.add(event.status.encode())
 
 
 def _told_together(rows: list[re.Match[bytes]]) -> Iterator[Event]:
-    """``Rows``, and the last result of them."""
-    begun = [int(row["begun"]) for row in rows if row["begun"]]
-    results = [row for row in rows if row["row"]]
-    ended = [(int(row["row"]), _STATUSES[row["status"]]) for row in results[:-1]]
-    tokens = sum(int(row["tokens"]) for row in results[:-1])
-    if begun or ended:
-        yield Rows(begun, ended, tokens, time=float((results or rows)[-1]["time"]))
-    if results and (last := decode(results[-1][0])):
-        yield last
+    """``Rows``, the last result of them, and what began after it."""
+    last = next((n for n in reversed(range(len(rows))) if rows[n]["row"]), -1)
+    if last > 0:
+        yield _joined(rows[:last])
+    if last >= 0 and (result := decode(rows[last][0])):
+        yield result
+    if after := rows[last + 1 :]:
+        yield Began([int(row["begun"]) for row in after], time=float(after[-1]["time"]))
+
+
+def _joined(rows: list[re.Match[bytes]]) -> Rows:
+    begun: list[int] = []
+    ended: list[tuple[int, Status, float]] = []
+    new_tokens = 0
+    for found in rows:
+        time, began, row, status, tokens = found.groups()
+        if began:
+            begun.append(int(began))
+        else:
+            ended.append((int(row), _STATUSES[status], float(time)))
+            new_tokens += int(tokens)
+    return Rows(begun, ended, new_tokens, time=float(rows[-1]["time"]))

@@ -14,7 +14,7 @@ most of the time of few rows says little of many. Until there are as many again 
 import math
 from array import array
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from vidcap_cli.rundir.events import (
@@ -57,16 +57,25 @@ class Pace:
     seconds: float = 0.0
     last: float | None = None
 
-    def at(self, time: float, rows: int = 0) -> "Pace":
-        """The pace at ``time``, with ``rows`` more captioned at that instant."""
+    def at(self, time: float) -> "Pace":
+        """The pace at ``time``."""
         # Ranks are read one after the other and hosts disagree on the time, so it may step back.
         gap = max(0.0, time - self.last) if self.last is not None else 0.0
         fade = math.exp(-gap / PACE_MEMORY_S)
         return Pace(
-            rows=self.rows * fade + rows,
+            rows=self.rows * fade,
             seconds=self.seconds * fade + PACE_MEMORY_S * (1 - fade),
             last=max(time, self.last) if self.last is not None else time,
         )
+
+    def faded(self, times: Sequence[float]) -> float:
+        """What captions made at ``times`` count now."""
+        now = self.last if self.last is not None else times[-1]
+        return sum(math.exp(min(0.0, time - now) / PACE_MEMORY_S) for time in times)
+
+    def with_more(self, rows: float) -> "Pace":
+        """The same pace with captions that count as ``rows``."""
+        return replace(self, rows=self.rows + rows)
 
     def paused(self, time: float) -> "Pace":
         """The same pace at ``time``, without the time since its last."""
@@ -141,11 +150,12 @@ class RankState:
         self._begun += rows
         self.working = self.state != Doing.COMPILING
 
-    def captions_made(self, number: int, time: float) -> None:
-        """So many rows have their captions."""
+    def captions_made(self, number: int, times: Sequence[float]) -> None:
+        """So many rows got their captions; those count that did at these times, up to now."""
         self._batch = self._batch or max(1, self._begun)
-        self.pace = self.pace.at(time, number)
-        self.warm = self.warm.at(time, number) if self._is_warm else self.warm
+        rows = self.pace.faded(times) if self.working else len(times)
+        self.pace = self.pace.with_more(rows)
+        self.warm = self.warm.with_more(rows) if self._is_warm else self.warm
         self._captions += number
 
     @property
@@ -264,15 +274,19 @@ class RunState:
         pace = self.per_second(now)
         return None if pace is None else self.remaining / pace
 
-    def take(self, rank: int | None, event: Event) -> None:
-        """Count an event in; ``rank`` None is the process that leads the run."""
+    def take(self, rank: int | None, event: Event) -> Sequence[float]:
+        """Count an event in; ``rank`` None is the process that leads the run.
+
+        Returns when the captions were made that it adds, in seconds since the epoch.
+        """
         if isinstance(event, Notice):
             self.notices.append(event.text)
         elif rank is None:
             if isinstance(event, Done):
-                self._row(event, None)
+                return self._row(event, None)
         elif not self._follows(rank, event):
-            self._of_rank(rank, event)
+            return self._of_rank(rank, event)
+        return ()
 
     def _follows(self, rank: int, event: Event) -> bool:
         """Whether a rank only does what another one does; it may be otherwise in each launch."""
@@ -283,7 +297,7 @@ class RunState:
                 self.ranks.pop(rank, None)
         return rank in self._followers
 
-    def _of_rank(self, number: int, event: Event) -> None:
+    def _of_rank(self, number: int, event: Event) -> Sequence[float]:
         rank = self.ranks.setdefault(number, RankState())
         rank.first = event.time if rank.first is None else rank.first
         rank.last = event.time
@@ -301,35 +315,43 @@ class RunState:
             case Rows():
                 rank.begin(len(event.begun))
                 rank.new_tokens += event.new_tokens
-                self._rows(event, number)
+                return self._rows(event, number)
             case Done():
                 rank.working = rank.state != Doing.COMPILING
                 rank.new_tokens += event.new_tokens
                 rank.spend(event.busy_s, event.wait_s)
                 if event.text:
                     rank.caption, rank.caption_time = event.text, event.time
-                self._row(event, number)
+                return self._row(event, number)
             case Committed():
                 rank.memory = max(rank.memory, event.memory)
             case Ended():
                 rank.state, rank.alive, rank.working = event.reason, False, False
+        return ()
 
-    def _row(self, event: Done, number: int | None) -> None:
+    def _row(self, event: Done, number: int | None) -> Sequence[float]:
         """Count a row that a rank reported, or the leading process."""
-        if not self._counts(event.row, event.status, number):
-            return
+        counts = self._counts(event.row, event.status, number)
         if event.status == Status.OK:
+            made = [event.time] if counts else []
             if number is not None:
-                self.ranks[number].captions_made(1, event.time)
-        elif len(self._listed) < KEPT:
+                self.ranks[number].captions_made(1, made)
+            return made
+        if counts and len(self._listed) < KEPT:
             failure = Failure(event.row, event.path, event.status, event.error, number)
             self._listed[event.row] = failure
+        return ()
 
-    def _rows(self, event: Rows, number: int) -> None:
+    def _rows(self, event: Rows, number: int) -> Sequence[float]:
         """Count rows that are told together."""
-        counted = [status for row, status in event.ended if self._counts(row, status, number)]
-        if made := counted.count(Status.OK):
-            self.ranks[number].captions_made(made, event.time)
+        made = [
+            time
+            for row, status, time in event.ended
+            if self._counts(row, status, number) and status == Status.OK
+        ]
+        if captions := sum(status == Status.OK for _, status, _ in event.ended):
+            self.ranks[number].captions_made(captions, made)
+        return made
 
     def _counts(self, row: int, status: Status, number: int | None) -> bool:
         """Count a row: once, and a caption rather than a failure; whether it counts."""
