@@ -25,7 +25,7 @@ from vidcap_cli.rank.intake import Claims
 from vidcap_cli.rundir.leases import grant, revoke
 from vidcap_cli.rundir.nodes import Heartbeat
 from vidcap_cli.rundir.parts import Result, write_part
-from vidcap_cli.rundir.paths import RunDir
+from vidcap_cli.rundir.paths import AttemptDir, RunDir
 from vidcap_cli.rundir.places import Places
 from vidcap_cli.rundir.records import Attempt, RankExit, read_exits
 
@@ -297,3 +297,24 @@ def test_a_lease_that_is_revoked_lets_nothing_pass(job):
         folder.over.touch()
         assert grant(folder, [1]) is None
         assert folder.leases() == []
+
+
+def test_what_a_launch_had_to_do_goes_when_it_is_over_and_nobody_reads_it(job, monkeypatch):
+    def work(run: RunDir, folder: AttemptDir, *_: object, **__: object) -> None:
+        assert folder.todo.exists()
+        caption_rows(run, folder.number - 2, attempt=folder.number)
+
+    monkeypatch.setattr(leader_module, "supervise", work)
+    with leading(replace(job, meta=three_rows(job.meta))) as leader:
+        leader._prepare(1, 3)
+    run, view = leader.run, Notices()
+    with Heartbeat(run, 1) as frozen:
+        frozen.works_in(1)
+        with leading(job) as leader:
+            leader.work(view)
+        assert [launch.number for launch in run.attempts()] == [1, 2, 3, 4]
+        assert [launch.number for launch in run.attempts() if launch.todo.exists()] == [1]
+        frozen.works_in(None)
+        with leading(job) as leader:
+            assert leader.finished_before == 3
+    assert not any(launch.todo.exists() for launch in run.attempts())

@@ -185,9 +185,12 @@ class Leader:
         self._selected = job.selection.mask(plan.rows)
         self._ledger = Ledger(run, plan)
         self._damage: list[str] = []  # what is still to be told of damaged parts
+        self.heartbeat = Heartbeat(run, job.cluster.node)
+        self._nodes = Nodes(run)
         # Launches that were cut off are over, before it is read what they have committed.
         for attempt in run.attempts():
             _end(attempt)
+        self._remove_todos()
         done = self._look()
         self._attempts = done.attempts
         seconds = float("inf") if job.restart_changed else _CHANGED_SECONDS
@@ -203,8 +206,6 @@ class Leader:
         self.captioned_besides = int((done.ok & ~self._selected).sum())
         self.finished_before = self._captioned - int(again.sum())
         self._interrupts = Interrupts()
-        self.heartbeat = Heartbeat(run, job.cluster.node)
-        self._nodes = Nodes(run)
         self._told: dict[str, set[str]] = {}  # of nodes, by what was said of them
         self._next_look = 0.0
         before = Scope.read(run)
@@ -230,6 +231,7 @@ class Leader:
             while left:
                 folder = self._prepare(number, left)
                 self._launch(folder, view)
+                self._remove_todos()
                 for crash in self._give_up_on_rows(folder):
                     view.event(None, crash)
                 if self._interrupts.count:
@@ -291,6 +293,7 @@ class Leader:
     def settle(self, *, failed: int) -> RunDir:
         """Note that the merged table exists and, after a fresh start, replace the old run."""
         _sweep(self.run)  # of what ranks left that died in this command
+        self._remove_todos()
         table_rows = self.selection.until(self.plan.rows)
         noted = Scope(self.selection, table_rows, self._job.table_options)
         replace(noted, written=Scope.read(self.run).written).write(self.run)
@@ -374,6 +377,18 @@ class Leader:
             return
         _end(folder)
         self._raise_root_cause(folder)
+
+    def _remove_todos(self) -> None:
+        """Remove what launches had to do that are over: 60 bytes for each row of it.
+
+        Ranks of other nodes that are still in one would die of it. Here they have left.
+        """
+        own = self._job.cluster.node
+        read = {node.attempt for node in chain(*self._nodes.look()) if node.number != own}
+        for launch in self.run.attempts():
+            if launch.over.exists() and launch.number not in read:
+                with suppress(OSError):
+                    launch.todo.unlink()
 
     def _goes_on_elsewhere(self, folder: AttemptDir, view: View) -> bool:
         """Whether other nodes have something left to do in this launch.

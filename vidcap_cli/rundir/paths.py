@@ -14,7 +14,8 @@
       parts/part-0001-0000-00000-00063.parquet  stands for these 64, which may still be there
       parts/part-….damaged         a part that was damaged, set aside; it counts no more
       attempts/0001/               one launch of the ranks
-        attempt.json, todo.arrow   configuration and the rows that were left
+        attempt.json               configuration and chunk size
+        todo.arrow                 the rows that were left, until it is over
         claims/000000              chunk 0 belongs to the rank named inside
         claimed-0000               the chunks that rank 0 has taken
         events-0000.jsonl          what rank 0 reports, and its journal of rows in flight
