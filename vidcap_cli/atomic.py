@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,9 @@ from uuid import uuid4
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 _PROBE_BYTES = 65_536
+# What file systems without locks answer.
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+_ABANDONED_SECONDS = 86_400.0
 
 
 def atomic_write(
@@ -89,7 +93,7 @@ def _locked_temporary(path: Path, folder: Path | None = None) -> tuple[Path, int
     while True:
         temporary = (folder or path.parent) / f".{path.name}.{uuid4().hex}.tmp"
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with suppress(OSError):  # without locks (some network folders) nothing is swept either
+        with suppress(OSError):  # without locks (some network folders) its age tells, see sweep
             fcntl.flock(file, fcntl.LOCK_EX)
         if temporary.exists():
             return temporary, file
@@ -99,13 +103,14 @@ def _locked_temporary(path: Path, folder: Path | None = None) -> tuple[Path, int
 def sweep(folder: Path, name: str | None = None) -> None:
     """Remove what commits that were cut off left in ``folder``, or only those of the file ``name``.
 
-    A temporary file that a living process still writes is locked by it, and stays.
+    A temporary file that a living process still writes is locked by it, and stays. Where there are
+    no locks one stays that was written within a day.
     """
     with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         for path in list(folder.iterdir()):
             match = _TEMPORARY.fullmatch(path.name)
             if match and name in (None, match[1]) and path.is_file() and not path.is_symlink():
-                _remove_unlocked(path)
+                _remove_abandoned(path)
 
 
 def is_temporary(path: Path) -> bool:
@@ -113,9 +118,14 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
-def _remove_unlocked(path: Path) -> None:
+def _remove_abandoned(path: Path) -> None:
     with suppress(OSError), path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            age = time.time() - os.fstat(file.fileno()).st_mtime
+            if error.errno not in NO_LOCKS or age < _ABANDONED_SECONDS:
+                return
         path.unlink()
 
 

@@ -5,7 +5,6 @@ no locks (Lustre mounted without ``flock``), or locks that other nodes know noth
 (``localflock``, NFS with ``nolock`` or ``local_lock``). There a ``LockFile`` is held besides.
 """
 
-import errno
 import fcntl
 import os
 import time
@@ -14,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from vidcap_cli.atomic import NO_LOCKS
 from vidcap_cli.errors import RunError, UsageError
 from vidcap_cli.rundir.lock_file import LockFile
 from vidcap_cli.rundir.paths import RunDir
@@ -21,8 +21,6 @@ from vidcap_cli.rundir.paths import RunDir
 # Who only looks whether a run is led holds its lock for an instant: ask more than once.
 _TRIES = 3
 _PAUSE_SECONDS = 0.2
-# What file systems without locks answer.
-_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 # Mount options with which locks are those of one node.
 _LOCAL = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}
 
@@ -66,7 +64,7 @@ def _lock(lock: BinaryIO, run: RunDir) -> bool:
         except BlockingIOError:
             time.sleep(_PAUSE_SECONDS)
         except OSError as error:
-            if error.errno in _NO_LOCKS:
+            if error.errno in NO_LOCKS:
                 return False
             raise UsageError(
                 f"{run.lock}: cannot be locked ({error.strerror}); give another --run-dir."

@@ -1,0 +1,54 @@
+"""What commits leave that were cut off goes, and nothing that somebody still writes."""
+
+import errno
+import fcntl
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from vidcap_cli.atomic import committing, sweep
+
+
+def leave(folder: Path, age: float) -> Path:
+    """What a process left that was killed in the middle of a commit, ``age`` seconds ago."""
+    left = folder / f".name.{'0' * 32}.tmp"
+    left.write_bytes(b"half")
+    os.utime(left, (time.time() - age,) * 2)
+    return left
+
+
+def refuse(code: int) -> object:
+    def flock(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return flock
+
+
+@pytest.mark.parametrize(
+    ("answer", "age", "goes"),
+    [
+        (None, 0, True),
+        (errno.EAGAIN, 1e6, False),
+        (errno.ENOSYS, 3600, False),
+        (errno.ENOSYS, 90_000, True),
+        (errno.EIO, 90_000, False),
+    ],
+    ids=["locks", "still written", "no locks", "no locks, and old", "a bad disk"],
+)
+def test_what_was_cut_off_goes_when_nobody_writes_it(tmp_path, monkeypatch, answer, age, goes):
+    left = leave(tmp_path, age)
+    if answer:
+        monkeypatch.setattr(fcntl, "flock", refuse(answer))
+    sweep(tmp_path, "another")
+    assert left.exists()
+    sweep(tmp_path)
+    assert left.exists() != goes
+
+
+def test_what_is_still_written_stays(tmp_path):
+    with committing(tmp_path / "name") as temporary:
+        temporary.write_bytes(b"half")
+        sweep(tmp_path)
+    assert (tmp_path / "name").read_bytes() == b"half"
