@@ -86,19 +86,43 @@ def test_a_table_with_another_name_beside_the_old_one_extends_it(tmp_path):
 
 
 def test_a_table_that_has_moved_and_changed_can_be_extended(tmp_path):
-    """Where it is gone from its place; beside the old one it is another table."""
     old = table(tmp_path / "a", "1.mp4")
     _, plan = planned(old)
     meta = table(tmp_path / "b", "1.mp4", "2.mp4")
-    with pytest.raises(RunChangedError, match=rf"the table: {old} -> {meta}"):
-        only_contents_changed(plan, meta, CONFIG)
-    with pytest.raises(RunChangedError, match=r"^the run there, finished but for 2 failed rows,"):
-        only_contents_changed(plan, meta, CONFIG, failed=2)
     old.unlink()
     assert only_contents_changed(plan, meta, CONFIG)
     renamed = meta.rename(meta.with_name("other.csv"))
     with pytest.raises(RunChangedError, match="the table: "):
         only_contents_changed(plan, renamed, CONFIG)
+
+
+def test_a_copy_that_has_changed_can_be_extended(tmp_path):
+    """While the one it was made of is still there: its videos say whether it is a copy."""
+    _, plan = planned(table(tmp_path / "a", "1.mp4", "/videos/0.mp4"))
+    with pytest.raises(RunChangedError, match=r"contents of meta.csv: 2 -> 3 rows\n--extend keeps"):
+        check_unchanged(plan, table(tmp_path / "b", "1.mp4", "/videos/0.mp4", "2.mp4"), CONFIG)
+    assert only_contents_changed(plan, tmp_path / "b" / "meta.csv", CONFIG)
+    assert only_contents_changed(plan, table(tmp_path / "c", "/videos/0.mp4"), CONFIG)
+    renamed = table(tmp_path / "d", "1.mp4").rename(tmp_path / "d" / "other.csv")
+    with pytest.raises(RunChangedError, match="the table: "):
+        only_contents_changed(plan, renamed, CONFIG)
+
+
+@pytest.mark.parametrize("sizes", [100, 200])
+@pytest.mark.parametrize("gone", [True, False])
+def test_another_table_of_the_same_name_is_no_copy(tmp_path, sizes, gone):
+    """One without a video in common, or with others of the same names, or none of them here."""
+    old = table(tmp_path / "a", "1.mp4")
+    _, plan = planned(old)
+    meta = table(tmp_path / "b", *(["2.mp4"] if sizes == 100 else ["1.mp4", "3.mp4"]), sizes=sizes)
+    if gone:
+        meta.write_text("path\n1.mp4\n4.mp4\n")
+        (tmp_path / "b" / "1.mp4").unlink(missing_ok=True)
+    with pytest.raises(RunChangedError, match=rf"the table: {old} -> {meta}") as caught:
+        only_contents_changed(plan, meta, CONFIG)
+    assert "--extend" not in str(caught.value)
+    with pytest.raises(RunChangedError, match=r"^the run there, finished but for 2 failed rows,"):
+        only_contents_changed(plan, meta, CONFIG, failed=2)
 
 
 def test_a_folder_of_videos_that_has_moved(tmp_path):
@@ -109,6 +133,19 @@ def test_a_folder_of_videos_that_has_moved(tmp_path):
     assert folder_has_moved(plan, tmp_path / "others", CONFIG)
     (tmp_path / "others" / "2.mp4").write_bytes(b"2")
     assert not folder_has_moved(plan, tmp_path / "others", CONFIG)
+
+
+def test_a_copied_folder_with_other_videos_in_it(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder / "clips").mkdir(parents=True)
+        (tmp_path / folder / "clips" / "1.mp4").write_bytes(b"1")
+    _, plan = planned(tmp_path / "a" / "clips")
+    copy = tmp_path / "b" / "clips"
+    (copy / "2.mp4").write_bytes(b"2")
+    assert only_contents_changed(plan, copy, CONFIG)
+    (copy / "1.mp4").unlink()
+    with pytest.raises(RunChangedError, match="the table: "):
+        only_contents_changed(plan, copy, CONFIG)
 
 
 @pytest.mark.parametrize(

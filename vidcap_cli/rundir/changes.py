@@ -176,30 +176,62 @@ def _other_meta(
     """The difference where META, at another place with the ``same`` contents, is not the plan's."""
     told = f"the table: {plan.meta} -> {meta}"
     before = Path(plan.meta)
-    has_moved = same or (before.name == meta.name and not before.exists())
-    if kind != plan.kind or kind == VIDEO or not has_moved:
+    if kind != plan.kind or kind == VIDEO or not (same or before.name == meta.name):
         return [told]
+    names = _first_names(meta, kind, config)
+    if other := next(_other_videos(plan, meta, names), None):
+        return [f"{told}: {other}"]
+    if same or not before.exists() or _has_copies(plan, meta, names, config):
+        return []
+    return [told]
+
+
+def _first_names(meta: Path, kind: str, config: CaptionConfig) -> list[str]:
+    """The first paths of META."""
     _, table = reading_of(meta, kind, config)
-    names = (
-        str(name)
-        for batch in planned_rows(meta, kind, table)
-        for name in batch.column("path").to_pylist()
-    )
-    other = next(_other_videos(plan, meta, islice(names, _COMPARED)), None)
-    return [f"{told}: {other}"] if other else []
+    batches = planned_rows(meta, kind, table)
+    names = (str(name) for batch in batches for name in batch.column("path").to_pylist())
+    return list(islice(names, _COMPARED))
 
 
-def _other_videos(plan: Plan, meta: Path, names: Iterator[str]) -> Iterator[str]:
+def _has_copies(plan: Plan, meta: Path, names: Sequence[str], config: CaptionConfig) -> bool:
+    """Whether META, changed since, is a copy of the one that is still at the place of the plan:
+    a row of both is the same video. One that has none in common is another table.
+    """
+    if plan.kind == FOLDER:
+        return any(_at_both_places(plan, meta, names))
+    with suppress(TableError):
+        before = set(_first_names(Path(plan.meta), plan.kind, config))
+        common = [name for name in names if name in before]
+        return any(map(_is_absolute, common)) or any(_at_both_places(plan, meta, common))
+    return False
+
+
+def _other_videos(plan: Plan, meta: Path, names: Sequence[str]) -> Iterator[str]:
     """Videos that are at META's place and at the one of the plan, and are not the same."""
+    for name, before, now in _at_both_places(plan, meta, names):
+        if before != now:
+            yield f"{name} has {now:,} bytes there, and {before:,} at the place before"
+
+
+def _at_both_places(plan: Plan, meta: Path, names: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """The videos with relative paths that are at the place of the plan and at META's, each with
+    its size at both.
+    """
     before, now = plan.bases, _starts(plan.kind, meta)
     if plan.kind == FOLDER:
-        before, names = (plan.meta,), (str(Path(name).relative_to(meta)) for name in names)
+        before, names = (plan.meta,), [str(Path(name).relative_to(meta)) for name in names]
     for name in names:
-        if is_remote(name) or Path(local(name)).is_absolute():
+        if _is_absolute(name):
             continue
-        sizes = _size(name, before), _size(name, now)
-        if None not in sizes and sizes[0] != sizes[1]:
-            yield f"{name} has {sizes[1]:,} bytes there, and {sizes[0]:,} at the place before"
+        then, there = _size(name, before), _size(name, now)
+        if then is not None and there is not None:
+            yield name, then, there
+
+
+def _is_absolute(name: str) -> bool:
+    """Whether a path means the same wherever its table lies."""
+    return is_remote(name) or Path(local(name)).is_absolute()
 
 
 def _size(name: str, bases: Sequence[str]) -> int | None:
