@@ -51,6 +51,21 @@ def test_from_half_a_table_to_all_of_it(tmp_path):
     assert all(row["text"] and row["caption_status"] == "ok" for row in rows)
 
 
+def test_half_a_table_as_the_table_of_videos(tmp_path):
+    """It is refused, with what finishes it and not only with what captions all of it."""
+    old = half(tmp_path)
+    code, _, err = vidcap("qwen2vl", old.name, "--model", "nano", cwd=tmp_path)
+    assert code == 2
+    assert "--caption-column NAME names another. To caption the 2 rows without a caption" in err
+    command = err.splitlines()[-1].strip()
+    code, _, err = vidcap(*shlex.split(command)[1:], cwd=tmp_path)
+    assert (code, PURPOSE in err) == (3, True)
+    for rest in ("a\n001.mp4,b\n002.mp4,c\n", "\n001.mp4,\n002.mp4,\n"):  # all, none
+        old.write_text(f"path,text\n000.mp4,{rest}")
+        _, _, err = vidcap("qwen2vl", old.name, "--model", "nano", cwd=tmp_path)
+        assert err.endswith("--caption-column NAME names another\n")
+
+
 def test_captions_in_a_column_that_was_named(tmp_path):
     """As pasted: each command finds them."""
     old = half(tmp_path)

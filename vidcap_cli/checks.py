@@ -14,9 +14,9 @@ from vidcap_cli.checkpoint.generation import sampling_keys
 from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import check_log_dir, check_output
-from vidcap_cli.errors import UsageError
+from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.families import bundled_models
-from vidcap_cli.finishing import refusal
+from vidcap_cli.finishing import or_completed, refusal
 from vidcap_cli.launch.ranks import devices
 from vidcap_cli.merge.columns import CaptionColumns
 from vidcap_cli.merge.sidecars import RANGES
@@ -63,7 +63,10 @@ def check_columns(table: TableOptions, meta: Path, config: CaptionConfig) -> Non
         )
     if kind_of(meta) == TABLE:
         opened = open_meta(meta, config.path_column, config.ranges)
-        columns.check(opened)
+        try:
+            columns.check(opened)
+        except TableError as error:
+            raise TableError(f"{error}{or_completed(opened, table.caption_column)}") from error
         if config.question_column:
             check_questions(opened, config.question_column)
         if table.sidecar and opened.ranges:

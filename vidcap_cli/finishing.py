@@ -29,7 +29,7 @@ from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import TABLE, kind_of, read_plan
 from vidcap_cli.statuses import PASSING, Status
 from vidcap_cli.table_writer import WRITABLE
-from vidcap_cli.tables import Table, hashes, open_table
+from vidcap_cli.tables import Table, hashes, is_text, open_table
 from vidcap_cli.view.steps import Step
 from vidcap_cli.view.words import count
 
@@ -81,6 +81,18 @@ def completing_steps(table: Table, rows: int, column: str) -> list[Step]:
         column=column,
     )
     return [Step(_purpose(rows), step.command)]
+
+
+def or_completed(table: Table, column: str) -> str:
+    """What to say besides where a table with captions in ``column`` is refused: how to caption the
+    rows that lack one. Empty where all or none have one.
+    """
+    names = table.schema.names
+    if column not in names or not is_text(table.schema.field(column).type):
+        return ""
+    captioned, lacking = caption_counts(table, column)
+    steps = completing_steps(table, lacking, column) if captioned else []
+    return "".join(f". {one.purpose.capitalize()}:\n\n    {one.command}" for one in steps)
 
 
 def _purpose(rows: int) -> str:
