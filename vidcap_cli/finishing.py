@@ -7,6 +7,7 @@ the three says what the next one is.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from vidcap_cli.option_values import NO_RANGES
 from vidcap_cli.options import PATH, TEXT
 from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.plan import TABLE, kind_of, read_plan
+from vidcap_cli.rundir.plan import TABLE, Plan, kind_of, read_plan
 from vidcap_cli.statuses import PASSING, Status
 from vidcap_cli.table_writer import WRITABLE
 from vidcap_cli.tables import Table, hashes, is_text, open_table
@@ -201,13 +202,18 @@ def steps_after_merge(
 
 def _caption(todo: Path, inputs: Sequence[Path], asked: Mapping[str, Any]) -> tuple[str, Path]:
     """The command that captions ``todo``, as the newest run among ``inputs`` did; its table."""
+    plans: list[tuple[RunDir, Plan]] = []
     runs = [run for run in map(RunDir, inputs) if run.is_run]
     for run in sorted(runs, key=lambda run: run.plan.stat().st_mtime, reverse=True):
-        try:
-            plan = read_plan(run)
-        except RunError:
-            continue
+        with suppress(RunError):
+            plans.append((run, read_plan(run)))
+    if plans:
+        run, plan = plans[0]
         written = default_output(todo, str(plan.options["family"]), None)
+        if plan.questions:  # others may have asked more
+            asked_by = [dict(one.options["question"]) for _, one in reversed(plans)]
+            every = {name: text for one in asked_by for name, text in one.items()}
+            plan = replace(plan, options={**plan.options, "question": every})
         return caption_like(run, plan, todo), written
     options = {name: asked[name] for name in ("path_column", "ranges") if name in asked}
     table = open_meta(todo, asked.get("path_column", PATH), asked.get("ranges"))

@@ -12,6 +12,7 @@ import pytest
 from vidcap_cli.caption import caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import TableError, UsageError
+from vidcap_cli.finishing import steps_after_merge
 from vidcap_cli.inspect import inspect
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.options import InspectOptions, TableOptions
@@ -94,6 +95,65 @@ def test_a_newer_answer_counts_for_all_questions(tmp_path, meta):
     assert "a.mp4,A cat.,Cat.,ok,,\n" in (tmp_path / "out.csv").read_text()
 
 
+@pytest.mark.parametrize("prefer", ["newest", "oldest", "first", "longest"])
+def test_each_question_is_answered_by_the_best_result_that_does(tmp_path, meta, prefer):
+    """A newer run or table that answers some of them replaces no answer to the others."""
+    first = captioned(
+        tmp_path / "both", meta,
+        result(0, "A cat. It", "Cat."), result(1, "A dog.", None), result(2, None, "An owl."),
+    )  # fmt: skip
+    only = replace(ONE, question={"brief": "Describe it briefly"})
+    said = [json.dumps({"brief": {"text": text, "flags": None}}) for text in ("Cat!", "Dog!")]
+    results = [
+        Result(row, f"{'ab'[row]}.mp4", "ok", "", flags="shrunk", answers=it)
+        for row, it in enumerate(said)
+    ]
+    second = captioned(tmp_path / "brief", meta, *results, config=only)
+    account = merge([first.path, second.path], tmp_path / "out.csv", prefer=prefer)
+    cat = "Cat!" if prefer == "newest" else "Cat."
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[1][:5] == ["a.mp4", "A cat. It", cat, "ok", ""]
+    assert rows[2] == ["b.mp4", "A dog.", "Dog!", "ok", "", "shrunk"]
+    assert rows[3][:4] == ["c.mp4", "", "An owl.", "empty"]
+    assert (account.ok, account.conflicts.count) == (2, 1)
+    other = "Cat." if prefer == "newest" else "Cat!"
+    assert account.conflicts.examples[0].detail == f"brief, taken: {cat} | not: {other}"
+    merge([first.path, second.path], tmp_path / "all.csv", prefer=prefer, all_columns=True)
+    with (tmp_path / "all.csv").open(newline="") as file:
+        whole = list(csv.DictReader(file))
+    source = tmp_path / ("both" if prefer == "newest" else "brief")
+    assert json.loads(whole[0]["caption_others"]) == [
+        {"input": str(source), "question": "brief", "text": other}
+    ]
+    assert json.loads(whole[1]["caption_answers"])["brief"]["text"] == "Dog!"
+
+
+def test_the_next_command_asks_what_all_runs_were_asked(tmp_path, meta):
+    first = captioned(tmp_path / "long", meta, result(0, "A cat.", "Cat."))
+    only = replace(ONE, question={"third": "Who?"})
+    second = captioned(tmp_path / "third", meta, config=only)
+    inputs = [first.path, second.path]
+    account = merge(inputs, tmp_path / "out.csv", missing=tmp_path / "todo.csv")
+    command = steps_after_merge(account, inputs, None, {})[0].command
+    for asked in ("'long=Describe it in detail'", "'brief=Describe it briefly'", "'third=Who?'"):
+        assert f"--question {asked}" in command
+
+
+def test_a_row_that_was_not_asked_everything_is_missing(tmp_path, meta):
+    """What it has of captions stays, also when that table is merged again."""
+    both = captioned(tmp_path / "both", meta, result(0, "A cat.", "Cat."))
+    part = tmp_path / "part.csv"
+    part.write_text("path,brief,caption_status\nb.mp4,Dog.,ok\nc.mp4,,missing_file\n")
+    account = merge([both.path, part], tmp_path / "out.csv", missing=tmp_path / "todo.csv")
+    assert (account.ok, account.missing.count, [*account.failed]) == (1, 1, ["missing_file"])
+    told = "b.mp4,,Dog.,missing,no answer to `long`,"
+    assert (tmp_path / "out.csv").read_text().splitlines()[2] == told
+    assert (tmp_path / "todo.csv").read_text() == "path\nb.mp4\nc.mp4\n"
+    merge([both.path, tmp_path / "out.csv"], tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_text() == (tmp_path / "out.csv").read_text()
+
+
 def test_one_question_and_several_are_not_mixed(tmp_path, meta):
     several = captioned(tmp_path / "several", meta, result(0, "A cat.", "Cat."))
     one = captioned(tmp_path / "one", meta, Result(1, "b.mp4", "ok", "A dog."), config=ONE)
@@ -112,7 +172,10 @@ def test_a_table_with_captions_to_no_question_of_the_runs(tmp_path, meta):
         merge([several.path, old], tmp_path / "out.csv")
     old.write_text("path,long\na.mp4,old\nb.mp4,old\n")
     merge([several.path, old], tmp_path / "out.csv")
-    assert "b.mp4,old,,ok,,\n" in (tmp_path / "out.csv").read_text()
+    assert (tmp_path / "out.csv").read_text().splitlines()[1:3] == [
+        "a.mp4,old,Cat.,ok,,",
+        "b.mp4,old,,missing,no answer to `brief`,",
+    ]
 
 
 def test_parts_of_before_there_were_answers_are_merged(tmp_path, meta):

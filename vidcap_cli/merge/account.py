@@ -107,8 +107,10 @@ class Strays:
 
 
 def _taken(choice: Choice, row: int) -> str:
-    chosen, others = choice.captions(row)
-    return f"taken: {chosen} | not: {' | '.join(others)}"
+    return "; ".join(
+        f"{f'{question}, ' if question else ''}taken: {chosen} | not: {' | '.join(others)}"
+        for question, chosen, others in choice.captions(row)
+    )
 
 
 class Account:

@@ -18,6 +18,8 @@ from vidcap_cli.tables import open_table, quoted
 
 ANSWERS = "answers"
 
+Answers = dict[str, dict[str, Any]]  # by the names of questions, as parts have them
+
 
 def questions_of(sources: Sequence[Source], column: str) -> tuple[str, ...]:
     """The names of the questions that ``sources`` answer; none where there is one without a name.
@@ -61,9 +63,8 @@ def _names(source: Source) -> tuple[str, ...]:
     return tuple(found)
 
 
-def columns(answers: pa.ChunkedArray, names: Sequence[str], edits: Edits) -> list[pa.ChunkedArray]:
-    """The captions of each question, edited, from a column of JSON."""
-    rows = [read(text) for text in answers.to_pylist()]
+def columns(rows: Sequence[Answers], names: Sequence[str], edits: Edits) -> list[pa.ChunkedArray]:
+    """The captions of each question, edited."""
     return [_column([row.get(name) or {} for row in rows], edits) for name in names]
 
 
@@ -75,7 +76,12 @@ def _column(answers: Sequence[Mapping[str, Any]], edits: Edits) -> pa.ChunkedArr
     return edits.apply(texts, flags=flags)
 
 
-def read(text: str | None) -> dict[str, Any]:
+def texts(answers: Answers) -> dict[str, str]:
+    """The captions among ``answers``."""
+    return {name: one["text"] for name, one in answers.items() if one.get("text")}
+
+
+def read(text: str | None) -> Answers:
     """What a cell says, by the names of questions; nothing where it is none of vidcap's."""
     try:
         found = json.loads(text or "{}")

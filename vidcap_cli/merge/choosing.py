@@ -1,12 +1,18 @@
-"""Choosing: the best of the results of every row, and which rows have different captions."""
+"""Choosing: the best of the results of every row, and which rows have different captions.
 
+Where questions have names a row has a caption for each: that of the best result which has one.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vidcap_cli.merge import answers
 from vidcap_cli.merge.spill import Ints
 from vidcap_cli.options import TEXT, Prefer
 from vidcap_cli.statuses import Status
@@ -14,38 +20,85 @@ from vidcap_cli.statuses import Status
 AGE, ROW = "age", "row"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Choice:
     """What was chosen for some rows that follow each other, counted from 0.
 
     ``best`` is by row the place of its best result, or -1; ``times`` how many it has,
-    those of one run counted once; ``conflicts`` are the rows with different captions.
+    those of one run counted once. ``questions`` are the names of those that were asked, if they
+    have any.
     """
 
     best: Ints
     times: Ints
-    conflicts: Ints
+    questions: tuple[str, ...]
     _results: pa.Table
+    _several: Ints  # the results of rows that have several, by row, the best last
     _row: Ints
     _ok: npt.NDArray[np.bool_]
     _age: Ints
 
-    def captions(self, row: int) -> tuple[str, dict[str, int]]:
-        """The caption that was chosen of a row with several, and the others with the age of each,
-        oldest first.
+    def ranked(self, row: int) -> Ints:
+        """The places of the results of a row, the best first."""
+        start, stop = np.searchsorted(self._rows_of_several, [row, row + 1])
+        return self._several[start:stop][::-1] if start < stop else self.best[row : row + 1]
+
+    def value(self, place: int, column: str) -> str | None:
+        """What a result has in a column of text."""
+        found: str | None = self._results[column][place].as_py()
+        return found
+
+    def answers(self, place: int) -> answers.Answers:
+        """What a result answers, by question."""
+        return answers.read(self.value(place, answers.ANSWERS))
+
+    def captions(self, row: int) -> Iterator[tuple[str, str, dict[str, int]]]:
+        """Of a row with different captions: the question, if it has a name, the caption that was
+        chosen, and the others with the age of each, oldest first.
         """
-        places = np.flatnonzero((self._row == row) & self._ok)
-        oldest_first = places[np.argsort(self._age[places])]
-        chosen, *texts = _texts(self._results, np.append(self.best[row], oldest_first)).to_pylist()
-        others: dict[str, int] = {}
-        for text, age in zip(texts, self._age[oldest_first].tolist(), strict=True):
-            if text != chosen:
-                others.setdefault(text, age)
-        return chosen, others
+        places = self.ranked(row)
+        said = [self._said(place) for place in places.tolist()]
+        age = self._age[places].tolist()
+        for question in self.questions or ("",):
+            texts = [one.get(question) for one in said]
+            chosen = next((text for text in texts if text is not None), "")
+            others: dict[str, int] = {}
+            for _, text in sorted(zip(age, texts, strict=True), key=lambda pair: pair[0]):
+                if text is not None and text != chosen:
+                    others.setdefault(text, age[texts.index(text)])
+            if others:
+                yield question, chosen, others
+
+    def _said(self, place: int) -> dict[str, str]:
+        """The captions of a result by question."""
+        if self.questions:
+            return answers.texts(self.answers(place))
+        return {"": self._results[TEXT][place].as_py() or ""} if self._ok[place] else {}
+
+    @cached_property
+    def conflicts(self) -> Ints:
+        """The rows with different captions."""
+        by = answers.ANSWERS if self.questions else TEXT
+        several = self._several if self.questions else self._several[self._ok[self._several]]
+        rows = _different(self._results[by], self._row, several)
+        if self.questions:  # they may have different answers, or answer different questions
+            rows = np.array([row for row in rows.tolist() if any(self.captions(row))], np.int64)
+        return rows
+
+    @cached_property
+    def _rows_of_several(self) -> Ints:
+        return self._row[self._several]
 
 
 def choose(
-    results: pa.Table, start: int, rows: int, *, given: Ints, runs: Ints, prefer: Prefer
+    results: pa.Table,
+    start: int,
+    rows: int,
+    *,
+    given: Ints,
+    runs: Ints,
+    prefer: Prefer,
+    questions: Sequence[str] = (),
 ) -> Choice:
     """Choose for each of the ``rows`` rows from ``start`` on: a caption, then what ``prefer`` says.
 
@@ -72,9 +125,7 @@ def choose(
         key = age[several]
     several = several[np.lexsort((last, key, ok[several], row[several]))]
     best[row[several]] = several  # of equal rows the last counts
-    return Choice(
-        best, times, _conflicts(results, row, several[ok[several]]), results, row, ok, age
-    )
+    return Choice(best, times, tuple(questions), results, several, row, ok, age)
 
 
 def _again(row: Ints, runs: Ints, rows: int) -> Ints:
@@ -85,12 +136,15 @@ def _again(row: Ints, runs: Ints, rows: int) -> Ints:
     return np.bincount(row[1:][same], minlength=rows)
 
 
-def _conflicts(results: pa.Table, row: Ints, captions: Ints) -> Ints:
-    """The rows with different texts among ``captions``, which are sorted by row."""
-    same = row[captions[1:]] == row[captions[:-1]]
-    left, right = captions[:-1][same], captions[1:][same]
-    differ = pc.not_equal(_texts(results, left), _texts(results, right))
-    rows: Ints = np.unique(row[left[np.asarray(differ.to_numpy(), np.bool_)]])
+def _different(texts: pa.ChunkedArray, row: Ints, places: Ints) -> Ints:
+    """The rows with different ones among the ``texts`` at ``places``, which are sorted by row."""
+    same = row[places[1:]] == row[places[:-1]]
+    left, right = (
+        pc.fill_null(texts.take(pa.array(some)), "")
+        for some in (places[:-1][same], places[1:][same])
+    )
+    differ = np.asarray(pc.not_equal(left, right).to_numpy(), np.bool_)
+    rows: Ints = np.unique(row[places[:-1][same][differ]])
     return rows
 
 

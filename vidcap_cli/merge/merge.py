@@ -40,6 +40,7 @@ from vidcap_cli.merge import answers
 from vidcap_cli.merge.account import Account, Reconciliation
 from vidcap_cli.merge.choosing import Choice, choose
 from vidcap_cli.merge.columns import CaptionColumns
+from vidcap_cli.merge.combining import combine
 from vidcap_cli.merge.editing import Edits
 from vidcap_cli.merge.matching import Matches, Results, match, read_results
 from vidcap_cli.merge.replacing import Replaced, captioned, says_more
@@ -93,7 +94,7 @@ def merge(
     ``overwrite_column`` leaves out columns of META that have a name of those added, as do runs that
     were asked to, and the tables that they wrote. ``missing``
     gets META's other columns of the rows without a caption. The paths of videos are written
-    relative to ``relative_to``, and what ``missing`` gets is as it was. ``sidecar`` and
+    relative to ``relative_to``; ``missing`` gets those that mean the same there. ``sidecar`` and
     ``overwrite_sidecars`` are about files beside the videos (``Sidecars``); RunError tells, once
     the table is there, which of these cannot be written. For the rest see ``Edits``: captions are
     compared and chosen as they were written. With ``planned_paths`` the rows are those that the
@@ -137,11 +138,11 @@ def merge(
         opened.enter_context(_returned_memory())
         matches = opened.enter_context(match(results, target, out.parent, block=ROWS))
         write = opened.enter_context(writing(out, schema, out_form, before or replaced[0].keep))
-        write_missing = (
-            opened.enter_context(writing(missing, kept, missing_form, replaced[1].keep))
-            if missing
-            else None
-        )
+        write_missing = None
+        if missing:
+            todo = opened.enter_context(writing(missing, kept, missing_form, replaced[1].keep))
+            folder = missing.absolute().parent
+            write_missing = lambda rows: todo(target.todo(rows, folder))  # noqa: E731
         rows = _Rows(
             target,
             columns,
@@ -215,9 +216,17 @@ class _Rows:
         if not rows.num_rows:
             return
         given, runs = self.matches.given(found), self.matches.runs(found)
-        choice = choose(found, first, rows.num_rows, given=given, runs=runs, prefer=self.prefer)
+        choice = choose(
+            found,
+            first,
+            rows.num_rows,
+            given=given,
+            runs=runs,
+            prefer=self.prefer,
+            questions=self.columns.questions,
+        )
         added = _columns(found, choice.best, self.columns.results)
-        written = _written(added, self.columns, self.edits)
+        written = _written(added, choice, self.columns, self.edits)
         if self.columns.others:
             written.append(_others(choice, rows.num_rows, self.matches))
         moved = self.target.relative(rows, self.relative_to) if self.relative_to else rows
@@ -262,13 +271,17 @@ def _columns(results: pa.Table, best: Ints, names: Sequence[str]) -> list[pa.Chu
 
 
 def _written(
-    added: list[pa.ChunkedArray], columns: CaptionColumns, edits: Edits
+    added: list[pa.ChunkedArray], choice: Choice, columns: CaptionColumns, edits: Edits
 ) -> list[pa.ChunkedArray]:
-    """The columns of the table: captions edited, and those of each question apart."""
+    """The columns of the table: captions edited, and those of each question apart.
+
+    Of several questions ``added`` tells afterwards what was taken from other results, too.
+    """
     if not columns.questions:
         return [edits.apply(added[0], flags=added[3]), *added[1:]]
+    said = combine(added, choice)
     last = added if columns.everything else added[:-1]
-    return [*answers.columns(added[-1], columns.questions, edits), *last[1:]]
+    return [*answers.columns(said, columns.questions, edits), *last[1:]]
 
 
 def _others(choice: Choice, rows: int, matches: Matches) -> pa.ChunkedArray:
@@ -276,8 +289,13 @@ def _others(choice: Choice, rows: int, matches: Matches) -> pa.ChunkedArray:
     told: list[str | None] = [None] * rows
     for row in choice.conflicts.tolist():
         others = [
-            {"input": matches.source(age), "text": text}
-            for text, age in choice.captions(row)[1].items()
+            {
+                "input": matches.source(age),
+                **({"question": question} if question else {}),
+                "text": text,
+            }
+            for question, _, rest in choice.captions(row)
+            for text, age in rest.items()
         ]
         told[row] = json.dumps(others, ensure_ascii=False)
     return pa.chunked_array([pa.array(told, pa.string())])

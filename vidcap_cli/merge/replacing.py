@@ -176,10 +176,11 @@ def _texts(
     more = [answers.ANSWERS] if columns.questions else []
     for table in read_source(source, [*_READ, *more]):
         texts, flags = (table[name].cast(pa.string()) for name in (TEXT, "flags"))
+        said = [answers.read(one) for one in table[answers.ANSWERS].to_pylist()] if more else []
         for edits in every:
             yield edits.apply(texts, flags=flags)
             if more:
-                yield from answers.columns(table[answers.ANSWERS], columns.questions, edits)
+                yield from answers.columns(said, columns.questions, edits)
 
 
 def _said(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

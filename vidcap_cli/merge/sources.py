@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -247,7 +248,10 @@ def _table_results(source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
             answers = _answers(batch.select(asked))
             results = results.set_column(place, schema.field("answers"), answers)
         row += batch.num_rows
-        yield results.filter(pc.not_equal(results["status"], Status.MISSING))
+        done = pc.not_equal(results["status"], Status.MISSING)
+        for name in asked:  # some questions of a row that is missing may be answered
+            done = pc.or_(done, pc.invert(_blank(batch.column(name).cast(pa.large_string()))))
+        yield results.filter(done)
 
 
 def _answers(captions: pa.RecordBatch) -> pa.Array:
@@ -273,7 +277,7 @@ def _batch_results(
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise TableError(f"{table.path}: the column `{column}` cannot be read: {error}") from error
     text = found["text"]
-    blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)
+    blank = _blank(text)
     status = found.get("status", pa.chunked_array([[Status.OK] * len(text)], pa.large_string()))
     is_ok = pc.fill_null(pc.equal(status, Status.OK), False)
     status = pc.if_else(pc.and_(is_ok, blank), Status.EMPTY, status)
@@ -283,6 +287,10 @@ def _batch_results(
         found.get(name, pa.nulls(batch.num_rows, schema.field(name).type)) for name in schema.names
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _blank(texts: pa.Array | pa.ChunkedArray) -> Any:
+    return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True)
 
 
 def _check_whole(path: Path) -> None:

@@ -1,13 +1,13 @@
 """The rows that a merged table has: those of META, or those that runs have planned."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
-from vidcap_cli.addresses import is_remote, resolve
+from vidcap_cli.addresses import is_remote, local, locate, resolve
 from vidcap_cli.errors import RunChangedError, UsageError
 from vidcap_cli.merge.sources import Source, caption_ranges
 from vidcap_cli.meta import names_of, open_meta, with_paths
@@ -16,6 +16,7 @@ from vidcap_cli.options import PATH
 from vidcap_cli.remote.table import base_of
 from vidcap_cli.rundir.changes import bases_now, located
 from vidcap_cli.rundir.plan import TABLE, Reading, fingerprint_of, open_clips
+from vidcap_cli.spans import parted
 from vidcap_cli.tables import Table, open_table
 
 
@@ -56,10 +57,28 @@ class Target:
             found = resolve(path, self.bases)
             return path if is_remote(found) else os.path.relpath(found, start)
 
+        return self._with_paths(rows, map(moved, self.paths(rows).to_pylist()))
+
+    def todo(self, rows: pa.Table, folder: Path) -> pa.Table:
+        """``rows`` for a table in ``folder``, whose relative paths mean the same files there."""
+        start = os.path.realpath(folder)
+        if start == os.path.realpath(self.bases[0]):
+            return rows
+
+        def moved(path: str) -> str:
+            if is_remote(path) or os.path.isabs(local(path)):  # noqa: PTH117 - a name, not a file
+                return path
+            file, span = locate(path, self.bases)
+            bounds = path[len(parted(path)[0]) :] if span else ""
+            return (file if is_remote(file) else os.path.relpath(file, start)) + bounds
+
+        return self._with_paths(rows, map(moved, self.paths(rows).to_pylist()))
+
+    def _with_paths(self, rows: pa.Table, paths: Iterable[str]) -> pa.Table:
         column = self.table.path_column
         field = rows.schema.field(column)
-        paths = pa.array(map(moved, self.paths(rows).to_pylist()), pa.string()).cast(field.type)
-        return rows.set_column(rows.schema.get_field_index(column), field, paths)
+        written = pa.array(paths, pa.string()).cast(field.type)
+        return rows.set_column(rows.schema.get_field_index(column), field, written)
 
 
 def find_target(
