@@ -11,7 +11,8 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.declaring import declared
 from vidcap_cli.errors import OK, ModelError, RunChangedError, RunError, UsageError
 from vidcap_cli.inspect import inspect
-from vidcap_cli.launch.leader import Job, Leader, leading
+from vidcap_cli.launch.job import Job
+from vidcap_cli.launch.leader import Leader, leading
 from vidcap_cli.options import PROMPTS, LaunchOptions, RunOptions, TableOptions
 from vidcap_cli.request import Request
 from vidcap_cli.rundir.parts import Result, write_part

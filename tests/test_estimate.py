@@ -18,7 +18,8 @@ from vidcap_cli.calibration import Measured, _pace, _spread
 from vidcap_cli.checkpoint.called import bundled
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.estimate import Estimate, _problems, _time_facts, _video_facts, look_ahead
-from vidcap_cli.launch.leader import Job, leading
+from vidcap_cli.launch.job import Job
+from vidcap_cli.launch.leader import leading
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.rundir.events import Began, Done, EventWriter, Started, State
 from vidcap_cli.rundir.records import Attempt

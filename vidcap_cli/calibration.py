@@ -15,7 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.launch.leader import Job, Leader, leading
+from vidcap_cli.launch.job import Job
+from vidcap_cli.launch.leader import Leader, leading
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.rundir.events import Done, EventReader
 from vidcap_cli.rundir.ledger import RunParts

@@ -39,7 +39,8 @@ from vidcap_cli.errors import (
 )
 from vidcap_cli.families import bundled_models
 from vidcap_cli.launch.follower import join
-from vidcap_cli.launch.leader import Job, Leader, leading, read_paths
+from vidcap_cli.launch.job import Job
+from vidcap_cli.launch.leader import Leader, leading
 from vidcap_cli.launch.ranks import cluster_for
 from vidcap_cli.launch.surroundings import look_around, placed
 from vidcap_cli.merge.account import Reconciliation
@@ -52,7 +53,7 @@ from vidcap_cli.remote.table import bring_table
 from vidcap_cli.request import Request, notice
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.places import Places
-from vidcap_cli.rundir.plan import VIDEO, kind_of
+from vidcap_cli.rundir.plan import VIDEO, kind_of, read_paths
 from vidcap_cli.rundir.replacing import may_replace, note_table
 from vidcap_cli.rundir.summary import Ended
 from vidcap_cli.view.live import make_view

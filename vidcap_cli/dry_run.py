@@ -7,7 +7,7 @@ from vidcap_cli.checks import (
     check_replaced,
 )
 from vidcap_cli.errors import FAILED, OK
-from vidcap_cli.launch.leader import Job
+from vidcap_cli.launch.job import Job
 from vidcap_cli.launch.ranks import devices
 from vidcap_cli.request import Request
 from vidcap_cli.rundir.places import Places, complete

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.launch.runs import CONFIG
-from vidcap_cli.launch.leader import Job
+from vidcap_cli.launch.job import Job
 
 
 @pytest.fixture

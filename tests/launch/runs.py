@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.launch.leader import Job, leading
+from vidcap_cli.launch.job import Job
+from vidcap_cli.launch.leader import leading
 from vidcap_cli.rundir.parts import Result, write_part
 from vidcap_cli.rundir.paths import RunDir
 

@@ -14,7 +14,8 @@ import pytest
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
 from vidcap_cli.launch import msrun as launch
-from vidcap_cli.launch.leader import Job, leading
+from vidcap_cli.launch.job import Job
+from vidcap_cli.launch.leader import leading
 from vidcap_cli.launch.msrun import Cluster, LaunchFailedError
 from vidcap_cli.options import LaunchOptions
 from vidcap_cli.rundir.paths import RunDir

@@ -18,7 +18,8 @@ from tests.faults.scene import FINISHED, OUTPUT, RUN, Scene, make_scene
 from tests.helpers.commands import committed, events, rows_of, vidcap
 from tests.launch.runs import CONFIG, caption_rows
 from vidcap_cli.errors import RunChangedError
-from vidcap_cli.launch.leader import Job, leading
+from vidcap_cli.launch.job import Job
+from vidcap_cli.launch.leader import leading
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.parts import Result, write_part

@@ -19,7 +19,9 @@ from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
 from vidcap_cli.launch import follower as join_module
 from vidcap_cli.launch import leader as leader_module
-from vidcap_cli.launch.leader import Job, leading
+from vidcap_cli.launch import others as others_module
+from vidcap_cli.launch.job import Job
+from vidcap_cli.launch.leader import leading
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.rank.intake import Claims
 from vidcap_cli.rundir.leases import grant, revoke
@@ -261,7 +263,7 @@ def test_a_node_serves_a_run_that_replaces_the_one_of_its_place(job):
 
 
 def test_only_nodes_that_work_in_the_launch_are_waited_for(job, monkeypatch):
-    monkeypatch.setattr(leader_module, "_OTHER_NODES_SECONDS", 0)
+    monkeypatch.setattr(others_module, "_LOOK_SECONDS", 0)
     view = Notices()
     with leading(replace(job, cluster=Cluster(worker_num=3, local_worker_num=1))) as leader:
         folder = leader._prepare(1, 1)

@@ -11,7 +11,8 @@ from vidcap_cli.caption import caption
 from vidcap_cli.checks import with_model
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import INCOMPLETE, RunError, StoppedError
-from vidcap_cli.launch.leader import Job, Leader, leading
+from vidcap_cli.launch.job import Job
+from vidcap_cli.launch.leader import Leader, leading
 from vidcap_cli.request import Request
 from vidcap_cli.rundir.events import Committed, Done
 from vidcap_cli.rundir.parts import Result, write_part

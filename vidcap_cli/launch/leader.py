@@ -5,43 +5,37 @@ cut off anywhere is continued by the same command. Success means that every plan
 result on disk, whatever the exit codes of the ranks say.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vidcap_cli.atomic import sweep
-from vidcap_cli.config import CaptionConfig
 from vidcap_cli.disk import faults_told
 from vidcap_cli.errors import RunError, StoppedError
-from vidcap_cli.launch.msrun import Cluster, LaunchFailedError
+from vidcap_cli.launch.job import Job
+from vidcap_cli.launch.msrun import LaunchFailedError
+from vidcap_cli.launch.others import OtherNodes
 from vidcap_cli.launch.supervise import Interrupts, supervise
-from vidcap_cli.rundir.changes import (
-    check_unchanged,
-    folder_has_moved,
-    is_unchanged,
-    keep_place,
-)
+from vidcap_cli.rundir.changes import check_unchanged, keep_place
 from vidcap_cli.rundir.claims import chunk_size
 from vidcap_cli.rundir.events import Done
 from vidcap_cli.rundir.extension import Wanted, extend
-from vidcap_cli.rundir.leases import revoke
+from vidcap_cli.rundir.leases import end
 from vidcap_cli.rundir.ledger import Done as Ledgered
 from vidcap_cli.rundir.ledger import Ledger
 from vidcap_cli.rundir.lock import leadership
 from vidcap_cli.rundir.newer import newer_videos
-from vidcap_cli.rundir.nodes import Heartbeat, Nodes
+from vidcap_cli.rundir.nodes import Heartbeat
 from vidcap_cli.rundir.ownership import Found, acquire, discard, empty, read_mark
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import AttemptDir, RunDir, attempt_of
 from vidcap_cli.rundir.places import Places, failed_in, read_finished
-from vidcap_cli.rundir.plan import Plan, make_plan, read_plan
+from vidcap_cli.rundir.plan import Plan, make_plan, read_paths, read_plan
 from vidcap_cli.rundir.records import (
     DEATHS_TO_GIVE_UP,
     Attempt,
@@ -61,57 +55,7 @@ from vidcap_cli.view.follower import View
 from vidcap_cli.view.tally import RunState
 from vidcap_cli.view.words import count
 
-# How often to look whether other nodes have finished: it reads every part file.
-_OTHER_NODES_SECONDS = 2.0
 _CHANGED_SECONDS = 2.0  # in which it is found out which videos are newer than their captions
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a command is asked to do. Nothing here alters captions but ``config``.
-
-    ``fresh`` starts over, ``extend`` keeps the captions of rows that META still has when that has
-    changed; ``restart_failed`` tries rows again that failed in an earlier command,
-    ``restart_changed`` those whose videos are newer than their captions. ``selection`` are the rows
-    it is about. ``table_options`` are noted in the plan.
-    """
-
-    meta: Path
-    run_dir: Path
-    config: CaptionConfig
-    cluster: Cluster = field(default_factory=Cluster)
-    fresh: bool = False
-    extend: bool = False
-    restart_failed: bool = True
-    restart_changed: bool = False
-    selection: Selection = field(default_factory=Selection)
-    table_options: dict[str, Any] = field(default_factory=dict)
-
-    def is_same(self, plan: Plan) -> bool:
-        """Whether a run with this plan makes the captions that are asked for."""
-        return is_unchanged(plan, self.meta, self.config)
-
-    def extends(self, run: RunDir) -> bool:
-        """Whether a run makes way for one that keeps its captions."""
-        if self.fresh or not run.is_run:
-            return False
-        with suppress(RunError):
-            return self.extend or folder_has_moved(read_plan(run), self.meta, self.config)
-        return False
-
-    def goes_on(self, run: RunDir) -> bool:
-        """Whether a run that was cut off makes them, as far as its plan can be read."""
-        with suppress(RunError):
-            return run.is_run and self.is_same(read_plan(run))
-        return False
-
-    def widened(self, run: RunDir, rows: int) -> Selection:
-        """The rows that are asked for of ``rows``, and those that its table has already."""
-        done = None if self.selection.is_shard else read_finished(run)
-        before = max(Scope.read(run).table_rows, done.rows if done else 0)
-        selection = self.selection.at_least(before)
-        everything = selection.limit is not None and before and selection.limit >= rows
-        return replace(selection, limit=None) if everything else selection
 
 
 @contextmanager
@@ -186,10 +130,10 @@ class Leader:
         self._ledger = Ledger(run, plan)
         self._damage: list[str] = []  # what is still to be told of damaged parts
         self.heartbeat = Heartbeat(run, job.cluster.node)
-        self._nodes = Nodes(run)
+        self._others = OtherNodes(run, job.cluster.node)
         # Launches that were cut off are over, before it is read what they have committed.
         for attempt in run.attempts():
-            _end(attempt)
+            end(attempt)
         self._remove_todos()
         done = self._look()
         self._attempts = done.attempts
@@ -206,8 +150,6 @@ class Leader:
         self.captioned_besides = int((done.ok & ~self._selected).sum())
         self.finished_before = self._captioned - int(again.sum())
         self._interrupts = Interrupts()
-        self._told: dict[str, set[str]] = {}  # of nodes, by what was said of them
-        self._next_look = 0.0
         before = Scope.read(run)
         self.is_done = self._is_done(before)
         if not self.is_done:
@@ -375,49 +317,25 @@ class Leader:
         if self._interrupts.count:
             folder.over.touch()  # ranks of other nodes may still commit what is finished
             return
-        _end(folder)
+        end(folder)
         self._raise_root_cause(folder)
+
+    def _goes_on_elsewhere(self, folder: AttemptDir, view: View) -> bool:
+        """Whether other nodes have something left to do in this launch."""
+        if self._interrupts.count:
+            return False
+        return self._others.are_at_work(folder.number, self._left, view)
 
     def _remove_todos(self) -> None:
         """Remove what launches had to do that are over: 60 bytes for each row of it.
 
         Ranks of other nodes that are still in one would die of it. Here they have left.
         """
-        own = self._job.cluster.node
-        read = {node.attempt for node in chain(*self._nodes.look()) if node.number != own}
+        read = self._others.launches()
         for launch in self.run.attempts():
             if launch.over.exists() and launch.number not in read:
                 with suppress(OSError):
                     launch.todo.unlink()
-
-    def _goes_on_elsewhere(self, folder: AttemptDir, view: View) -> bool:
-        """Whether other nodes have something left to do in this launch.
-
-        A node that never comes, or comes late, is not waited for; nor one that is not heard of any
-        more.
-        """
-        if self._interrupts.count:
-            return False
-        if time.monotonic() < self._next_look:
-            return True
-        own = self._job.cluster.node
-        there, lost = (
-            {node.name for node in nodes if node.number != own and node.attempt == folder.number}
-            for nodes in self._nodes.look()
-        )
-        self._tell(lost, "not heard of any more, what they had taken goes to others", view)
-        if not there or not self._left():
-            return False
-        self._tell(there, "still at work, which is waited for", view)
-        self._next_look = time.monotonic() + _OTHER_NODES_SECONDS
-        return True
-
-    def _tell(self, nodes: set[str], what: str, view: View) -> None:
-        """Say something of nodes, if it has not been said of just these."""
-        if nodes != self._told.get(what, set()):
-            self._told[what] = nodes
-            if nodes:
-                view.notice(f"{', '.join(sorted(nodes))}: {what}")
 
     def _raise_root_cause(self, folder: AttemptDir) -> None:
         """An exception in a rank would come again in every launch: raise the earliest of all."""
@@ -466,21 +384,7 @@ class Leader:
         return self.run.launch_logs(folder.number, cluster.node, cluster.launch.log_dir)
 
 
-def _end(launch: AttemptDir) -> None:
-    """Have the ranks of a launch leave, wherever they are, and commit nothing from now on."""
-    launch.over.touch()
-    revoke(launch)
-
-
 def _sweep(run: RunDir) -> None:
     """Remove what commits that were cut off left in a run directory."""
     for folder in (run.path, run.parts, *run.attempts_folder.glob("[0-9]*")):
         sweep(folder)
-
-
-def read_paths(run: RunDir, rows: list[int]) -> dict[int, str]:
-    """The paths of a few planned rows, as META writes them."""
-    import pyarrow.parquet as pq  # noqa: PLC0415 - for this rare case only
-
-    table = pq.read_table(run.rows, filters=[("row_id", "in", rows)])
-    return dict(zip(table["row_id"].to_pylist(), table["path"].to_pylist(), strict=True))

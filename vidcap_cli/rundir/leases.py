@@ -27,12 +27,18 @@ def grant(folder: AttemptDir, ranks: Iterable[int]) -> str | None:
     for rank in ranks:
         revoke(folder, rank)
         folder.lease(rank, name).mkdir()
-    # Who ends a launch says so first and then revokes: one of the two sees what the other did.
+    # See ``end``: one of the two sees what the other did.
     if folder.over.exists():
         for rank in ranks:
             revoke(folder, rank)
         return None
     return name
+
+
+def end(folder: AttemptDir) -> None:
+    """Have the ranks of a launch leave, wherever they are, and commit nothing from now on."""
+    folder.over.touch()  # first, or leases could be granted after they were revoked
+    revoke(folder)
 
 
 def revoke(folder: AttemptDir, rank: int | None = None) -> None:

@@ -420,3 +420,9 @@ def _videos(folder: Path) -> list[Path]:
         known = " ".join(sorted(VIDEO_SUFFIXES))
         raise TableError(f"{folder}: no videos in this folder or below; known are {known}")
     return sorted(found)
+
+
+def read_paths(run: RunDir, rows: list[int]) -> dict[int, str]:
+    """The paths of a few planned rows, as META writes them."""
+    table = pq.read_table(run.rows, filters=[("row_id", "in", rows)])
+    return dict(zip(table["row_id"].to_pylist(), table["path"].to_pylist(), strict=True))
