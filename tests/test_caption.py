@@ -41,6 +41,8 @@ def request_of(tmp_path):
     [
         ("nowhere/out.csv", "nowhere does not exist; create it first"),
         ("folder.csv", "is a folder; name a file"),
+        ("", r"is a folder; name a file in it, such as .*/captions\.csv$"),
+        ("captions", r"vidcap writes \.csv, \.tsv, \.parquet, \.jsonl; choose one"),
         ("out.docx", "vidcap writes"),
         ("meta.csv", "is the table of videos itself"),
         ("run/out.csv", "lies inside the run directory"),
@@ -75,6 +77,17 @@ def test_what_is_no_remote_table_is_refused(request_of, meta, words):
 def test_a_table_named_by_its_address_is_read(tmp_path, request_of):
     with pytest.raises(ModelError):  # it goes on to the model, which is not there
         caption(replace(request_of(), meta=Path(f"file://{tmp_path}/meta.csv")))
+
+
+def test_a_folder_that_is_called_by_dots_has_its_name(tmp_path):
+    below = tmp_path / "clips" / "below"
+    below.mkdir(parents=True)
+    (below / "a.mp4").write_text("no video")
+    for meta, name in ((".", "below"), ("..", "clips")):
+        _, _, err = vidcap("qwen2vl", meta, "--model", "nano", cwd=below)
+        title = f"vidcap qwen2vl {name} → {name}_caption_qwen2vl.csv: 1 video"
+        assert err.splitlines()[0] == title
+    assert (tmp_path / "clips_caption_qwen2vl.csv").is_file()
 
 
 def test_a_device_is_not_replaced_by_a_table(request_of):

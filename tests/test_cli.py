@@ -139,6 +139,13 @@ def test_wrong_value_names_the_option(table, option, value):
             "There is no command 'my'. To caption it: vidcap qwen2vl 'my clips' --model Qwen/",
         ),
         ("meta.csv", "To caption it: vidcap qwen2vl meta.csv --model Qwen/"),
+        (
+            "my clips --model nano --fps 2",
+            "To caption it: vidcap qwen2vl 'my clips' --model nano --fps 2",
+        ),
+        ("qwen2vl x --sidecar", "--sidecar needs a value: one of txt, json, both."),
+        ("inspect x --html", "inspect [OPTIONS] [TARGET]"),
+        ("merge x -o", "-o needs a value: FILE."),
         ("qwen2vl model/1.mp4 model/2.mp4", "Name the folder of the videos, model, or a table"),
         (
             "qwen2vl meta.csv --question What do you see --model nano",

@@ -188,9 +188,11 @@ def test_several_questions(parsed, tmp_path):
         (["Who?", "b=What?"], "several questions need names: write NAME=TEXT, not 'Who?'."),
         (["a=Who?", "a=What?"], "two questions are called a; rename one."),
         (["a=@none.txt"], "none.txt cannot be read"),
+        (["a= ", "b=Who?"], "write NAME=TEXT, not 'a= '."),
+        ([" "], "it says nothing; write a question, or leave it out."),
     ],
 )
-def test_several_questions_that_are_none(questions, remedy):
+def test_questions_that_are_none(questions, remedy):
     words = [word for question in questions for word in ("--question", question)]
     done = CliRunner().invoke(app, ["llava", "m.csv", *words], env={"COLUMNS": "200"})
     assert done.exit_code == 2

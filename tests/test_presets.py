@@ -95,8 +95,14 @@ def test_another_file_may_be_named(folder, monkeypatch):
     ("text", "words"),
     [
         ("fsp = 2\n", r"vidcap\.toml: there is no option fsp; did you mean fps\?"),
-        ("[llava]\nfps = 2\n", r"vidcap\.toml: there is no option fps; "),  # llava has none
-        ("[inspect]\nall = true\n", r"vidcap\.toml: there is no option inspect; "),
+        ("[llava]\nfps = 2\n", r": \[llava\]: there is no option fps; vidcap llava --help lists"),
+        (
+            "[inspect]\nall = true\n",
+            r": \[inspect\] is not read; tables are for .*, merge\.",
+        ),
+        ("[qwen]\nfps = 2\n", r"\[qwen\] is not read; .*; did you mean \[qwen2vl\]\?"),
+        ("[merge]\nallow-missing = true\n", r"\[merge\]: allow-missing is no option for a file; "),
+        ("allow_missing = true\n", r"vidcap\.toml: allow_missing is no option for a file; give it"),
         ("fps = \n", r"vidcap\.toml: is not TOML .*mend it"),
     ],
 )

@@ -115,6 +115,7 @@ def _meta(given: Path) -> tuple[Path, Path]:
     meant = local(str(given))
     if not is_remote(meant) or given.exists():
         meta = Path(meant).absolute()
+        meta = meta.resolve() if meta.name == ".." else meta  # what is made of it has its name
         return meta, meta
     meta = bring_table(address_of(given))
     return meta, Path(meta.name).absolute()
@@ -192,7 +193,7 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
         places = Places.of(leader.run.settled.path)
         check_replaced(request, places, request.meta, target)
         place = leader.run.settled.path if shard else target
-        title += f" {request.meta.name} → {place.name}"
+        title += f" {Path(leader.plan.meta).name} → {place.name}"
     _say_limit(leader, request)
     view = make_view(
         title=title,

@@ -92,6 +92,14 @@ class _Commands(TyperGroup):
 class _Command(TyperCommand):
     """A command whose help shows names and defaults whole."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words after it; each error knows the command, also of an option without a value."""
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            error.ctx = getattr(error, "ctx", None) or ctx  # type: ignore[attr-defined]
+            raise
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Draw it; the text is on stdout when this returns."""
         from vidcap_cli.view.help import folding

@@ -246,7 +246,8 @@ def report(
     sampled = "all " if guess.whole and guess.sampled != 1 else ""
     sampled += count(guess.sampled, "video")
     if guess.unreadable:
-        sampled += f", {guess.unreadable:,} of them cannot be read"
+        which = f"{guess.unreadable:,} of them" if guess.sampled > 1 else "which"
+        sampled += f", {which} cannot be read"
     sampled = sampled if planned.left else "none: no row is left to caption"
     value = {"videos": guess.sampled, "unreadable": guess.unreadable, "all": guess.whole}
     sample = Fact("sample", sampled, value)

@@ -9,7 +9,7 @@ from vidcap_cli.view.words import parse_size, size
 NO_RANGES = "none"  # no column has ranges of videos
 # Bytes a decoder needs to work at all: FFmpeg, NumPy and a video of ordinary size.
 LEAST_DECODE_MEMORY = 256_000_000
-_NAMED = re.compile(r"([^\W\d]\w*)=(.+)", re.DOTALL)  # a question with a name
+_NAMED = re.compile(r"([^\W\d]\w*)=(.*\S.*)", re.DOTALL)  # a question with a name
 
 
 def models(incomplete: str) -> list[str]:
@@ -59,6 +59,8 @@ def as_question(text: str) -> str:
 
 def as_questions(texts: list[str]) -> str | dict[str, str]:
     """One question, or several by their names, each written NAME=TEXT or NAME=@FILE."""
+    if not all(text.strip() for text in texts):
+        raise ValueError("it says nothing; write a question, or leave it out.")
     found = [_NAMED.fullmatch(text) for text in texts]
     if len(texts) == 1 and not found[0]:
         return as_question(texts[0])

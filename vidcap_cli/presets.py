@@ -19,8 +19,14 @@ from typing import Any
 from vidcap_cli.config import options_of
 from vidcap_cli.declaring import Declared, declared, spelled
 from vidcap_cli.errors import UsageError
-from vidcap_cli.families import FAMILIES
-from vidcap_cli.options import LaunchOptions, RunOptions, TableOptions
+from vidcap_cli.families import FAMILIES, RECOMMENDED
+from vidcap_cli.options import (
+    InspectOptions,
+    LaunchOptions,
+    MergeOptions,
+    RunOptions,
+    TableOptions,
+)
 from vidcap_cli.view.words import nearest
 
 CONFIG = "VIDCAP_CONFIG"
@@ -128,22 +134,36 @@ def _chosen(path: Path, content: Mapping[str, Any], command: str) -> dict[str, A
     common, own = {}, {}
     for key, value in content.items():
         if key in commands and isinstance(value, dict):
-            checked = {_checked(path, name, commands[key]): it for name, it in value.items()}
+            checked = {_checked(path, name, commands[key], key): it for name, it in value.items()}
             if key == command:
                 own = checked
+        elif isinstance(value, dict) and key.replace("-", "_") not in everywhere:
+            near = nearest(key, list(commands))
+            hint = f"; did you mean [{near}]?" if near else "."
+            raise UsageError(
+                f"{path}: [{key}] is not read; tables are for {', '.join(commands)}{hint}"
+            )
         else:
             common[_checked(path, key, everywhere)] = value
     return common | own
 
 
-def _checked(path: Path, key: str, known: Iterable[str]) -> str:
+def _checked(path: Path, key: str, known: Iterable[str], command: str | None = None) -> str:
+    """The name of an option that is called ``key``, among those ``known`` of all commands or of
+    the ``command`` whose table it is in.
+    """
     name = key.replace("-", "_")
     names = sorted(known)
     if name in names:
         return name
+    where = f"{path}: [{command}]" if command else str(path)
+    typed = (*declared(MergeOptions).values(), *declared(InspectOptions).values())
+    if command in (None, "merge") and name in map(_name, typed):
+        raise UsageError(f"{where}: {key} is no option for a file; give it with the command.")
     near = nearest(name, names)
-    hint = f"did you mean {near}?" if near else "vidcap qwen2vl --help lists them all."
-    raise UsageError(f"{path}: there is no option {key}; {hint}")
+    listed = f"vidcap {command or RECOMMENDED.command} --help lists them all."
+    hint = f"did you mean {near}?" if near else listed
+    raise UsageError(f"{where}: there is no option {key}; {hint}")
 
 
 def _check_variables(names: Iterable[str]) -> None:

@@ -27,9 +27,12 @@ WRITABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "json
 def output_form(path: Path, form: str | None = None) -> str:
     """The format to write ``path`` in: ``form``, or else what the suffix says."""
     found = form or WRITABLE.get(path.suffix.lower())
+    if found is None and path.is_dir():
+        raise TableError(f"{path}: is a folder; name a file in it, such as {path / 'captions.csv'}")
     if found is None or found not in WRITABLE.values():
+        other = f", not {form or path.suffix!r}" if form or path.suffix else ""
         raise TableError(
-            f"{path}: vidcap writes {', '.join(WRITABLE)}, not {form or path.suffix!r}; "
+            f"{path}: vidcap writes {', '.join(WRITABLE)}{other}; "
             "choose one of them or name the format with --format"
         )
     return found

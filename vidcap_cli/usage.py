@@ -63,6 +63,8 @@ def reword(error: Any) -> None:
     if hasattr(error, "possibilities"):  # there is no such option
         error.message = f"{error.message}.{_option_meant(error)}"
         error.possibilities = None
+    elif error.message.endswith(" requires an argument."):
+        error.message = _without_value(error)
     elif extra := _EXTRA.match(error.message):
         error.message = f"{extra[1]} is more than is asked for.{_instead(extra[1], sys.argv[1:])}"
     elif fault := next(iter(getattr(error.__cause__, "errors", list)()), None):
@@ -77,7 +79,11 @@ def unknown_command(name: str, commands: Sequence[str]) -> str:
     if found := _with_spaces(sys.argv[1:]) or (name if Path(name).exists() else ""):
         from vidcap_cli.inspect.command import caption_step  # noqa: PLC0415 - for this error only
 
-        return f"{said} To caption it: {caption_step(Path(found)).command}"
+        command = caption_step(Path(found)).command
+        rest = sys.argv[1 + len(found.split()) :]
+        if any(re.match(r"--model(=|$)", word) for word in rest):
+            command = shlex.join(["vidcap", RECOMMENDED.command, found, *rest])
+        return f"{said} To caption it: {command}"
     return f"{said} The commands are {', '.join(commands)}; vidcap --help says what they do."
 
 
@@ -99,6 +105,16 @@ def _option_meant(error: Any) -> str:
     if known := [flag for flag in _ELSEWHERE.get(name, ()) if flag in there]:
         return f" Did you mean {known[0]}?"
     return _meant(error.option_name, error.possibilities or ())
+
+
+def _without_value(error: Any) -> str:
+    """What is said of an option at the end of the line, where its value should follow."""
+    for option in error.ctx.command.params if error.ctx else ():
+        if error.option_name in (*option.opts, *option.secondary_opts):
+            choices = ", ".join(map(str, option.type_descriptor.choices or ()))
+            wanted = f"one of {choices}" if choices else option.metavar or "a value"
+            return f"{error.option_name} needs a value: {wanted}."
+    return str(error.message)
 
 
 def _meant(name: str, known: Sequence[str]) -> str:
