@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vidcap_cli.atomic import committing, sweep
+from vidcap_cli.atomic import committing, replace_file, sweep
 
 
 def leave(folder: Path, age: float) -> Path:
@@ -47,8 +47,17 @@ def test_what_was_cut_off_goes_when_nobody_writes_it(tmp_path, monkeypatch, answ
     assert left.exists() != goes
 
 
-def test_what_is_still_written_stays(tmp_path):
+def test_what_is_still_written_stays(tmp_path, monkeypatch):
     with committing(tmp_path / "name") as temporary:
         temporary.write_bytes(b"half")
         sweep(tmp_path)
     assert (tmp_path / "name").read_bytes() == b"half"
+
+    def rename(temporary: Path, path: Path) -> None:
+        sweep(tmp_path)
+        os.replace(temporary, path)
+
+    monkeypatch.setattr(Path, "replace", rename)
+    replace_file(tmp_path / "name", b"other")
+    assert (tmp_path / "name").read_bytes() == b"other"
+    assert os.listdir(tmp_path) == ["name"]

@@ -34,7 +34,7 @@ def atomic_write(
 
 def replace_file(path: Path, data: bytes) -> None:
     """Make ``path`` hold ``data`` for whoever reads it; after a crash of the machine it may not."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    temporary, lock = _locked_temporary(path)
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
@@ -42,6 +42,8 @@ def replace_file(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
+    finally:
+        os.close(lock)
 
 
 @contextmanager

@@ -152,7 +152,7 @@ def test_a_run_of_a_version_without_marks_is_continued(job):
 def test_what_commits_cut_off_left_is_removed_and_what_is_written_now_stays(job):
     finished_run(job, failed=1)
     run = RunDir(job.run_dir)
-    for folder in (run.path, run.parts, run.attempt(1).path):
+    for folder in (run.path, run.parts, run.attempt(1).path, run.nodes_folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f".plan.json.{'0' * 32}.tmp").write_text("half")
     (run.path / ".mine.tmp").write_text("not ours")

@@ -386,5 +386,5 @@ class Leader:
 
 def _sweep(run: RunDir) -> None:
     """Remove what commits that were cut off left in a run directory."""
-    for folder in (run.path, run.parts, *run.attempts_folder.glob("[0-9]*")):
+    for folder in (run.path, run.parts, run.nodes_folder, *run.attempts_folder.glob("[0-9]*")):
         sweep(folder)
