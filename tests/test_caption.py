@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.helpers.commands import vidcap
-from vidcap_cli.caption import caption
+from vidcap_cli.caption import _say_what_is_kept, caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.declaring import declared
 from vidcap_cli.errors import OK, ModelError, RunChangedError, RunError, UsageError
@@ -16,6 +17,7 @@ from vidcap_cli.launch.leader import Leader, leading
 from vidcap_cli.options import PROMPTS, LaunchOptions, RunOptions, TableOptions
 from vidcap_cli.request import Request
 from vidcap_cli.rundir.parts import Result, write_part
+from vidcap_cli.rundir.selection import Selection
 
 
 @pytest.fixture
@@ -178,6 +180,14 @@ def test_what_is_to_be_repeated_goes_on(tmp_path, monkeypatch, fresh):
     request = Request(tmp_path / "meta.csv", CaptionConfig("qwen2vl", "nano"))
     with pytest.raises(RunError, match="repeat the command to"):
         caption(replace(request, run=RunOptions(fresh=fresh)))
+
+
+def test_captions_of_other_rows_are_not_said_to_be_of_other_shards(tmp_path, capsys):
+    """They may as well be this shard's, after its --limit."""
+    leader = SimpleNamespace(moved_from=None, captioned_besides=327, selection=Selection(6, 1, 3))
+    _say_what_is_kept(leader, Request(tmp_path / "meta.csv", CaptionConfig("qwen2vl", "nano")))
+    told = "327 captions of rows not asked for stay in the run, for vidcap merge.\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_toy_says_which_questions_it_knows(tmp_path, monkeypatch, capsys):

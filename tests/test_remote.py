@@ -189,6 +189,22 @@ def test_no_server(cache):
     assert caught.value.status == "download_error"
 
 
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("ftp://x/a.mp4", "missing_file"),
+        ("htps://x/a.mp4", "missing_file"),
+        ("gs://b/a.mp4", "download_error"),
+    ],
+)
+def test_an_address_that_nothing_reads_is_lost(cache, monkeypatch, address, status):
+    """One that a package would read is, once that is installed."""
+    monkeypatch.setattr(access, "find_spec", lambda _name: None)
+    with pytest.raises(VideoError, match=r"(files are not read|need more packages)") as caught:
+        get(cache, address)
+    assert caught.value.status == status
+
+
 def test_the_cache_is_bounded_and_keeps_what_is_read(files, cache):
     cache = Cache(cache.folder, 2 * SIZE + 10_000)
     for name in "bcd":

@@ -127,7 +127,7 @@ def test_rows_across_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "_BLOCK", 256)
     rows = [["path", "note"], *([f"{i}.mp4", 'x\n"y",' * (i % 7)] for i in range(500))]
     assert values(put(tmp_path, "a.csv", python_csv(rows))) == rows
-    with pytest.raises(TableError, match=r"a\.csv: line \d+ \(data row 501\) has 1 fields"):
+    with pytest.raises(TableError, match=r"a\.csv: line \d+ \(row 500\) has 1 fields"):
         values(put(tmp_path, "a.csv", python_csv([*rows, ["short"], *rows])))
 
 
@@ -317,14 +317,18 @@ def test_jsonl_types_are_those_of_all_batches(tmp_path, monkeypatch):
         ("a.csv", "b/a.mp4\nc.mp4\n", "write the line path before `b/a.mp4`"),
         ("a.csv", "path;n\na;1\n", "separated by ';': write it with commas, or as .tsv"),
         ("a.csv", "path,n,n\na,1,2\n", "the column `n` is there more than once; rename or drop"),
-        ("a.csv", "path,n\na,1\n,2\n", "data row 2 has an empty `path`; fill it in or delete"),
-        ("a.csv", "path,n\n \t,2\n", "data row 1 has an empty `path`"),
+        (
+            "a.csv",
+            "path,n\na,1\n,2\n",
+            r"row 1 \(from 0\) has an empty `path`; fill it in or delete",
+        ),
+        ("a.csv", "path,n\n \t,2\n", r"row 0 \(from 0\) has an empty `path`"),
         (
             "a.csv",
             'path,n\n"a\nb",1\n\nc\n',
-            r"line 5 \(data row 2\) has 1 fields where .* has 2; quote",
+            r"line 5 \(row 1\) has 1 fields where .* has 2; quote",
         ),
-        ("a.csv", "path,n\na,1,2\n", r"line 2 \(data row 1\) has 3 fields"),
+        ("a.csv", "path,n\na,1,2\n", r"line 2 \(row 0\) has 3 fields"),
         (
             "a.csv",
             'path,n\na,1\nb,"2\nc,3\n',
@@ -350,7 +354,11 @@ def test_jsonl_types_are_those_of_all_batches(tmp_path, monkeypatch):
         ("a.jsonl", "", "the file is empty; write one JSON object a line"),
         ("a.jsonl", '{"path": "a"}\n{"path"', "line 2 is not JSON.*mend it"),
         ("a.jsonl", '{"path": "a"}\n\n[1]\n', "line 3 is not a JSON object"),
-        ("a.jsonl", '{"path": "a"}\n{"path": null}\n', "data row 2 has an empty `path`"),
+        (
+            "a.jsonl",
+            '{"path": "a"}\n{"path": null}\n',
+            r"row 1 \(from 0\) has an empty `path`",
+        ),
         ("a.jsonl", '{"path": 1}\n', "the column `path` holds int64, not text; convert it"),
         (
             "a.jsonl",
@@ -394,13 +402,13 @@ def test_faults_name_file_place_and_remedy(tmp_path, name, data, message):
 def test_faults_of_parquet_files(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"path": pa.array(["a", None, "c"])}), path)
-    with pytest.raises(TableError, match=r"a\.parquet: data row 2 has an empty `path`"):
+    with pytest.raises(TableError, match=r"a\.parquet: row 1 \(from 0\) has an empty `path`"):
         list(paths(open_meta(path)))
     pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, names=["path", "path"]), path)
     with pytest.raises(TableError, match="more than once"):
         open_meta(path)
     pq.write_table(pa.table({"path": pa.nulls(2)}), path)
-    with pytest.raises(TableError, match="data row 1 has an empty"):
+    with pytest.raises(TableError, match=r"row 0 \(from 0\) has an empty"):
         list(paths(open_meta(path)))
     pq.write_table(pa.table({"path": [f"{i:09}" for i in range(9000)]}), path, compression="zstd")
     data = bytearray(path.read_bytes())

@@ -50,6 +50,12 @@ def named(path: Path) -> Path:
     return meant
 
 
+def tidy(path: Path) -> Path:
+    """``path`` from the root, without ``..`` where that is the same place."""
+    plain = Path(os.path.normpath(path.absolute()))
+    return plain if os.path.realpath(plain) == os.path.realpath(path) else path.absolute()
+
+
 def resolve(path: str, bases: Sequence[str]) -> Path:
     """The file a row means: absolute as it is, else under the first base where it exists.
 

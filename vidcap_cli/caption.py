@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from vidcap_cli.addresses import address_of, is_remote, local
+from vidcap_cli.addresses import address_of, is_remote, local, tidy
 from vidcap_cli.checkpoint.called import bundled
 from vidcap_cli.checks import (
     check_columns,
@@ -104,7 +104,8 @@ def caption(request: Request) -> int:
             _say_what_is_kept(leader, request)
             whole, run = _lead(leader, request, target, shown=shown)
         if request.run.as_json:
-            print_json(run, target, request.caption_columns, shown=shown)
+            table = None if request.selection.is_shard else target
+            print_json(run, table, request.caption_columns, shown=shown)
         elif shown:
             print_captions(target, request.caption_columns)
     return OK if whole else INCOMPLETE
@@ -114,7 +115,7 @@ def _meta(given: Path) -> tuple[Path, Path]:
     """META, and the place beside which its output goes: here for one that is elsewhere."""
     meant = local(str(given))
     if not is_remote(meant) or given.exists():
-        meta = Path(meant).absolute()
+        meta = tidy(Path(meant))
         meta = meta.resolve() if meta.name == ".." else meta  # what is made of it has its name
         return meta, meta
     meta = bring_table(address_of(given))
@@ -155,7 +156,7 @@ def _say_what_is_kept(leader: Leader, request: Request) -> None:
         request.say(f"{leader.moved_from} is {leader.plan.meta} now: its run goes on.")
     if leader.captioned_besides and leader.selection.is_shard:
         captions = count(leader.captioned_besides, "caption")
-        request.say(f"{captions} of rows outside the shard stay in the run, for vidcap merge.")
+        request.say(f"{captions} of rows not asked for stay in the run, for vidcap merge.")
 
 
 def _say_done(leader: Leader, request: Request, target: Path) -> None:

@@ -161,7 +161,7 @@ def spans_of(table: Table, rows: Any, first: int = 0) -> Iterator[list[Span | No
             yield [span(*cells)] if len(cells) == len(BOUNDS) else spans(*cells)
     except SpanError as error:
         raise RangesError(
-            f"{table.path}: data row {number + 1}, {quoted(table.ranges)}: {error}; mend it, or "
+            f"{table.path}: row {number} (from 0), {quoted(table.ranges)}: {error}; mend it, or "
             f"caption whole videos with --ranges {NO_RANGES}"
         ) from error
 
@@ -180,7 +180,7 @@ def with_paths(
         first = pc.index(blank, True).as_py()
         if first >= 0:
             raise TableError(
-                f"{table.path}: data row {row + first + 1} has an empty "
+                f"{table.path}: row {row + first} (from 0) has an empty "
                 f"`{table.path_column}`; "
                 "fill it in or delete the row"
             )
@@ -204,9 +204,9 @@ def _path_hint(names: Sequence[str], column: str) -> str:
     if likely is not None:
         return (
             f"Columns found: {found}; rename `{likely}` to `path` if it names the videos, or "
-            f"caption with --path-column {shlex.quote(likely)}"
+            f"say --path-column {shlex.quote(likely)}"
         )
     return (
-        f"Columns found: {found}; rename the one that names the videos to `path`, or caption with "
+        f"Columns found: {found}; rename the one that names the videos to `path`, or say "
         "--path-column NAME"
     )

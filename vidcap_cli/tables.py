@@ -4,7 +4,7 @@ What is read is what was written: CSV and TSV values are the exact strings ("001
 empty field stays empty), Parquet and JSON keep their types. Blank lines are no rows. All but
 Parquet may be compressed with gzip. A JSON file that is one array is held in memory whole. Every
 fault of a table is a ``TableError`` that names the file, the place (a line counted from 1, or a
-data row counted from 1 without the header) and the remedy. ``table_writer`` is the other way.
+row counted from 0 without the header) and the remedy. ``table_writer`` is the other way.
 """
 
 import codecs
@@ -251,7 +251,7 @@ def _find_fault(path: Path, delimiter: str, header: list[str]) -> int:
         for row in reader:
             if row and len(row) != len(header):
                 raise TableError(
-                    f"{path}: line {start} (data row {count}) has {len(row)} fields where the "
+                    f"{path}: line {start} (row {count - 1}) has {len(row)} fields where the "
                     f"header has {len(header)}; quote values that contain {delimiter!r}"
                 )
             count += bool(row)

@@ -346,7 +346,7 @@ def test_columns_that_are_called_like_ranges_and_are_none(clips, tmp_path):
     assert report.verdict == "1 of 1 video opened can be captioned"
     model = "--model Qwen/Qwen2-VL-7B-Instruct"  # which is not where it is by default
     assert report.steps[0].command == f"vidcap qwen2vl {table} {model} --ranges none"
-    assert report.problems[0].text.startswith("data row 1, `start`, `end`: 'Monday' is no time")
+    assert report.problems[0].text.startswith("row 0 (from 0), `start`, `end`: 'Monday' is no time")
 
 
 def test_videos_elsewhere_are_opened(clips, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from vidcap_cli.addresses import tidy
 from vidcap_cli.cli import app
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import FAILED, INCOMPLETE, RunError, UsageError
@@ -65,6 +66,20 @@ def run(tmp_path: Path) -> RunDir:
     RankExit(0, 0).write(run.attempt(1))
     RankExit(1, -9, (2,)).write(run.attempt(1))
     return run
+
+
+def test_a_path_with_dots_is_the_same_run(run, monkeypatch):
+    """Its command has no --run-dir, and a path as short as can be."""
+    elsewhere = run.path.parent / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    dotted = Path("..") / run.path.name
+    assert inspect(dotted).steps[0].command == inspect(run.path).steps[0].command
+    other = run.path.rename(run.path.with_name("other.vidcap"))
+    command = inspect(Path("..") / other.name).steps[0].command
+    assert command.endswith(f"--run-dir {shlex.quote(str(other))}")
+    (elsewhere / "link").symlink_to(other)
+    assert tidy(elsewhere / "link" / ".." / "x") == elsewhere / "link" / ".." / "x"
 
 
 def test_rows_and_what_continues_them(run):

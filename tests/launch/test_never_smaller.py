@@ -259,8 +259,9 @@ def test_rows_beyond_a_limit_are_told_and_a_shard_names_its_run(scene, tmp_path)
         assert code in FINISHED, err
         assert len(rows_of(work / OUTPUT)) == limit
         assert f"{10 - limit} rows of the table come after --limit {limit}; without it" in err
-    code, _, err = scene.command(work, "--shard", "1/3").finish()
+    code, out, err = scene.command(work, "--shard", "1/3", "--json").finish()
     assert code in FINISHED, err
+    assert json.loads(out)["output"] is None
     assert err.startswith("vidcap qwen2vl meta.csv → meta_caption_qwen2vl.1-of-3.vidcap: 3 videos")
     assert "rows of the table come after" not in err
     shard = work / "meta_caption_qwen2vl.1-of-3.vidcap"

@@ -42,12 +42,16 @@ def test_two_shards_merged_are_the_single_run(tmp_path):
         assert f"next, {when}, copied if need be, to join them:\n" in err
         assert f"    vidcap merge {joined} -o {place / OUTPUT}\n" in err
         runs.append(run)
+    for shard, run in enumerate(runs):
+        _, _, err = vidcap("merge", run, "-o", tmp_path / "one.csv", cwd=tmp_path)
+        assert f"note: of the shards {1 - shard}/2 is not among the inputs" in err
     merged = tmp_path / "merged.csv"
     code, _, err = vidcap(
         "merge", *runs, "-o", merged, "--meta", places[0] / "meta.csv", cwd=tmp_path
     )
     assert code in FINISHED, err
     assert merged.read_bytes() == scene.expected
+    assert "not among the inputs" not in err
 
 
 def test_a_shard_of_a_single_video_is_refused(tmp_path):

@@ -80,7 +80,7 @@ def test_tables_with_other_columns_of_these_names(tmp_path):
     meta, old = tmp_path / "meta.csv", tmp_path / "old.csv"
     meta.write_text("path,start,end\na.mp4,Monday,Friday\n")
     old.write_text("path,start,end,text\na.mp4,Monday,Friday,A\n")
-    with pytest.raises(TableError, match="data row 1, `start`, `end`: 'Monday' is no time"):
+    with pytest.raises(TableError, match=r"row 0 \(from 0\), `start`, `end`: 'Monday' is no time"):
         merge([old], tmp_path / "out.csv", meta=meta)
     merge([old], tmp_path / "out.csv", meta=meta, ranges="none")
     assert texts(tmp_path / "out.csv") == ["A"]

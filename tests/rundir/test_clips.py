@@ -60,7 +60,7 @@ def test_numbers_of_parquet_and_json(tmp_path, run):
 def test_other_columns_may_hold_them_or_none(tmp_path, run):
     meta = put(tmp_path, "path,start,end,from,to\na.mp4,x,y,1,2\n")
     with pytest.raises(
-        TableError, match=r"data row 1, `start`, `end`: 'x' is no time; .*--ranges none"
+        TableError, match=r"row 0 \(from 0\), `start`, `end`: 'x' is no time; .*--ranges none"
     ):
         make_plan(meta, run, CONFIG)
     plan = make_plan(meta, run, replace(CONFIG, ranges="from,to"))
@@ -76,9 +76,15 @@ def test_other_columns_may_hold_them_or_none(tmp_path, run):
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        ("4,2", "data row 3, `start`, `end`: the range from 4 to 2 s ends before it begins; mend"),
-        ("x,", "data row 3, `start`, `end`: 'x' is no time; write seconds, or HH:MM:SS.mmm; mend"),
-        ("-1,2", "data row 3, `start`, `end`: '-1' is no time"),
+        (
+            "4,2",
+            r"row 2 \(from 0\), .*: the range from 4 to 2 s ends before it begins; mend",
+        ),
+        (
+            "x,",
+            r"row 2 \(from 0\), .*: 'x' is no time; write seconds, or HH:MM:SS.mmm; mend",
+        ),
+        ("-1,2", r"row 2 \(from 0\), `start`, `end`: '-1' is no time"),
     ],
 )
 def test_what_is_no_range_is_refused_with_its_row(tmp_path, run, cells, words):
@@ -128,7 +134,7 @@ def test_a_timestamp_that_is_a_date_is_none(tmp_path, run):
 
 def test_scenes_that_cannot_be_read_are_refused_with_their_row(tmp_path, run):
     meta = put(tmp_path, 'path,timestamp\na.mp4,"[(0, 1)]"\nb.mp4,"[(0, \'x\')]"\n')
-    with pytest.raises(TableError, match="data row 2, `timestamp`: 'x' is no time"):
+    with pytest.raises(TableError, match=r"row 1 \(from 0\), `timestamp`: 'x' is no time"):
         make_plan(meta, run, CONFIG)
     assert not run.plan.exists()
     assert not run.clips.exists()

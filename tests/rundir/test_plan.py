@@ -146,7 +146,7 @@ def test_metas_that_cannot_be_planned(tmp_path, run, name, message):
 def test_a_faulty_table_leaves_no_plan(tmp_path, run):
     meta = tmp_path / "meta.csv"
     meta.write_text("path,n\n" + "a,1\n" * 70_000 + "b\n")
-    with pytest.raises(TableError, match=r"line 70002 \(data row 70001\)"):
+    with pytest.raises(TableError, match=r"line 70002 \(row 70000\)"):
         make_plan(meta, run, CONFIG)
     assert list(run.path.iterdir()) == []
     # The fault is in a column that only the final table needs.

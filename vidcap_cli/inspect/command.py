@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vidcap_cli.addresses import tidy
 from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import options_of
 from vidcap_cli.declaring import given, spelled
@@ -34,8 +35,8 @@ def continue_command(run: RunDir, plan: Plan) -> str:
     selection = Scope.read(run).selection
     words = ["vidcap", name, plan.meta, *spelled(asked | selection.options)]
     # A run that starts over lies beside the one it will replace.
-    place = RunDir(run.path.absolute()).settled.path
-    if place != default_run_dir(output_of(plan), selection):
+    place = RunDir(tidy(run.path)).settled.path
+    if place.resolve() != default_run_dir(output_of(plan), selection).resolve():
         words += ["--run-dir", str(place)]
     return shlex.join(words)
 

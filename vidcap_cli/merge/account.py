@@ -155,6 +155,11 @@ class Account:
         )
         self._conflicts.add(choice.conflicts, lambda row: example(row, _taken(choice, row)))
 
+    @property
+    def misses(self) -> bool:
+        """Whether rows have no result."""
+        return Status.MISSING in self._statuses
+
     def reconciliation(
         self,
         out: Path,

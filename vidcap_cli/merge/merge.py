@@ -52,10 +52,13 @@ from vidcap_cli.options import PATH, TEXT, Prefer, Sidecar
 from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir, attempt_of
 from vidcap_cli.rundir.places import Places, read_finished
+from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
 from vidcap_cli.tables import ROWS, regroup
 from vidcap_cli.view.words import setting
+
+_SOME = 8  # shards that are named
 
 
 def merge(
@@ -168,6 +171,7 @@ def merge(
             *_other_options(sources),
             *_left_out(sources),
             *_not_whole(results),
+            *(_shards_left_out(sources) if account.misses else ()),
             *matches.notes(),
             *sidecars.notes(),
             *(note for one in replaced for note in one.notes()),
@@ -340,6 +344,20 @@ def _not_whole(results: Results) -> Iterator[str]:
                 f"({done.rows:,}): parts of it are gone; copy them from where it was made, or "
                 "repeat its command"
             )
+
+
+def _shards_left_out(sources: Sequence[Source]) -> Iterator[str]:
+    """Notes on shards whose runs are not among the inputs, where those of others are."""
+    runs = [source.run for source in sources if source.run]
+    selections = [Scope.read(run).selection for run in runs]
+    if all(selection.is_shard for selection in selections):
+        for of in sorted({selection.of for selection in selections}):
+            there = {selection.shard for selection in selections if selection.of == of}
+            lack = [f"{shard}/{of}" for shard in range(of) if shard not in there]
+            if lack:
+                some = f"{', '.join(lack[:_SOME])}{' …' if len(lack) > _SOME else ''}"
+                verb = "is" if len(lack) == 1 else "are"
+                yield f"of the shards {some} {verb} not among the inputs"
 
 
 def _left_out(sources: Sequence[Source]) -> Iterator[str]:

@@ -50,6 +50,15 @@ def unreadable(address: str) -> str | None:
     return None
 
 
+def check(address: str) -> None:
+    """Raise VideoError for an address that cannot be read: another try only helps where a package
+    is installed meanwhile.
+    """
+    if why := unreadable(address):
+        known = address.partition(":")[0].lower() in _PACKAGES
+        raise VideoError(Status.DOWNLOAD_ERROR if known else Status.MISSING_FILE, why)
+
+
 @dataclass(frozen=True, slots=True)
 class Remote:
     """A file elsewhere as its server describes it: size in bytes, and what changes with it.
@@ -75,7 +84,7 @@ def look(address: str) -> tuple[Any, str, Remote]:
     system.invalidate_cache()
     said = system.info(path)
     if said.get("type") == "directory":
-        raise VideoError(Status.DOWNLOAD_ERROR, "this is a folder, not a video file")
+        raise VideoError(Status.DECODE_ERROR, "this is a folder, not a video file")
     marks = sorted(f"{key}={said[key]}" for key in said.keys() & _MARKS)
     version = hashlib.sha256(" ".join(marks).encode()).hexdigest()[:16] if marks else None
     return system, path, Remote(said.get("size"), version)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vidcap_cli.addresses import address_of, is_remote
-from vidcap_cli.remote.access import failure, is_final, look, unreadable
+from vidcap_cli.remote.access import check, failure, is_final, look
 from vidcap_cli.statuses import Status
 from vidcap_cli.video import Clip, Rule, VideoError
 from vidcap_cli.video.decoder import Read, downloaded, downloading
@@ -58,10 +58,9 @@ class Cache:
     def held(self, address: str) -> Iterator[Path]:
         """The file at ``address``, here, and not removed until the block ends.
 
-        Raises VideoError with the status ``missing_file`` or ``download_error``.
+        Raises VideoError: ``missing_file``, ``download_error``, or ``decode_error`` of a folder.
         """
-        if why := unreadable(address):
-            raise VideoError(Status.DOWNLOAD_ERROR, why)
+        check(address)
         make_private(self.folder)
         name = _name_of(address)
         file = self.folder / name

@@ -30,10 +30,13 @@ def print_captions(table: Path, columns: Sequence[str]) -> None:
     )
 
 
-def print_json(run: RunDir, table: Path, columns: Sequence[str], *, shown: bool) -> None:
-    """Print how the command ended; where ``table`` is not kept (``shown``), with its captions."""
-    told: dict[str, Any] = {"output": str(table), "run": str(run.path)}
-    if shown:
+def print_json(run: RunDir, table: Path | None, columns: Sequence[str], *, shown: bool) -> None:
+    """Print how the command ended; where ``table`` is not kept (``shown``), with its captions.
+
+    A shard writes none.
+    """
+    told: dict[str, Any] = {"output": table and str(table), "run": str(run.path)}
+    if table and shown:
         told = dict.fromkeys(told)
         told["videos"] = _rows(table, [PATH, *BOUNDS, *columns, STATUS])
     told = read_json(run.summary) | told
