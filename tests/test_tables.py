@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidcap_cli import tables
+from vidcap_cli import table_csv, table_json, tables
 from vidcap_cli.atomic import committing
 from vidcap_cli.errors import TableError
 from vidcap_cli.meta import open_meta
@@ -124,7 +124,7 @@ def test_a_stray_quote_inside_a_field_is_a_character(tmp_path):
 
 
 def test_rows_across_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_BLOCK", 256)
+    monkeypatch.setattr(table_csv, "_BLOCK", 256)
     rows = [["path", "note"], *([f"{i}.mp4", 'x\n"y",' * (i % 7)] for i in range(500))]
     assert values(put(tmp_path, "a.csv", python_csv(rows))) == rows
     with pytest.raises(TableError, match=r"a\.csv: line \d+ \(row 500\) has 1 fields"):
@@ -288,7 +288,7 @@ def test_what_is_read_can_be_read_again(tmp_path):
 
 
 def test_jsonl_types_are_those_of_all_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_JSON_ROWS", 2)
+    monkeypatch.setattr(table_json, "_ROWS", 2)
     rows = [{"path": str(i), **({"x": i} if i < 3 else {"x": i + 0.5, "y": "z"})} for i in range(7)]
     table = whole(put(tmp_path, "a.jsonl", "".join(json.dumps(r) + "\n" for r in rows)))
     assert table["x"].to_pylist() == [0, 1, 2, 3.5, 4.5, 5.5, 6.5]

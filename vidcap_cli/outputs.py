@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vidcap_cli.rundir.selection import Selection
-from vidcap_cli.tables import bare_name
+from vidcap_cli.table_text import bare_name
 
 
 def default_output(meta: Path, family: str, form: str | None) -> Path:

@@ -29,7 +29,8 @@ from vidcap_cli.merge.spill import Ints, Spill
 from vidcap_cli.merge.target import Target
 from vidcap_cli.meta import with_names
 from vidcap_cli.options import PATH
-from vidcap_cli.tables import Table, hashes, is_gzip
+from vidcap_cli.table_text import is_gzip
+from vidcap_cli.tables import Table, hashes
 
 _HASH = "hash"
 _WRITTEN = "written"  # the path of a result as it stands in its table

@@ -27,7 +27,8 @@ from vidcap_cli.rundir.parts import SCHEMA, read_part
 from vidcap_cli.rundir.paths import RunDir, attempt_of, part_files
 from vidcap_cli.rundir.plan import Plan, read_plan
 from vidcap_cli.statuses import Status
-from vidcap_cli.tables import DELIMITERS, Table, is_gzip, open_table, quoted
+from vidcap_cli.table_text import is_gzip
+from vidcap_cli.tables import DELIMITERS, Table, open_table, quoted
 from vidcap_cli.view.words import absent
 
 _PART_MARKS = {"row_id", "path", "text", "status", "attempts"}
