@@ -105,7 +105,7 @@ def check_places(request: Request, meta: Path, output: Path | None) -> None:
 def check_replaced(request: Request, places: Places, meta: Path, output: Path) -> None:
     """Refuse to replace a table that the run has not written: its captions may be nowhere else."""
     if not (request.run.fresh or request.run.shard or may_replace(places, output)):
-        column = request.table.caption_column
+        column = ",".join(request.caption_columns)
         run = places.settled.path.exists() or places.coming.path.exists()
         raise UsageError(refusal(output, meta, request.config, column, run=run))
 

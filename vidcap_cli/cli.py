@@ -291,8 +291,10 @@ def merge(inputs: _Inputs, *, own: dict[str, Any], table: dict[str, Any]) -> Non
 
     wanted = MergeOptions(**own)
     rows: dict[str, Any] = {name: own[name] for name in ("path_column", "ranges", "prefer")}
+    column = table["caption_column"] or ""
+    several = {"caption_column": None, "questions": column.split(",")} if "," in column else {}
     account = merging.merge(
-        inputs, wanted.output, meta=wanted.meta, missing=wanted.missing, **rows, **table
+        inputs, wanted.output, meta=wanted.meta, missing=wanted.missing, **rows, **table | several
     )
     steps = []
     if wanted.missing:
@@ -335,7 +337,8 @@ _own_table["caption_column"] = replace(
     default=None,
     option=replace(
         _column.option,
-        help="Column that captions are written to, and read from in tables of other programs.",
+        help="Column that captions are written to, and read from in tables of other programs; "
+        "those of several questions with commas between.",
         usual="that of the runs, else text",
     ),
 )

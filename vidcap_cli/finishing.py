@@ -8,6 +8,7 @@ the three says what the next one is.
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,14 @@ WORTH_A_TRY = {*PASSING, Status.MISSING}
 
 
 def is_captioned(table: Path, column: str = TEXT) -> bool:
-    """Whether ``table`` can be read, and has a column with captions."""
+    """Whether ``table`` can be read, and has a column with captions, of several one of these."""
     try:
-        return caption_column(open_table(table).schema.names, column) is not None
+        names = open_table(table).schema.names
     except TableError:
         return False
+    if "," in column:
+        return bool({*column.split(",")} & {*names})
+    return caption_column(names, column) is not None
 
 
 def caption_counts(table: Table, column: str) -> tuple[int, int]:
@@ -103,7 +107,8 @@ def _purpose(rows: int) -> str:
 def refusal(output: Path, meta: Path, config: CaptionConfig, column: str, *, run: bool) -> str:
     """Why a run does not replace the table that is at its ``output``, and what to do instead.
 
-    ``run`` is whether there is a run at all.
+    ``column`` is where its captions go, of several questions with commas between; ``run`` is
+    whether there is a run at all.
     """
     why = "not as this run wrote it" if run else "without a run directory"
     words = f"{output} is there already, {why}, and is left as it is. "
@@ -128,8 +133,9 @@ def _whole(output: Path, meta: Path, config: CaptionConfig, column: str) -> int:
     try:
         planned = open_meta(meta, config.path_column, config.ranges)
         written = open_meta(output, config.path_column, NO_RANGES)
-        text = caption_column(written.schema.names, column)
-        if planned.ranges or config.clip_length or text is None:
+        names = written.schema.names
+        texts = column.split(",") if "," in column else [caption_column(names, column)]
+        if planned.ranges or config.clip_length or not {*texts} <= {*names}:
             return 0
         rows = np.concatenate(
             [
@@ -138,8 +144,8 @@ def _whole(output: Path, meta: Path, config: CaptionConfig, column: str) -> int:
             ]
         )
         found = [
-            hashes(paths.filter(_has_words(batch.column(text))))
-            for batch, paths in with_paths(written, written.batches([written.path_column, text]))
+            hashes(paths.filter(reduce(pc.and_, map(_has_words, batch.columns[1:]))))
+            for batch, paths in with_paths(written, written.batches([written.path_column, *texts]))
         ]
     except UsageError:
         return 0
@@ -167,8 +173,10 @@ def lacking_step(
         asked["ranges"] = ranges
     if column != TEXT:
         asked["caption_column"] = column
+    questions = tuple(column.split(",")) if "," in column else ()
+    columns = CaptionColumns(questions=questions) if questions else CaptionColumns(column)
     try:
-        CaptionColumns(column).check(open_meta(meta, path_column, ranges))
+        columns.check(open_meta(meta, path_column, ranges))
     except UsageError:
         asked["overwrite_column"] = True
     suffix = meta.suffix if meta.suffix in WRITABLE else ".csv"
@@ -193,14 +201,19 @@ def steps_after_merge(
     if not account.missing_file or not left:
         return []
     todo = Path(account.missing_file)
-    first, written = _caption(todo, inputs, asked)
+    found = _caption(todo, inputs, asked)
+    if found is None:
+        return []
+    first, written = found
     purpose = _purpose(account.rows - account.ok)
     place = ("--meta", meta) if meta else ()
     join = ("merge", *inputs, _short(written), *place, *spelled(asked), "-o", account.out)
     return [Step(purpose, first), Step.of("when that has finished, to join its captions", *join)]
 
 
-def _caption(todo: Path, inputs: Sequence[Path], asked: Mapping[str, Any]) -> tuple[str, Path]:
+def _caption(
+    todo: Path, inputs: Sequence[Path], asked: Mapping[str, Any]
+) -> tuple[str, Path] | None:
     """The command that captions ``todo``, as the newest run among ``inputs`` did; its table."""
     plans: list[tuple[RunDir, Plan]] = []
     runs = [run for run in map(RunDir, inputs) if run.is_run]
@@ -215,6 +228,8 @@ def _caption(todo: Path, inputs: Sequence[Path], asked: Mapping[str, Any]) -> tu
             every = {name: text for one in asked_by for name, text in one.items()}
             plan = replace(plan, options={**plan.options, "question": every})
         return caption_like(run, plan, todo), written
+    if "," in str(asked.get("caption_column", "")):
+        return None  # what the questions were is not known
     options = {name: asked[name] for name in ("path_column", "ranges") if name in asked}
     table = open_meta(todo, asked.get("path_column", PATH), asked.get("ranges"))
     step = caption_step(todo, *spelled(options), table=table)

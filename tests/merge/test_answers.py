@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.helpers.commands import vidcap
 from vidcap_cli.caption import caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import TableError, UsageError
-from vidcap_cli.finishing import steps_after_merge
+from vidcap_cli.finishing import refusal, steps_after_merge
 from vidcap_cli.inspect import inspect
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.options import InspectOptions, TableOptions
@@ -127,6 +128,51 @@ def test_each_question_is_answered_by_the_best_result_that_does(tmp_path, meta, 
         {"input": str(source), "question": "brief", "text": other}
     ]
     assert json.loads(whole[1]["caption_answers"])["brief"]["text"] == "Dog!"
+
+
+def test_tables_of_several_questions_without_their_runs(tmp_path, meta):
+    """No answer goes where another is, and none is left out without a word."""
+    both, brief, todo = (tmp_path / name for name in ("both.csv", "brief.csv", "todo.csv"))
+    both.write_text(f"{HEAD}\na.mp4,A cat.,Cat.,ok,,\n")
+    brief.write_text("path,brief,caption_status,caption_error,caption_flags\nb.mp4,Dog.,ok,,\n")
+    note = (
+        "the columns `long`, `brief` of tables may all have captions: if they answer several "
+        "questions, add --caption-column long,brief"
+    )
+    account = merge([both, brief], tmp_path / "one.csv", meta=meta)
+    assert account.notes == (note,)
+    words = ["--meta", meta, "--caption-column", "long,brief", "-o", tmp_path / "out.csv"]
+    code, _, err = vidcap("merge", both, brief, *words, "--missing", todo, cwd=tmp_path)
+    assert code == 3
+    assert (tmp_path / "out.csv").read_text() == (
+        f"{HEAD}\na.mp4,A cat.,Cat.,ok,,\nb.mp4,,Dog.,missing,no answer to `long`,\n"
+        "c.mp4,,,missing,,\n"
+    )
+    assert "note: " not in err
+    assert "next, " not in err  # what was asked is not known
+    run = captioned(
+        tmp_path / "run", meta, config=replace(ONE, question={"brief": "Describe it briefly"})
+    )
+    assert merge([run.path, both], tmp_path / "run.csv").notes == (
+        note.replace("`long`, `brief`", "`brief`, `long`").replace("long,brief", "brief,long"),
+    )
+    merge([both], tmp_path / "again.csv", meta=meta, questions=["brief", "long"])
+    assert merge([tmp_path / "again.csv"], tmp_path / "x.csv", meta=meta).notes
+
+
+def test_a_table_at_the_place_of_several_questions_keeps_all(tmp_path, meta):
+    """The command that is named instead of replacing it."""
+    out = tmp_path / "out.csv"
+    out.write_text(f"{HEAD}\na.mp4,A cat.,Cat.,ok,,\n")
+    told = refusal(out, meta, TWO, "long,brief", run=False)
+    assert f"--meta {meta} --caption-column long,brief -o" in told
+    rows = "".join(f"{name}.mp4,Words.,W.,ok,,\n" for name in "abc")
+    out.write_text(f"{HEAD}\n{rows}")
+    assert "All 3 rows have a caption there" in refusal(out, meta, TWO, "long,brief", run=False)
+    out.write_text(f"{HEAD}\n{rows.replace('Words.', '')}")
+    assert "All 3 rows" not in refusal(out, meta, TWO, "long,brief", run=False)
+    out.write_text("path,text\na.mp4,old\n")
+    assert "vidcap merge" not in refusal(out, meta, TWO, "long,brief", run=False)
 
 
 def test_the_next_command_asks_what_all_runs_were_asked(tmp_path, meta):

@@ -21,8 +21,11 @@ ANSWERS = "answers"
 Answers = dict[str, dict[str, Any]]  # by the names of questions, as parts have them
 
 
-def questions_of(sources: Sequence[Source], column: str) -> tuple[str, ...]:
-    """The names of the questions that ``sources`` answer; none where there is one without a name.
+def questions_of(
+    sources: Sequence[Source], column: str, given: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The names of the questions that ``sources`` answer, ``given`` ones first; none where there
+    is one without a name.
 
     Raises UsageError where they have nothing to do with each other, or with ``column``, the name
     that was asked for: captions to another question have no column in the table.
@@ -31,7 +34,7 @@ def questions_of(sources: Sequence[Source], column: str) -> tuple[str, ...]:
     for source in sources:
         if not source.is_table:
             found.setdefault(str(source.name), _names(source))
-    names = tuple(dict.fromkeys(name for each in found.values() for name in each))
+    names = tuple(dict.fromkeys([*given, *(name for each in found.values() for name in each)]))
     if not names:
         return ()
     without = [source for source, each in found.items() if not each]
@@ -42,7 +45,7 @@ def questions_of(sources: Sequence[Source], column: str) -> tuple[str, ...]:
     for source in sources:
         if source.is_table and not set(names) & {*open_table(source.name).schema.names}:
             raise UsageError(
-                f"{source.name}: its captions are in `{source.captions}`, those of the runs in "
+                f"{source.name}: its captions are in `{source.captions}`, others in "
                 f"{quoted(names)}; merge it apart, or rename that column to one of these"
             )
     if column != TEXT:

@@ -146,6 +146,16 @@ def _without(metadata: dict[bytes, bytes], dropped: Sequence[str]) -> dict[bytes
     return {**metadata, b"pandas": json.dumps(pandas).encode()}
 
 
+def columns_before(names: Sequence[str], captions: str, meta: Sequence[str]) -> list[str]:
+    """The columns of a table right before the one with its captions, up to one that META has."""
+    found: list[str] = []
+    for name in reversed(names[: names.index(captions)]):
+        if name in (*meta, PATH):
+            break
+        found.insert(0, name)
+    return found
+
+
 def caption_column(names: Sequence[str], wanted: str = TEXT) -> str | None:
     """The column of a table that holds its captions, or None when it has none.
 

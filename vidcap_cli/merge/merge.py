@@ -21,6 +21,7 @@ which have no name and so leave nothing behind.
 """
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.merge import answers
 from vidcap_cli.merge.account import Account, Reconciliation
 from vidcap_cli.merge.choosing import Choice, choose
-from vidcap_cli.merge.columns import CaptionColumns
+from vidcap_cli.merge.columns import STATUS, CaptionColumns, columns_before
 from vidcap_cli.merge.combining import combine
 from vidcap_cli.merge.editing import Edits
 from vidcap_cli.merge.matching import Matches, Results, match, read_results
@@ -55,7 +56,7 @@ from vidcap_cli.rundir.places import Places, read_finished
 from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import ROWS, regroup
+from vidcap_cli.tables import ROWS, open_table, quoted, regroup
 from vidcap_cli.view.words import setting
 
 _SOME = 8  # shards that are named
@@ -71,6 +72,7 @@ def merge(
     prefer: Prefer = "newest",
     all_columns: bool = False,
     caption_column: str | None = None,
+    questions: Sequence[str] = (),
     overwrite_column: bool = False,
     prefix: str = "",
     suffix: str = "",
@@ -93,7 +95,8 @@ def merge(
     for the columns of ranges (``meta.open_meta``). ``form`` is csv, tsv, parquet or jsonl, by
     default what the suffix of ``out`` says. ``all_columns`` adds what else is known about a result,
     and the other captions of a row. The captions are called ``caption_column``, by default as all
-    runs were asked to call them, or as the questions of the runs that have names;
+    runs were asked to call them, or as the questions of the runs that have names, or as
+    ``questions``, which tables have columns of;
     ``overwrite_column`` leaves out columns of META that have a name of those added, as do runs that
     were asked to, and the tables that they wrote. ``missing``
     gets META's other columns of the rows without a caption. The paths of videos are written
@@ -110,8 +113,9 @@ def merge(
     out_form = output_form(out, form)
     missing_form = output_form(missing) if missing else ""
     edits = Edits(prefix, suffix, strip_prefix, trim_to_sentence)
-    sources = find_sources([named(path) for path in inputs], caption_column, path_column, ranges)
-    questions = answers.questions_of(sources, caption_column or TEXT)
+    given = questions or ((caption_column,) if caption_column else ())
+    sources = find_sources([named(path) for path in inputs], given, path_column, ranges)
+    questions = answers.questions_of(sources, caption_column or TEXT, questions)
     sources = [replace(source, questions=questions) for source in sources]
     columns = CaptionColumns(
         TEXT if questions else caption_column or asked_column(sources),
@@ -169,6 +173,7 @@ def merge(
         notes=(
             *target.notes,
             *_other_options(sources),
+            *_other_captions(sources, target, columns),
             *_left_out(sources),
             *_not_whole(results),
             *(_shards_left_out(sources) if account.misses else ()),
@@ -325,6 +330,23 @@ def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:
         return ()
     listed = "; ".join(told)
     return (f"the runs were made with different options ({listed}): their captions are mixed",)
+
+
+def _other_captions(
+    sources: Sequence[Source], target: Target, columns: CaptionColumns
+) -> Iterator[str]:
+    """Notes on columns of tables that may have captions to other questions: no run says so."""
+    found = dict.fromkeys(columns.questions)
+    for source in sources:
+        if source.captions:
+            names = open_table(source.name).schema.names
+            others = columns_before(names, source.captions, target.table.schema.names)
+            found |= dict.fromkeys([*others, source.captions] if STATUS in names else [])
+    if len(found) > max(1, len(columns.questions)):
+        yield (
+            f"the columns {quoted([*found])} of tables may all have captions: if they answer "
+            f"several questions, add --caption-column {shlex.quote(','.join(found))}"
+        )
 
 
 def _spelled(name: str, value: Any, options: Mapping[str, Any]) -> str:

@@ -79,13 +79,13 @@ class Source:
 
 def find_sources(
     inputs: Sequence[Path],
-    captions: str | None = None,
+    captions: Sequence[str] = (),
     paths: str | None = None,
     ranges: str | None = None,
 ) -> list[Source]:
     """Sort out what was given; the same folder, run or table given twice counts once.
 
-    ``captions`` names the column with the captions in tables that vidcap did not write, by default
+    ``captions`` names the columns with captions in tables that vidcap did not write, by default
     that of the runs, or of one of their questions; ``paths`` the one with the videos in tables that
     have it, ``ranges`` those with the ranges.
     """
@@ -109,10 +109,10 @@ def find_sources(
         files = [part for part in part_files(folder) if part.name in names]
         name = files[0] if len(files) == 1 else folder
         sources.setdefault(folder.resolve(), _of_parts(name, files, given))
-    column = captions or asked_column([*sources.values()])
+    columns = captions or (asked_column([*sources.values()]),)
     asked = [name for one in sources.values() if one.plan for name in one.plan.questions]
     found = [
-        _single(path, given, [*asked, column], paths or PATH, ranges)
+        _single(path, given, [*asked, *columns], paths or PATH, ranges)
         for given, path in tables.values()
     ]
     return sorted([*sources.values(), *found], key=lambda source: source.given)
