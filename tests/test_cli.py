@@ -143,6 +143,7 @@ def test_wrong_value_names_the_option(table, option, value):
             "my clips --model nano --fps 2",
             "To caption it: vidcap qwen2vl 'my clips' --model nano --fps 2",
         ),
+        ("--show-completion zsh", "--show-completion takes no value: it is for the shell"),
         ("qwen2vl x --sidecar", "--sidecar needs a value: one of txt, json, both."),
         ("inspect x --html", "inspect [OPTIONS] [TARGET]"),
         ("merge x -o", "-o needs a value: FILE."),

@@ -185,6 +185,9 @@ def test_the_demo_and_one_video_are_called_so(tmp_path, clips):
     _, out, _ = vidcap("qwen2vl", clips["h264"], "--model", "nano", "--dry-run", cwd=tmp_path)
     assert re.search(r"sample +1 video\n", out)
     assert re.search(r"visual tokens +\d+, with this model", out)
+    (tmp_path / "none.csv").write_text("path\nnone.mp4\n")
+    _, out, _ = vidcap("qwen2vl", "none.csv", "--model", "nano", "--dry-run", cwd=tmp_path)
+    assert re.search(r"sample +1 video, which cannot be read\n", out)
 
 
 def test_a_calibration_with_few_rows_says_so(table):

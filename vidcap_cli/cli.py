@@ -58,6 +58,8 @@ class _Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The words after ``vidcap``; what is wrong with the first of them is said in our words."""
+        if args[1:] and args[0] in ("--install-completion", "--show-completion"):
+            ctx.fail(f"{args[0]} takes no value: it is for the shell that it is typed in.")
         try:
             return super().parse_args(ctx, args)
         except _UsageError as error:

@@ -31,7 +31,7 @@ from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import TABLE, Plan, kind_of, read_plan
 from vidcap_cli.statuses import PASSING, Status
 from vidcap_cli.table_writer import WRITABLE
-from vidcap_cli.tables import Table, hashes, is_text, open_table
+from vidcap_cli.tables import Table, cut_short, hashes, is_text, open_table
 from vidcap_cli.view.steps import Step
 from vidcap_cli.view.words import count
 
@@ -72,7 +72,7 @@ def completing_steps(table: Table, rows: int, column: str) -> list[Step]:
 
     ``column`` is the one with its captions.
     """
-    if not rows:
+    if not rows or cut_short(table):  # which merge refuses
         return []
     run = RunDir(default_run_dir(table.path))
     if run.is_run:

@@ -190,10 +190,17 @@ def with_paths(
         raise TableError(f"{table.path}: the table has a header but no rows; add the videos")
 
 
+def separator_hint(names: Sequence[str]) -> str:
+    """What to say of the columns ``names`` that are one, where another mark separates them."""
+    if len(names) != 1 or not {";", "\t"} & {*names[0]}:
+        return ""
+    mark = ";" if ";" in names[0] else "tabulator"
+    return f"its columns seem to be separated by {mark!r}: write it with commas, or as .tsv"
+
+
 def _path_hint(names: Sequence[str], column: str) -> str:
-    if len(names) == 1 and (";" in names[0] or "\t" in names[0]):
-        mark = ";" if ";" in names[0] else "tabulator"
-        return f"Its columns seem to be separated by {mark!r}: write it with commas, or as .tsv"
+    if hint := separator_hint(names):
+        return hint[0].upper() + hint[1:]
     if len(names) == 1 and re.search(r"\.[a-zA-Z0-9]{2,4}$", names[0]):
         return f"The first line names the columns: write the line {column} before `{names[0]}`"
     plain = {name.strip().lower(): name for name in names}

@@ -70,6 +70,22 @@ def table_form(path: Path) -> str | None:
     return None if form == "parquet" and is_gzip(path) else form
 
 
+def cut_short(table: Table) -> str:
+    """What to say of a CSV file whose last line is not ended, as every program that writes CSV
+    does; empty for others. Of gzip and JSON the readers notice it.
+    """
+    if table.form not in DELIMITERS or is_gzip(table.path):
+        return ""
+    with table.path.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 1))
+        if file.read(1) in (b"\n", b"\r"):
+            return ""
+    return (
+        "the last row is not finished, the file seems to be cut short; restore it, delete that "
+        "row, or end its line if it is whole"
+    )
+
+
 def open_table(path: Path) -> Table:
     """Read what the header or footer of the table at ``path`` says."""
     form = table_form(path)

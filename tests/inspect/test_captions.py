@@ -429,3 +429,13 @@ def test_shares_are_of_captions_and_not_of_rows_to_do(tmp_path):
     flags = inspect(write(tmp_path / "t.csv", rows)).as_dict()["facts"]["flags"]
     assert (flags["duplicate"]["rows"], flags["duplicate"]["share"]) == (2, 1.0)
     assert flags["failed"]["share"] == pytest.approx(1 / 3)
+
+
+def test_a_table_that_is_cut_short_is_told(tmp_path):
+    file = tmp_path / "m.csv"
+    for end, told in (("\n", 0), ("", 1)):
+        file.write_text(f"path,text\na.mp4,\nb.mp4,A cat sle{end}")
+        report = inspect(file)
+        assert any("vidcap merge" in step.command for step in report.steps) == (not told)
+        assert [one.text[:28] for one in report.problems] == told * ["the last row is not finished"]
+        assert report.ok

@@ -690,10 +690,14 @@ def test_runs_of_one_folder_at_two_places(tmp_path):
         ("gone", "no such file or folder; check the spelling"),
         ("folder", "neither a run directory .* nor a folder of part files"),
         ("meta.csv", "neither a part file nor a table with captions.*`path` and `text`, found"),
+        ("semicolons.csv", "its columns seem to be separated by ';': write it with commas"),
+        ("torn.csv", "the last row is not finished, .* delete that row, or end its line if"),
     ],
 )
 def test_inputs_that_are_none(tmp_path, meta, name, message):
     (tmp_path / "folder").mkdir()
+    (tmp_path / "semicolons.csv").write_text("path;text\na.mp4;words\n")
+    (tmp_path / "torn.csv").write_text("path,text\na.mp4,words\nb.mp4,wor")
     with pytest.raises(UsageError, match=f"(?s){name}: .*{message}"):
         merge([tmp_path / name], tmp_path / "out.csv", meta=meta)
 

@@ -1,6 +1,6 @@
-"""What is said of names that are not there."""
+"""What is said of names that are not there, and of figures."""
 
-from vidcap_cli.view.words import absent
+from vidcap_cli.view.words import absent, figure
 
 
 def test_another_shard_is_no_other_spelling(tmp_path):
@@ -12,3 +12,8 @@ def test_another_shard_is_no_other_spelling(tmp_path):
     typed = tmp_path / "meta_caption_lava.2-of-3.vidcap"
     assert absent(typed).endswith("did you mean " + str(gone).replace(".1-", ".2-") + "?")
     assert "check the spelling" in absent(tmp_path / "x" / "none.mp4")
+
+
+def test_a_figure_is_the_same_as_that_of_one_that_was_rounded():
+    for speed, told in ((1210.51, "1,210"), (1211.44, "1,211"), (99.96, "100"), (8.34, "8.3")):
+        assert figure(speed) == figure(round(speed, 1)) == told

@@ -20,7 +20,7 @@ from vidcap_cli.inspect import rules
 from vidcap_cli.inspect.gallery.make import Gallery, make_gallery
 from vidcap_cli.inspect.histogram import histogram
 from vidcap_cli.inspect.judging import BIT, FAULTS, MEANS, OPENING, Captions, Judged, judge
-from vidcap_cli.inspect.report import Fact, Report, Section
+from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.rules import Fault
 from vidcap_cli.merge.columns import caption_column
 from vidcap_cli.merge.replacing import check_captions
@@ -28,7 +28,7 @@ from vidcap_cli.merge.sources import plan_beside
 from vidcap_cli.options import PATH
 from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import selectable
+from vidcap_cli.tables import cut_short, selectable
 from vidcap_cli.view.steps import Step, made_of
 from vidcap_cli.view.words import count, one_line
 
@@ -168,8 +168,11 @@ def _report(
         verdict += f"; written to {export}"
     if made:
         verdict += f"; {made}"
+    short = cut_short(captions.table)
+    problems = (Problem(short, serious=False),) if short else ()
+    doubtful = flagged > 0 or bool(short)
     return Report(
-        "captions", name, verdict, tuple(sections), steps=tuple(steps), doubtful=flagged > 0
+        "captions", name, verdict, tuple(sections), problems, tuple(steps), doubtful=doubtful
     )
 
 

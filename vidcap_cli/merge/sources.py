@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from vidcap_cli.errors import DamagedPartError, RunError, TableError, UsageError
 from vidcap_cli.merge.columns import STATUS, caption_column
-from vidcap_cli.meta import BOUNDS, find_ranges, names_of
+from vidcap_cli.meta import BOUNDS, find_ranges, names_of, separator_hint
 from vidcap_cli.option_values import NO_RANGES
 from vidcap_cli.options import PATH, TEXT
 from vidcap_cli.outputs import default_run_dir
@@ -27,8 +27,7 @@ from vidcap_cli.rundir.parts import SCHEMA, read_part
 from vidcap_cli.rundir.paths import RunDir, attempt_of, part_files
 from vidcap_cli.rundir.plan import Plan, read_plan
 from vidcap_cli.statuses import Status
-from vidcap_cli.table_text import is_gzip
-from vidcap_cli.tables import DELIMITERS, Table, open_table, quoted
+from vidcap_cli.tables import Table, cut_short, open_table, quoted
 from vidcap_cli.view.words import absent
 
 _PART_MARKS = {"row_id", "path", "text", "status", "attempts"}
@@ -167,6 +166,8 @@ def _single(
     if videos in names and column is not None:
         spans = caption_ranges(table, ranges)
         return Source(path, given, (path,), captions=column, paths=videos, ranges=spans)
+    if hint := separator_hint(names):
+        raise TableError(f"{path}: {hint}")
     raise TableError(
         f"{path}: neither a part file nor a table with captions: it needs the columns `{paths}` "
         f"and `{captions[-1]}`, found are {quoted(sorted(names))}; name the one with the captions "
@@ -227,8 +228,8 @@ def _part_results(source: Source, columns: Sequence[str]) -> Iterator[pa.Table]:
 def _table_results(source: Source, schema: pa.Schema) -> Iterator[pa.Table]:
     assert source.captions is not None
     table = open_table(source.name)
-    if table.form in DELIMITERS and not is_gzip(source.name):
-        _check_whole(source.name)
+    if fault := cut_short(table):
+        raise TableError(f"{source.name}: {fault}")
     columns = {PATH: source.paths, TEXT: source.captions}
     asked = [name for name in source.questions if name in table.schema.names]
     if asked:
@@ -292,22 +293,3 @@ def _batch_results(
 
 def _blank(texts: pa.Array | pa.ChunkedArray) -> Any:
     return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), True)
-
-
-def _check_whole(path: Path) -> None:
-    """Every program that writes CSV ends the last line; a file cut short lacks it.
-
-    Of gzip and JSON the readers notice it.
-    """
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 1))
-        if file.read(1) not in (b"\n", b"\r"):
-            raise TableError(_cut_short(path))
-
-
-def _cut_short(path: Path) -> str:
-    return (
-        f"{path}: the last row is not finished, the file seems to be cut short; restore it, or "
-        "end its last line if it is whole"
-    )

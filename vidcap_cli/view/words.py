@@ -58,7 +58,8 @@ def folded(text: str, stream: TextIO | None = None) -> str:
 
 
 def figure(value: float) -> str:
-    """A speed with three digits or more: 8.3, 412, 1,204."""
+    """A speed with three digits or more: 8.3, 412, 1,204; the same of one that was written down."""
+    value = round(value, 1)
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
