@@ -55,6 +55,19 @@ def test_where_no_video_can_be_read_the_reasons_are_told(tmp_path):
     assert (code, "! nothing was captioned" in out) == (0, True), err
 
 
+def test_rows_that_repeat_a_path_are_told(tmp_path):
+    """Each costs a caption; with a question for each row they are meant so."""
+    meta = tmp_path / "meta.csv"
+    meta.write_text("path,ask\n" + "a.mp4,x\n" * 3 + "b.mp4,y\n")
+    config = CaptionConfig("qwen2vl", str(bundled("qwen2vl")))
+    texts = [one.text for one in _problems(look_ahead(meta, None, config, Selection()))]
+    assert "2 rows repeat the path of another; each is captioned" in texts
+    texts = [one.text for one in _problems(look_ahead(meta, None, config, Selection(limit=1)))]
+    assert not any("repeat" in text for text in texts)
+    asked = replace(config, question_column="ask")
+    assert not look_ahead(meta, None, asked, Selection()).twice
+
+
 def test_a_sample_of_clips_names_the_videos_that_are_none(table, tmp_path, monkeypatch):
     """Planning has read them all."""
     videos = sorted(table.parent.glob("*.mp4"))[:3]

@@ -53,7 +53,7 @@ from vidcap_cli.remote.table import bring_table
 from vidcap_cli.request import Request, notice
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.places import Places
-from vidcap_cli.rundir.plan import VIDEO, kind_of, read_paths
+from vidcap_cli.rundir.plan import TABLE, VIDEO, kind_of, read_paths
 from vidcap_cli.rundir.replacing import may_replace, note_table
 from vidcap_cli.rundir.summary import Ended
 from vidcap_cli.view.live import make_view
@@ -217,6 +217,7 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
         ok=ok,
         failed=state.failed_by,
         kind=leader.plan.kind,
+        bases=leader.plan.bases if leader.plan.kind == TABLE else (),
         left_alone=leader.left_alone,
         # Elsewhere they stand right above, as they happened.
         failures=state.failures if asked.quiet or asked.verbose else (),

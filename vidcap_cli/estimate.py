@@ -44,6 +44,7 @@ from vidcap_cli.rundir.plan import TABLE, Plan, make_plan, read_plan
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Status
+from vidcap_cli.tables import hashes
 from vidcap_cli.video import Clip
 from vidcap_cli.view.words import count, duration, figure, one_line, printable, size
 
@@ -98,7 +99,8 @@ class Planned:
     """What a dry run found: of the ``rows`` that it is about, ``left`` are to be captioned.
 
     ``left_alone`` failed before and are not to be tried again. ``uncut`` are videos to caption that
-    were to be cut into clips, and whose length cannot be told.
+    were to be cut into clips, and whose length cannot be told; ``twice`` rows to caption repeat
+    another.
     """
 
     plan: Plan
@@ -107,6 +109,7 @@ class Planned:
     left_alone: int
     estimate: Estimate
     uncut: tuple[str, ...] = ()
+    twice: int = 0
 
 
 def look_ahead(
@@ -152,7 +155,8 @@ def look_ahead(
             videos = videos[:_REMOTE]
         figures = estimate(videos, config, len(left))
         uncut = _uncut(scratch, to_do) if config.clip_length else ()
-    return Planned(plan, selection.count(plan.rows), len(left), left_alone, figures, uncut)
+        twice = 0 if config.question_column else _repeated(scratch, to_do)
+    return Planned(plan, selection.count(plan.rows), len(left), left_alone, figures, uncut, twice)
 
 
 def estimate(
@@ -204,6 +208,14 @@ def _sample(run: RunDir, rows: npt.NDArray[np.int64]) -> list[str]:
             for group in np.unique(wanted // size)
         }
     return [str(groups[int(row // size)][int(row % size)]) for row in wanted]
+
+
+def _repeated(run: RunDir, wanted: npt.NDArray[np.bool_]) -> int:
+    """How many of the ``wanted`` rows are about what another one is."""
+    with pq.ParquetFile(run.rows) as file:
+        found = [hashes(batch.column(0)) for batch in file.iter_batches(columns=["path"])]
+    names = np.concatenate(found)[wanted]
+    return len(names) - len(np.unique(names))
 
 
 def _uncut(run: RunDir, wanted: npt.NDArray[np.bool_]) -> tuple[str, ...]:
@@ -281,6 +293,10 @@ def _problems(planned: Planned) -> list[Problem]:
     if any(one["status"] == Status.MISSING_FILE for one in why) and planned.plan.kind == TABLE:
         places = " or ".join(dict.fromkeys(planned.plan.bases))
         problems.append(Problem(f"relative paths start from {places}", serious=False))
+    if planned.twice:
+        one = planned.twice == 1
+        text = f"{count(planned.twice, 'row')} {'repeats' if one else 'repeat'} the path of another"
+        problems.append(Problem(f"{text}; each is captioned", serious=False))
     if planned.uncut and not guess.whole:  # else each has been told
         which = f"{count(len(planned.uncut), 'video')} cannot be cut into clips"
         such = f"such as {one_line(planned.uncut[0])}"

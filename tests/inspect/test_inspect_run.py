@@ -302,6 +302,9 @@ def test_a_rank_that_could_not_say_that_it_ends_was_cut_off(run):
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert [told.split(" · ")[0].lstrip("█ ") for told in words()] == ["cut off", "captioning"]
     assert [told.split(" · ")[0].lstrip("█ ") for told in words()] == ["cut off", "cut off"]
+    assert "not on the disk" not in words()[0]
+    run.attempt(1).events(0).write_bytes(b"".join(lines[:-2]))  # it was killed before it committed
+    assert "1 ok · 1 failed · 2 of them not on the disk" in words()[0]
 
 
 def test_what_is_reported_and_what_is_on_the_disk_are_told_apart(run):

@@ -71,6 +71,14 @@ def test_summary_of_failures_lists_a_few_and_says_what_to_run():
     assert "another try" not in words(Outcome(2, 1, {"oom": 1}))
 
 
+def test_where_no_file_was_found_it_is_said_where_paths_start_from():
+    told = "  relative paths start from /data or /work\n"
+    none = Outcome(2, 0, {"missing_file": 2}, bases=("/data", "/work", "/data"))
+    assert told in words(none)
+    assert told not in words(replace(none, ok=1, failed={"missing_file": 1}))
+    assert told not in words(replace(none, failed={"decode_error": 2}))
+
+
 def test_what_helps_is_said_of_what_failed_and_where_it_lies():
     start = "another try alone does not help: "
     table, folder, video = "table", "folder", "video"

@@ -142,6 +142,9 @@ def _rank_words(work: RankState, end: RankExit | None, *, over: bool) -> str:
     words = [end.words if end and end.code else state, f"{work.ok:,} ok"]
     if work.failed:
         words.append(f"{work.failed:,} failed")
+    lost = work.ok + work.failed - work.committed
+    if lost > 0 and over and (work.alive or (end and end.code)):
+        words.append(f"{lost:,} of them not on the disk")
     if work.restarts:
         words.append(f"short of memory, so started anew {count(work.restarts, 'time')}")
     if work.tokens_per_second is not None:

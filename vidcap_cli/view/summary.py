@@ -39,7 +39,7 @@ class Outcome:
 
     The ``failures`` are those to show that were not shown before, all or the first of them. This
     command ``captioned`` so many rows in ``seconds``. So many captions are ``flagged``, with each
-    of the ``flags``. ``steps`` are what the user may want to do now.
+    of the ``flags``. ``bases`` are the folders that relative paths start from. ``steps`` are what the user may want to do now.
     """
 
     rows: int
@@ -55,6 +55,7 @@ class Outcome:
     tries_again: bool = True
     flagged: int = 0
     flags: Mapping[str, int] = field(default_factory=dict)
+    bases: Sequence[str] = ()
 
 
 def summary(outcome: Outcome, console: Console | None = None) -> None:
@@ -81,6 +82,8 @@ def _details(outcome: Outcome) -> Iterator[str]:
         yield f"    {failure.path} · {reason(failure.status, failure.error)}"
     if outcome.failures and failed > LISTED:
         yield f"    and {failed - LISTED:,} more"
+    if not outcome.ok and outcome.bases and Status.MISSING_FILE in outcome.failed:
+        yield f"  relative paths start from {' or '.join(dict.fromkeys(outcome.bases))}"
     leave = "with --restart-failed none" if outcome.tries_again else ""
     if words := lasting_words(outcome.failed, outcome.kind, leave):
         yield f"  {words}"

@@ -93,7 +93,7 @@ class RankState:
     of the present launch, in which its process may have started anew ``restarts`` times. ``first``
     and ``last`` are the times of its first and last event; ``pace`` counts captions while the rank
     is ``working``, ``warm`` those after the first batch. ``memory`` is the most of the host's that
-    it took, in bytes, as far as is known.
+    it took, in bytes, as far as is known; ``committed`` rows are on the disk.
     """
 
     state: Doing = Doing.STARTING
@@ -102,6 +102,7 @@ class RankState:
     restarts: int = 0
     ok: int = 0
     failed: int = 0
+    committed: int = 0
     new_tokens: int = 0
     busy_s: float = 0.0
     wait_s: float = 0.0
@@ -325,6 +326,7 @@ class RunState:
                 return self._row(event, number)
             case Committed():
                 rank.memory = max(rank.memory, event.memory)
+                rank.committed += event.rows
             case Ended():
                 rank.state, rank.alive, rank.working = event.reason, False, False
         return ()
