@@ -39,7 +39,8 @@ class Outcome:
 
     The ``failures`` are those to show that were not shown before, all or the first of them. This
     command ``captioned`` so many rows in ``seconds``. So many captions are ``flagged``, with each
-    of the ``flags``. ``bases`` are the folders that relative paths start from. ``steps`` are what the user may want to do now.
+    of the ``flags``. ``bases`` are the folders that relative paths start from. ``steps`` are what
+    the user may want to do now.
     """
 
     rows: int
