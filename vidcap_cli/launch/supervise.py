@@ -79,8 +79,8 @@ def supervise(
     """
     watch = _Watch(folder, cluster, view, interrupts)
     fruitless = 0
+    heartbeat.works_in(folder.number)  # first: who ends a launch then looks who may be in it
     while lease := grant(folder, cluster.local_ranks):
-        heartbeat.works_in(folder.number)
         before, failure = watch.finished, None
         start = _starts(folder, cluster)
         try:
@@ -103,6 +103,7 @@ def supervise(
         if failure:
             raise failure
         return
+    heartbeat.works_in(None)
 
 
 def _follow(ranks: Ranks, watch: "_Watch") -> None:
