@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import count
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
@@ -99,25 +100,29 @@ class Nodes:
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
-        self._heard: dict[int, tuple[str, float]] = {}
+        self._heard: dict[Path, tuple[Node, float]] = {}
 
     def look(self) -> tuple[list[Node], list[Node]]:
         """The nodes that are there, and those that are lost."""
         there: list[Node] = []
         lost: list[Node] = []
         now = time.monotonic()
-        for node in self._read():
-            beat, since = self._heard.get(node.number, ("", now))
-            if node.beat != beat:
-                beat, since = node.beat, now
-            self._heard[node.number] = beat, since
-            (lost if now - since > LOST_SECONDS else there).append(node)
+        for file in sorted(self._run.nodes_folder.glob("[0-9]*.json")):
+            before, since = self._heard.get(file, (None, now))
+            if node := _read(file, before):
+                since = since if before and node.beat == before.beat else now
+                self._heard[file] = node, since
+                (lost if now - since > LOST_SECONDS else there).append(node)
         return there, lost
 
-    def _read(self) -> list[Node]:
-        found = []
-        for path in sorted(self._run.nodes_folder.glob("[0-9]*.json")):
-            # Gone since, or of another version: it says nothing.
-            with suppress(OSError, ValueError, TypeError):
-                found.append(Node(**json.loads(path.read_bytes())))
-        return found
+
+def _read(file: Path, before: Node | None) -> Node | None:
+    """What a node says, or said ``before``; None when it has left, or is of another version."""
+    try:
+        return Node(**json.loads(file.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except OSError:  # a shared folder may refuse a file that is replaced while it is read
+        return before
+    except (ValueError, TypeError):
+        return None
