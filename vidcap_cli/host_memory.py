@@ -1,16 +1,30 @@
 """The memory of this machine, or of the control group (cgroup v2) that this process is held to."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
 _GROUP = Path("/sys/fs/cgroup")
+_TUNABLES, _LARGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 
 
 def local_ranks() -> int:
     """Ranks that share this machine, this one included."""
     return int(os.environ.get("VIDCAP_LOCAL_RANKS", "1"))
+
+
+def large_pages(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to add to the ``environment`` of a process for its memory to lie on large pages, where
+    the system gives them: what a tower works on is read and written some per cent faster then.
+
+    glibc before 2.35 knows nothing of it. What the user says there stays.
+    """
+    said = environment.get(_TUNABLES, "")
+    if _LARGE_PAGES in said:
+        return {}
+    return {_TUNABLES: ":".join(filter(None, (said, f"{_LARGE_PAGES}=1")))}
 
 
 def total() -> int:

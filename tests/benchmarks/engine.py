@@ -46,6 +46,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from tests.benchmarks.environments import environment
 from tests.nano import world
+from vidcap_cli.host_memory import large_pages
 
 TORCH = [
     *("torch==2.13.0", "transformers==4.57.6", "peft==0.17.1", "accelerate==1.10.1", "psutil"),
@@ -201,7 +202,12 @@ class Bench:
                 str(repository / "tests" / "benchmarks" / f"peer_{program}.py"),
                 json.dumps(job),
             ],
-            env={**os.environ, "PYTHONPATH": str(repository), "HF_HUB_OFFLINE": "1"},
+            env={
+                **os.environ,
+                **(large_pages(os.environ) if peer == "ours" else {}),  # as ranks have them
+                "PYTHONPATH": str(repository),
+                "HF_HUB_OFFLINE": "1",
+            },
             cwd=self.place,  # where MindSpore leaves its reports of failures
             capture_output=True,
             text=True,

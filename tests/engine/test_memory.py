@@ -131,3 +131,11 @@ def test_memory_that_runs_out_while_weights_load_is_told():
 def test_a_device_that_does_not_tell_its_memory_refuses_nothing(place, monkeypatch):
     monkeypatch.setattr(memory, "device_memory", lambda: (None, None))
     memory.check_weights(10**15, "float32", None, "Ascend")
+
+
+def test_memory_of_ranks_lies_on_large_pages_unless_the_user_says_otherwise():
+    pages = "glibc.malloc.hugetlb=1"
+    assert host_memory.large_pages({}) == {"GLIBC_TUNABLES": pages}
+    more = {"GLIBC_TUNABLES": "glibc.malloc.check=3"}
+    assert host_memory.large_pages(more) == {"GLIBC_TUNABLES": f"glibc.malloc.check=3:{pages}"}
+    assert host_memory.large_pages({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}) == {}

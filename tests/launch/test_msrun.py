@@ -91,6 +91,13 @@ def test_msrun_and_ranks_import_nothing_of_the_users_and_read_paths_as_bytes(tmp
     assert (done.stdout, done.stderr) == (f"{random.__file__} utf-8 {sys.prefix}\n", "")
 
 
+def test_ranks_have_large_pages(tmp_path, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    folder = RunDir(tmp_path / "run").attempt(1)
+    folder.path.mkdir(parents=True)
+    assert launch._environment(folder, Cluster())["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+
+
 def test_msrun_is_mindspores_own_without_the_rest_of_it():
     program = """
 import sys

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from vidcap_cli.errors import RunError
+from vidcap_cli.host_memory import large_pages
 from vidcap_cli.options import LaunchOptions
 from vidcap_cli.processes import adopt_orphans, free_port
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
@@ -225,6 +226,7 @@ def _environment(folder: AttemptDir, cluster: Cluster) -> dict[str, str]:
         "PYTHONIOENCODING": "utf-8:backslashreplace",
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join(_search_path()),
+        **large_pages(os.environ),
         # The tokenizer's threads gain nothing on single prompts and warn when decoders start.
         "TOKENIZERS_PARALLELISM": "false",
     }

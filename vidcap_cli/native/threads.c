@@ -9,7 +9,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -113,18 +112,33 @@ int64_t threads(void)
     return helpers + 1;
 }
 
+/* Whole pages that nobody had before: what malloc gives may lie on small ones already. */
+static void *large_pages(size_t bytes)
+{
+    char *const all =
+        mmap(NULL, bytes + LARGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (all == MAP_FAILED)
+        return NULL;
+    const size_t before = -(uintptr_t)all % LARGE_PAGE;
+    if (before)
+        munmap(all, before);
+    munmap(all + before + bytes, LARGE_PAGE - before);
+    madvise(all + before, bytes, MADV_HUGEPAGE); /* fewer pages to look up */
+    return all + before;
+}
+
 float *scratch(enum use use, int64_t floats)
 {
     static _Thread_local struct {
         float *memory;
+        size_t bytes;
         int64_t size;
     } kept[LAYER + 1];
     if (floats > kept[use].size) {
-        free(kept[use].memory);
-        const size_t bytes = (size_t)parts_of(floats * 4, LARGE_PAGE) * LARGE_PAGE;
-        kept[use].memory = aligned_alloc(LARGE_PAGE, bytes);
         if (kept[use].memory)
-            madvise(kept[use].memory, bytes, MADV_HUGEPAGE); /* fewer pages to look up */
+            munmap(kept[use].memory, kept[use].bytes);
+        kept[use].bytes = (size_t)parts_of(floats * 4, LARGE_PAGE) * LARGE_PAGE;
+        kept[use].memory = large_pages(kept[use].bytes);
         kept[use].size = kept[use].memory ? floats : 0;
     }
     return kept[use].memory;
