@@ -6,6 +6,8 @@ window by window, and their embeddings are found again by number.
 Source: transformers 4.57 ``modeling_qwen2_5_vl.py``, ``Qwen2_5_VisionTransformerPretrainedModel``.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from vidcap_cli.models.vit import Tensors, ViTBlock, gelu_mlp
 from vidcap_cli.models.weights import Weights
 from vidcap_cli.models.windows import window_order
 
+_LINE = 16  # float32 numbers of a line of memory
 # Tensors of a layer by their places; last come the gate's weights, then its biases.
 _NORM1, _NORM2, _QKV, _QKV_BIAS, _OUT, _OUT_BIAS, _DOWN, _DOWN_BIAS, _GATE = range(9)
 
@@ -28,15 +31,16 @@ class Qwen25VLVision(Qwen2VLVision):
     def read_block(self, weights: Weights, block: str) -> Tensors:
         """The tensors of a layer at their places."""
         attention, mlp = f"{block}.attn", f"{block}.mlp"
+        inner = replace(weights, read=lambda name: _widened(name, weights.read(name)))
         names = (f"{mlp}.gate_proj", f"{mlp}.up_proj")
         gates = [names] if self.kernels.gate_tensors == 1 else [(name,) for name in names]
         return (
             *(weights.tensor(f"{block}.{norm}.weight") for norm in ("norm1", "norm2")),
             *weights.pair(f"{attention}.qkv"),
             *weights.pair(f"{attention}.proj"),
-            *weights.pair(f"{mlp}.down_proj"),
+            *inner.pair(f"{mlp}.down_proj"),
             *(
-                weights.tensor(*(f"{name}.{kind}" for name in some))
+                inner.tensor(*(f"{name}.{kind}" for name in some))
                 for kind in ("weight", "bias")
                 for some in gates
             ),
@@ -63,6 +67,17 @@ class Qwen25VLVision(Qwen2VLVision):
             for some in (windows, np.array([[1, height * width]]))
         )
         return [far if index in config.whole else near for index in range(config.depth)]
+
+
+def _widened(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A tensor of an MLP whose inner numbers, 3,420 in the checkpoints, are filled up to lines of
+    memory. Those that are added are 0, and change nothing.
+    """
+    if name.endswith("down_proj.bias"):
+        return array
+    inner = 1 if name.endswith("down_proj.weight") else 0
+    fill = [(0, -size % _LINE if axis == inner else 0) for axis, size in enumerate(array.shape)]
+    return np.pad(array, fill)
 
 
 class _SwigluBlock(ViTBlock):
