@@ -212,12 +212,14 @@ def test_patches_see_their_own_sequence_without_its_padding(kernels, patches):
     q, k, v = (normal(batch * padded, heads * 32, seed=seed) for seed in range(3))
     mask = kernels.patch_mask(patches, padded, batch, heads)
 
-    def vit_attention(q, k, v, *masks) -> Tensor:
-        hides = masks[0] if len(masks) == 1 else None
-        return kernels.vit_attention(q, k, v, batch=batch, heads=heads, mask=hides)
+    split = kernels.qkv_split(heads * 32, heads * 32, 32)
 
-    masks = [] if mask is None else [mask.asnumpy()]
-    found = both(vit_attention, q, k, v, *masks).asnumpy().reshape(batch, padded, -1)
+    def self_attention(qkv, *masks) -> Tensor:
+        hides = masks[0] if len(masks) == 1 else None
+        return kernels.self_attention(qkv, (), split, batch=batch, heads=heads, mask=hides)
+
+    masks, qkv = [] if mask is None else [mask.asnumpy()], np.concatenate([q, k, v], 1)
+    found = both(self_attention, qkv, *masks).asnumpy().reshape(batch, padded, -1)
     for number in range(batch):
         rows = slice(number * padded, (number + 1) * padded)
         seen = slice(rows.start, rows.start + patches)
@@ -234,10 +236,12 @@ def test_patches_see_their_window(kernels, windows):
     q, k, v = (normal(batch * padded, heads * 32, seed=seed) for seed in range(3))
     mask = kernels.window_mask(np.array(windows), padded, batch, heads)
 
-    def vit_attention(q, k, v, mask) -> Tensor:
-        return kernels.vit_attention(q, k, v, batch=batch, heads=heads, mask=mask)
+    split = kernels.qkv_split(heads * 32, heads * 32, 32)
 
-    found = both(vit_attention, q, k, v, mask.asnumpy()).asnumpy()
+    def self_attention(qkv, mask) -> Tensor:
+        return kernels.self_attention(qkv, (), split, batch=batch, heads=heads, mask=mask)
+
+    found = both(self_attention, np.concatenate([q, k, v], 1), mask.asnumpy()).asnumpy()
     assert np.isfinite(found).all()
     lengths = np.repeat(*np.array(windows).T[::-1])
     for sequence in range(batch):

@@ -78,9 +78,9 @@ def product(
     return y
 
 
-def call(library, name: str, *inputs: np.ndarray) -> np.ndarray:
-    """The result of a kernel as MindSpore calls it, of the shape of the first of its inputs."""
-    result = np.full_like(inputs[0], np.nan)
+def call(library, name: str, *inputs: np.ndarray, shape: tuple[int, ...] = ()) -> np.ndarray:
+    """The result of a kernel as MindSpore calls it, of the ``shape`` of the first of its inputs."""
+    result = np.full_like(inputs[0], np.nan, shape=shape or None)
     arrays = [*inputs, result]
     shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
     dtypes = [array.dtype.name.encode() for array in arrays]
@@ -186,9 +186,10 @@ def test_swiglu_with_a_bias_of_each_product(library):
     "windows", [[(1, 50)], [(3, 16)], [(5, 8), (2, 4), (1, 2)], [(1, 1), (0, 0), (1, 49)]]
 )
 def test_patches_attend_to_their_own_window(library, windows, head_dim):
-    rng, heads, patches = np.random.default_rng([len(windows), head_dim]), 3, 50
-    q, k, v = rng.normal(0, 1, (3, 2, patches, heads, head_dim)).astype(np.float32)
-    found = call(library, "window_attention", q, k, v, np.array(windows, np.int32))
+    heads, patches = 3, 50
+    given, (q, k, v) = tower_rows(2, patches, heads, head_dim)
+    windows_given = np.array(windows, np.int32)
+    found = call(library, "window_attention", *given, windows_given, shape=q.shape)
     for sequence, head in np.ndindex(2, heads):
         end = 0
         for many, length in windows:
@@ -200,11 +201,32 @@ def test_patches_attend_to_their_own_window(library, windows, head_dim):
         assert not found[sequence, end:, head].any()
 
 
+def tower_rows(sequences: int, patches: int, heads: int, head_dim: int):
+    """What the attention of a tower is given, and the queries, keys and values in it. Those of an
+    even ``head_dim`` are to be turned.
+    """
+    rng = np.random.default_rng([patches, head_dim])
+    qkv = rng.normal(0, 1, (sequences, patches, 3, heads, head_dim)).astype(np.float32)
+    q, k, v = np.moveaxis(qkv, 2, 0)
+    if head_dim % 2:
+        return [qkv], (q, k, v)
+    angles = rng.normal(0, 1, (sequences, patches, 1, head_dim // 2)).astype(np.float32)
+    tables = [np.tile(table, 2).reshape(-1, head_dim) for table in (np.cos(angles), np.sin(angles))]
+
+    def turned(x: np.ndarray) -> np.ndarray:
+        """A pair as a complex number: the two halves of a head are its parts."""
+        real, imaginary = np.split(x, 2, -1)
+        pairs = (real + 1j * imaginary) * np.exp(1j * angles)
+        return np.concatenate([pairs.real, pairs.imag], -1).astype(np.float32)
+
+    return [qkv, *tables], (turned(q), turned(k), v)
+
+
 def tower_heads(library, patches: int, seen: int, head_dim: int):
     """What each head of two sequences attends to, its q, k and v, and what it does not see."""
-    rng, heads = np.random.default_rng([patches, head_dim]), 3
-    q, k, v = rng.normal(0, 1, (3, 2, patches, heads, head_dim)).astype(np.float32)
-    found = call(library, "tower_attention", q, k, v, np.array([seen], np.int32))
+    heads = 3
+    given, (q, k, v) = tower_rows(2, patches, heads, head_dim)
+    found = call(library, "tower_attention", *given, np.array([seen], np.int32), shape=q.shape)
     for sequence, head in np.ndindex(2, heads):
         one = sequence, slice(None), head
         yield found[one], q[one], k[one], v[one], np.arange(patches) >= seen
@@ -447,6 +469,29 @@ def test_a_rounded_token_attends_to_those_before_it(rounding, queries, keys, hea
         compare_rounded(
             rounding, found[:, columns], q[:, columns], k[head // 2], v[head // 2], hidden
         )
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (6, 2), (12, 2), (7, 1)])
+@pytest.mark.parametrize("head_dim", [16, 32, 64, 96, 128, 256])
+@pytest.mark.parametrize("last", [[0], [1], [15], [256], [700], [0, 521, 30]], ids=str)
+def test_a_rounded_query_of_each_slot_attends_to_its_tokens(
+    rounding, last, head_dim, heads, kv_heads
+):
+    rng, length, slots = np.random.default_rng([head_dim, heads, *last]), max(last) + 1, len(last)
+    q = rng.normal(0, 1, (slots, heads * head_dim)).astype(np.float32)
+    both = rng.normal(0, 1, (2, slots * kv_heads, length, head_dim)).astype(np.float32)
+    k, v = rounded(both, "bfloat16")
+    rows = np.repeat(np.array(last, np.int32), kv_heads).reshape(-1, 1, 1)
+    unused = np.arange(length) > rows[:, 0]
+    k[unused] = v[unused] = np.nan
+    found = call(
+        rounding, "step_attention", q, cache_of(k, "bfloat16"), cache_of(v, "bfloat16"), rows
+    )
+    # Weights are rounded, too: by 2^-9 of themselves at most.
+    near = q if head_dim % 32 or fewest_rounded(rounding) > 1 else rounded(q, "bfloat16")
+    size = step_of(near, k, np.abs(v), last, kv_heads)
+    error = np.abs(found - step_of(near, k, v, last, kv_heads))
+    assert (error <= size * 2**-8 + 2e-5).all()
 
 
 def compare_rounded(library, found, q, k, v, hidden) -> None:

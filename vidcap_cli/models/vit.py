@@ -49,9 +49,10 @@ class ViTBlock(nn.Cell):  # type: ignore[misc]
         self, x: Tensor, batch: int, qkv: Tensors, rope: Tensors, mask: Tensor | None
     ) -> Tensor:
         """Self-attention within each sequence, before the output projection."""
-        qkv = self.kernels.linear(x, qkv[0], qkv[1])
-        q, k, v = self.qkv_split(qkv, rope)
-        return self.kernels.vit_attention(q, k, v, batch=batch, heads=self.heads, mask=mask)
+        return self.kernels.self_attention(
+            self.kernels.linear(x, qkv[0], qkv[1]), rope, self.qkv_split,
+            batch=batch, heads=self.heads, mask=mask,
+        )  # fmt: skip
 
 
 def gelu_mlp(kernels: Kernels, x: Tensor, mlp: Tensors) -> Tensor:

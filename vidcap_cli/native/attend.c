@@ -1,7 +1,7 @@
 /* Attention of one query for each slot over the tokens of its caches: memory is read once for all heads
  * that share it, and a part of the tokens is a thread's (Flash-Decoding, Dao et al. 2023).
  */
-#include "native.h"
+#include "pairs.h"
 #include "rows.h"
 
 #include <math.h>
@@ -10,6 +10,7 @@
 #define TOKENS_IN_CACHE 16 /* the first one, with their keys or values for the next heads */
 #define FETCH_AHEAD 16     /* tokens, into the second one */
 #define ROOM (PART_TOKENS + LANES)
+#define MOST_WIDTH 256               /* of pairs */
 #define HEADS 4                      /* at once: they share what is loaded */
 #define COLUMNS (LANES == 8 ? 2 : 4) /* vectors of values at once: their sums have registers */
 
@@ -20,19 +21,37 @@
 #define UNROLLED _Pragma("GCC unroll 16")
 #endif
 
+/* How a cache is read: as numbers of its ``kind``, or two by two where rows are rounded for it. */
+enum { PAIRED = BFLOAT16 + 1 };
+#define PAIRS_AT_ONCE (2 * LANES)
+
 /* Numbers of a cache: of bfloat16 32 bits, the upper ones, are float32. */
-INLINE vec numbers(const enum kind kind, const char *from)
+INLINE vec numbers(const int kind, const char *from)
 {
     hvec halves;
-    if (kind == FLOAT32)
+    if (kind == FLOAT32 || kind == PAIRED)
         return load((const float *)from);
     memcpy(&halves, from, sizeof halves);
     return (vec)(__builtin_convertvector(halves, ivec) << 16);
 }
 
-INLINE float number(const enum kind kind, const char *from)
+INLINE float number(const int kind, const char *from)
 {
     return kind == FLOAT32 ? *(const float *)from : widened(*(const uint16_t *)from);
+}
+
+static float largest_of(const float *x, int64_t n)
+{
+    vec most = splat(x[0]);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        most = choose(load(x + i) > most, load(x + i), most);
+    float top = x[0];
+    for (int lane = 0; lane < LANES; lane++)
+        top = most[lane] > top ? most[lane] : top;
+    for (; i < n; i++)
+        top = x[i] > top ? x[i] : top;
+    return top;
 }
 
 /* e^(x - most) in place of x; their sum. */
@@ -85,13 +104,13 @@ INLINE vec sums_of(vec x[LANES])
 }
 
 /* scores [heads, tokens] = scale q k^T of LANES / heads tokens from ``start`` on; of those beyond the
- * last, its own. */
+ * last, its own. PAIRED queries are rounded, half as long. */
 INLINE void score(
-    const int heads, const enum kind kind, const float *q, const char *k, int64_t start, int64_t tokens,
+    const int heads, const int kind, const float *q, const char *k, int64_t start, int64_t tokens,
     int64_t width, float scale, float *scores)
 {
-    const int some = LANES / heads;
-    const int64_t size = bytes_of(kind);
+    const int some = LANES / heads, in_one = kind == PAIRED ? 2 : 1;
+    const int64_t size = bytes_of(kind), next = width / in_one, step = LANES * in_one;
     const char *keys[LANES];
     vec sums[LANES];
     UNROLLED for (int token = 0; token < some; token++)
@@ -99,15 +118,18 @@ INLINE void score(
     UNROLLED for (int i = 0; i < LANES; i++)
         sums[i] = splat(0);
     int64_t i = 0;
-    for (; i + LANES <= width; i += LANES) {
+    for (; i + step <= width; i += step) {
         vec parts[HEADS];
         UNROLLED for (int head = 0; head < heads; head++)
-            parts[head] = load(q + head * width + i);
+            parts[head] = load(q + head * next + i / in_one);
         UNROLLED for (int token = 0; token < some; token++) {
             const vec key = numbers(kind, keys[token] + i * size);
             __builtin_prefetch(keys[token] + (i + FETCH_AHEAD * width) * size, 0, 2);
-            UNROLLED for (int head = 0; head < heads; head++)
-                sums[head * some + token] += parts[head] * key;
+            UNROLLED for (int head = 0; head < heads; head++) {
+                vec *const total = sums + head * some + token;
+                *total = kind == PAIRED ? dot_pairs(*total, parts[head], key)
+                                        : *total + parts[head] * key;
+            }
         }
     }
     vec found = sums_of(sums);
@@ -125,7 +147,7 @@ INLINE void score(
 /* to [heads, columns vectors] += the weighted sum of ``tokens`` rows of values; heads are ``next``
  * floats apart, their weights ROOM. */
 INLINE void add_columns(
-    const int heads, const int columns, const enum kind kind, float *to, int64_t next,
+    const int heads, const int columns, const int kind, float *to, int64_t next,
     const float *weights, const char *v, int64_t tokens, int64_t width)
 {
     const int64_t size = bytes_of(kind);
@@ -148,13 +170,56 @@ INLINE void add_columns(
             store(to + head * next + c * LANES, sums[head][c]);
 }
 
+/* The same of 64 or 32 columns, of tokens two by two. The upper four of each eight columns come 16
+ * places later: ``unpaired``. */
+INLINE void add_pairs(
+    const int heads, const int columns, float *to, int64_t next, const float *weights, const char *v,
+    int64_t tokens, int64_t width)
+{
+    vec sums[HEADS][COLUMNS];
+    for (int head = 0; head < heads; head++)
+        for (int c = 0; c < columns; c++)
+            sums[head][c] = load(to + head * next + c * LANES);
+    for (int64_t token = 0; token < tokens; token += 2, v += width * 4) {
+        vec values[COLUMNS];
+        /* The last may be alone: its weight in a pair with itself is 0. */
+        const int64_t second = token + 1 < tokens ? width * 2 : 0;
+        UNROLLED for (int c = 0; c < columns; c += 2) {
+            interleave(v + c * LANES * 2, v + second + c * LANES * 2, values + c);
+            __builtin_prefetch(v + (c * LANES + FETCH_AHEAD * width) * 2, 0, 2);
+            __builtin_prefetch(v + (c * LANES + (FETCH_AHEAD + 1) * width) * 2, 0, 2);
+        }
+        UNROLLED for (int head = 0; head < heads; head++)
+            UNROLLED for (int c = 0; c < columns; c++)
+                sums[head][c] =
+                    dot_pairs(sums[head][c], splat_pair(weights + head * ROOM + token / 2), values[c]);
+    }
+    for (int head = 0; head < heads; head++)
+        for (int c = 0; c < columns; c++)
+            store(to + head * next + c * LANES, sums[head][c]);
+}
+
+/* Columns [width] as ``add_pairs`` has them, in their own order. */
+INLINE void unpaired(const float *from, int64_t width, float *to)
+{
+    for (int64_t i = 0; i < width; i += 4)
+        memcpy(to + i, from + i / 32 * 32 + i % 8 * 4 + i % 32 / 8 * 4, 16);
+}
+
 /* The same of all columns. */
 INLINE void add_values(
-    const int heads, const enum kind kind, float *to, int64_t next, const float *weights,
+    const int heads, const int kind, float *to, int64_t next, const float *weights,
     const char *v, int64_t tokens, int64_t width)
 {
     const int64_t size = bytes_of(kind);
     int64_t i = 0;
+    if (kind == PAIRED) {
+        for (; i + COLUMNS * LANES <= width; i += COLUMNS * LANES)
+            add_pairs(heads, COLUMNS, to + i, next, weights, v + i * size, tokens, width);
+        for (; i < width; i += PAIRS_AT_ONCE)
+            add_pairs(heads, 2, to + i, next, weights, v + i * size, tokens, width);
+        return;
+    }
     for (; i + COLUMNS * LANES <= width; i += COLUMNS * LANES)
         add_columns(heads, COLUMNS, kind, to + i, next, weights, v + i * size, tokens, width);
     for (; i + LANES <= width; i += LANES)
@@ -173,6 +238,7 @@ typedef struct {
     const attention *p;
     float *seen;
     int64_t parts, group, size; /* of a slot at most; heads that share keys; floats of a head */
+    int kind;                   /* the cache's, or PAIRED */
 } partition;
 
 /* How many heads go together when so many are left. */
@@ -185,6 +251,8 @@ INLINE int64_t heads_at_once(int64_t left)
 #define COMPILED(call, heads, kind, ...)                                                           \
     if ((kind) == FLOAT32)                                                                         \
         FOR_HEADS(call, heads, FLOAT32, __VA_ARGS__);                                              \
+    else if (PAIRS && (kind) == PAIRED)                                                            \
+        FOR_HEADS(call, heads, PAIRED, __VA_ARGS__);                                               \
     else                                                                                           \
         FOR_HEADS(call, heads, BFLOAT16, __VA_ARGS__)
 #define FOR_HEADS(call, heads, kind, ...)                                                          \
@@ -194,7 +262,7 @@ INLINE int64_t heads_at_once(int64_t left)
 
 /* Scores of the tokens from ``start`` to ``end``. */
 static void score_heads(
-    int64_t heads, enum kind kind, const float *q, const char *k, int64_t start, int64_t end,
+    int64_t heads, int kind, const float *q, const char *k, int64_t start, int64_t end,
     int64_t tokens, int64_t width, float scale, float *scores)
 {
     for (int64_t i = start; i < end; i += LANES / heads)
@@ -202,7 +270,7 @@ static void score_heads(
 }
 
 static void weigh_heads(
-    int64_t heads, enum kind kind, float *to, int64_t next, const float *weights, const char *v,
+    int64_t heads, int kind, float *to, int64_t next, const float *weights, const char *v,
     int64_t tokens, int64_t width)
 {
     COMPILED(add_values, heads, kind, to, next, weights, v, tokens, width);
@@ -216,33 +284,39 @@ static void attend_part(void *context, int64_t index)
     const int64_t row = index / it->parts, first = index % it->parts * PART_TOKENS;
     const int64_t tokens = least(p->last[row] + 1 - first, PART_TOKENS), width = p->head_dim;
     const float *q = p->q + row * it->group * width, scale = 1 / sqrtf((float)width);
+    const int64_t in_one = it->kind == PAIRED ? 2 : 1;
     const int64_t start_of_part = (row * p->length + first) * width * bytes_of(p->kind);
     const char *k = (const char *)p->keys + start_of_part;
     const char *v = (const char *)p->values + start_of_part;
     float *seen = it->seen + index * it->group * it->size;
-    float *const scores = scratch(OWN, it->group * ROOM);
+    float *const scores = scratch(OWN, it->group * (ROOM + width));
+    float *const paired = scores + it->group * ROOM;
+    if (it->kind == PAIRED) {
+        round_row(q, it->group * width, (int32_t *)paired, it->group * width / 2);
+        q = paired;
+    }
     for (int64_t start = 0; start < tokens; start += TOKENS_IN_CACHE)
         for (int64_t head = 0, heads; head < it->group; head += heads) {
             heads = heads_at_once(it->group - head);
             score_heads(
-                heads, p->kind, q + head * width, k, start, least(start + TOKENS_IN_CACHE, tokens), tokens,
+                heads, it->kind, q + head * width / in_one, k, start, least(start + TOKENS_IN_CACHE, tokens), tokens,
                 width, scale, scores + head * ROOM);
         }
     for (int64_t head = 0; tokens > 0 && head < it->group; head++) {
         float *const own = scores + head * ROOM, *const to = seen + head * it->size;
-        float most = own[0];
-        for (int64_t i = 1; i < tokens; i++)
-            most = own[i] > most ? own[i] : most;
+        const float most = largest_of(own, tokens);
         memset(to, 0, (size_t)width * 4);
         to[width] = most;
         to[width + 1] = exponentials(own, tokens, most);
+        if (it->kind == PAIRED)
+            round_row(own, tokens, (int32_t *)own, (tokens + 1) / 2);
     }
     for (int64_t start = 0; start < tokens; start += TOKENS_IN_CACHE)
         for (int64_t head = 0, heads; head < it->group; head += heads) {
             heads = heads_at_once(it->group - head);
             weigh_heads(
-                heads, p->kind, seen + head * it->size, it->size, scores + head * ROOM + start,
-                v + start * width * bytes_of(p->kind), least(tokens - start, TOKENS_IN_CACHE), width);
+                heads, it->kind, seen + head * it->size, it->size,
+                scores + head * ROOM + start / in_one, v + start * width * bytes_of(p->kind), least(tokens - start, TOKENS_IN_CACHE), width);
         }
 }
 
@@ -267,12 +341,20 @@ static void join_parts(void *context, int64_t index)
     }
     for (int64_t i = 0; i < width; i++)
         to[i] /= total;
+    if (it->kind == PAIRED) {
+        float paired[MOST_WIDTH];
+        memcpy(paired, to, (size_t)width * 4);
+        unpaired(paired, width, to);
+    }
 }
 
 void attend(const attention *p, int64_t slots)
 {
     const int64_t rows = slots * p->kv_heads;
-    partition it = {p, .group = p->heads / p->kv_heads, .size = p->head_dim + 2};
+    const bool pairs = PAIRS && p->kind == BFLOAT16 && rounds_rows()
+                       && p->head_dim % PAIRS_AT_ONCE == 0 && p->head_dim <= MOST_WIDTH;
+    partition it = {
+        p, .group = p->heads / p->kv_heads, .size = p->head_dim + 2, .kind = pairs ? PAIRED : (int)p->kind};
     for (int64_t row = 0; row < rows; row++)
         if (p->last[row] / PART_TOKENS + 1 > it.parts)
             it.parts = p->last[row] / PART_TOKENS + 1;

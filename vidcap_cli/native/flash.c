@@ -6,6 +6,7 @@
  */
 #include "flash.h"
 #include "pairs.h"
+#include "rows.h"
 #include "tiles.h"
 
 #include <math.h>
@@ -85,7 +86,8 @@ static void pack(const flash *p, const float *k, const float *v, int64_t start, 
     float *const values = values_of(p, packed);
     for (int64_t token = start; token < end; token++) {
         const bool there = token < p->keys;
-        const float *key = k + token * p->next_token, *value = v + token * p->next_token;
+        const float *key = k + (token - start) * p->next_key;
+        const float *value = v + (token - start) * p->next_value;
         float *const to = packed + token / PANEL * PANEL * p->head_dim + token % PANEL;
         for (int64_t i = 0; i < p->head_dim; i++)
             to[i * PANEL] = there ? key[i] : 0;
@@ -102,7 +104,7 @@ static void pack_queries(const flash *p, const float *q, int64_t rows, float by,
 {
     for (int64_t row = 0; row < rows; row++)
         for (int64_t i = 0; i < p->head_dim; i++)
-            queries[row * BLOCK_DEPTH + i] = q[row * p->heads * p->head_dim + i] * by;
+            queries[row * BLOCK_DEPTH + i] = q[row * p->next_query + i] * by;
 }
 
 static void score(
@@ -128,18 +130,54 @@ static void weigh(
 static const products on_vectors = {
     MOST_QUERIES, IN_VECTORS, packed_floats, pack, pack_queries, score, weigh};
 
+/* A head of some rows from ``row`` of all sequences on, ``next`` floats apart, with their rotary
+ * positions, head_dim floats apart. */
+static void turn_some(
+    const flash *p, const float *x, int64_t next, int64_t row, int64_t rows, float *turned)
+{
+    for (int64_t i = 0; i < rows; i++, x += next, turned += p->head_dim) {
+        const int64_t place = (row + i) * p->head_dim;
+        for (int64_t ahead = 0; ahead < p->head_dim; ahead += PANEL)
+            __builtin_prefetch(x + ROWS_AHEAD * next + ahead, 0, 3);
+        turn(turned, x, p->cos + place, p->sin + place, p->head_dim, p->head_dim);
+    }
+}
+
 /* All heads of some tokens: these lie together in memory. */
 static void pack_some(void *context, int64_t index)
 {
     const job *it = context;
-    const flash *p = it->p;
-    const int64_t blocks = parts_of(p->keys, PACKED), sequence = index / blocks;
-    for (int64_t head = 0; head < p->kv_heads; head++) {
-        const int64_t from = sequence * p->keys * p->next_token + head * p->next_head;
+    flash p = *it->p;
+    const int64_t blocks = parts_of(p.keys, PACKED), sequence = index / blocks;
+    const int64_t start = index % blocks * PACKED, token = sequence * p.keys + start;
+    const float *const keys = p.k + token * p.next_key, *const values = p.v + token * p.next_value;
+    float turned[PACKED * MOST_HEAD_DIM];
+    if (p.cos)
+        p.next_key = p.head_dim;
+    for (int64_t head = 0; head < p.kv_heads; head++) {
+        const float *k = keys + head * p.next_head;
+        if (p.cos) {
+            turn_some(&p, k, it->p->next_key, token, least(p.keys - start, PACKED), turned);
+            k = turned;
+        }
         it->with->pack(
-            p, p->k + from, p->v + from, index % blocks * PACKED,
-            it->packed + (sequence * p->kv_heads + head) * it->with->packed_floats(p));
+            &p, k, values + head * p.next_head, start,
+            it->packed + (sequence * p.kv_heads + head) * it->with->packed_floats(&p));
     }
+}
+
+/* A head of ``rows`` of queries from ``row`` of all sequences on. ``room`` is for as many of them. */
+static void pack_turned(
+    const job *it, int64_t row, int64_t rows, int64_t head, float *room, float *queries)
+{
+    flash p = *it->p;
+    const float *q = p.q + row * p.next_query + head * p.head_dim;
+    if (p.cos) {
+        turn_some(&p, q, p.next_query, row, rows, room);
+        p.next_query = p.head_dim;
+        q = room;
+    }
+    it->with->pack_queries(&p, q, rows, LOG2_E / sqrtf((float)p.head_dim), queries);
 }
 
 /* Make scores of keys that ``rows`` from ``query`` on do not see no scores. */
@@ -211,7 +249,8 @@ static void attend_block(void *context, int64_t index)
     const int64_t kv_head = sequence * p->kv_heads + head / (p->heads / p->kv_heads);
     const float *packed = it->packed + kv_head * with->packed_floats(p);
     const int64_t seen = least(p->keys, p->first + (query + rows - 1) * p->more);
-    const int64_t place_of_rows = (sequence * p->queries + query) * width + head * p->head_dim;
+    const int64_t row_of_all = sequence * p->queries + query;
+    float *const attended = p->attended + row_of_all * width + head * p->head_dim;
     const int64_t columns = PANELS_OF(p->head_dim);
     float *const scores = scratch(OWN, MOST_QUERIES * (KEYS + columns * PANEL + BLOCK_DEPTH));
     float *const sums = scores + MOST_QUERIES * KEYS;
@@ -220,8 +259,7 @@ static void attend_block(void *context, int64_t index)
     vec totals[MOST_QUERIES] = {0};
     for (int64_t row = 0; row < rows; row++)
         largest[row] = -INFINITY;
-    with->pack_queries(
-        p, p->q + place_of_rows, rows, LOG2_E / sqrtf((float)p->head_dim), queries);
+    pack_turned(it, row_of_all, rows, head, scores, queries);
     for (int64_t start = 0; start < seen; start += KEYS) {
         const int64_t panels = PANELS_OF(least(seen - start, KEYS));
         with->score(p, queries, rows, packed, start, panels, scores);
@@ -238,12 +276,12 @@ static void attend_block(void *context, int64_t index)
     }
     for (int64_t row = 0; row < rows; row++) {
         const float share = 1 / sum(totals[row]);
-        const float *const ahead = p->attended + place_of_rows + (row + ROWS_AHEAD) * width;
+        const float *const ahead = attended + (row + ROWS_AHEAD) * width;
         for (int64_t i = 0; i < columns; i++)
             __builtin_prefetch(ahead + i * PANEL, 1, 3);
         for (int64_t i = 0; i < columns; i++) {
             float *const part = place(tiled, sums, columns, row, i);
-            float *const to = p->attended + place_of_rows + row * width + i * PANEL;
+            float *const to = attended + row * width + i * PANEL;
             scale(part, share);
             if (p->head_dim - i * PANEL >= PANEL)
                 memcpy(to, part, PANEL * 4);
@@ -258,12 +296,15 @@ static void attend_sequence(void *context, int64_t sequence)
 {
     const job *all = context;
     flash one = *all->p;
-    const int64_t keys = sequence * one.keys * one.next_token;
-    const int64_t queries = sequence * one.queries * one.heads * one.head_dim;
-    one.q += queries;
-    one.attended += queries;
-    one.k += keys;
-    one.v += keys;
+    const int64_t queries = sequence * one.queries, keys = sequence * one.keys;
+    one.q += queries * one.next_query;
+    one.attended += queries * one.heads * one.head_dim;
+    one.k += keys * one.next_key;
+    one.v += keys * one.next_value;
+    if (one.cos) {
+        one.cos += keys * one.head_dim;
+        one.sin += keys * one.head_dim;
+    }
     one.sequences = 1;
     job it = {&one, all->with, scratch(SHARED, one.kv_heads * all->with->packed_floats(&one))};
     for (int64_t i = 0; i < parts_of(one.keys, PACKED); i++)

@@ -4,16 +4,18 @@
 
 #include "product.h"
 
-/* softmax(q k^T / sqrt(head_dim)) v within each sequence. Queries, and what they attend to, are rows
- * [sequences * queries, heads * head_dim]; keys, and values, are ``next_token`` and ``next_head``
- * floats apart, sequence after sequence. Heads of queries that share keys follow each other. Query i
- * sees the first ``first + i * more`` keys.
+/* softmax(q k^T / sqrt(head_dim)) v within each sequence. Queries are rows of all heads ``next_query``
+ * floats apart, what they attend to is rows [sequences * queries, heads * head_dim]; keys, and values,
+ * are ``next_key`` or ``next_value``, and ``next_head`` floats apart, sequence after sequence. Heads of
+ * queries that share keys follow each other. Query i sees the first ``first + i * more`` keys. With
+ * ``cos`` and ``sin`` [sequences * keys, head_dim], which may be NULL, queries and keys are given their
+ * rotary positions first; there are as many of both then.
  */
 typedef struct {
-    const float *q, *k, *v;
+    const float *q, *k, *v, *cos, *sin;
     float *attended;
     int64_t sequences, queries, keys, heads, kv_heads, head_dim;
-    int64_t next_token, next_head;
+    int64_t next_query, next_key, next_value, next_head;
     int64_t first, more;
 } flash;
 
@@ -42,7 +44,7 @@ typedef struct {
     enum way way;
     /* Floats of the packed keys and values of a head. */
     int64_t (*packed_floats)(const flash *p);
-    /* PACKED keys and values of a head from ``start`` on. */
+    /* PACKED keys and values of a head: ``k`` and ``v`` are those of token ``start``. */
     void (*pack)(const flash *p, const float *k, const float *v, int64_t start, float *packed);
     /* ``rows`` of queries of a head, times ``by``. */
     void (*pack_queries)(const flash *p, const float *q, int64_t rows, float by, float *queries);

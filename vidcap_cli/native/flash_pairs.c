@@ -40,18 +40,18 @@ static void pack(const flash *p, const float *k, const float *v, int64_t start, 
     const int64_t depth = PAIRS_OF(p->head_dim);
     for (int64_t token = start; token < end; token++) {
         int32_t *to = (int32_t *)packed + token / PANEL * PANEL * depth + token % PANEL, key[QUERY];
-        round_row(k + token * p->next_token, token < p->keys ? p->head_dim : 0, key, depth);
+        round_row(k + (token - start) * p->next_key, token < p->keys ? p->head_dim : 0, key, depth);
         for (int64_t pair = 0; pair < depth; pair++)
             to[pair * PANEL] = key[pair];
     }
     for (int64_t token = start; token < end; token += 2) {
-        const float *value = v + token * p->next_token;
+        const float *value = v + (token - start) * p->next_value;
         int32_t *to = values_of(p, packed) + token / 2 * PANEL;
         for (int64_t i = 0; i < p->head_dim; i += PANEL, to += tokens_of(p) / 2 * PANEL) {
             const int64_t count = p->head_dim - i;
             _mm512_storeu_si512(
                 to, both(
-                        value + i, token < p->keys ? count : 0, value + p->next_token + i,
+                        value + i, token < p->keys ? count : 0, value + p->next_value + i,
                         token + 1 < p->keys ? count : 0));
         }
     }
@@ -59,12 +59,11 @@ static void pack(const flash *p, const float *k, const float *v, int64_t start, 
 
 static void pack_queries(const flash *p, const float *q, int64_t rows, float by, float *queries)
 {
-    const int64_t width = p->heads * p->head_dim;
-    for (int64_t row = 0; row < STRIPS(rows) * STRIP; row++, q += width) {
+    for (int64_t row = 0; row < STRIPS(rows) * STRIP; row++, q += p->next_query) {
         const int64_t count = row < rows ? p->head_dim : 0;
         float scaled[MOST_HEAD_DIM];
         for (int64_t i = 0; i < p->head_dim; i += PANEL)
-            __builtin_prefetch(q + ROWS_AHEAD * width + i, 0, 3);
+            __builtin_prefetch(q + ROWS_AHEAD * p->next_query + i, 0, 3);
         for (int64_t i = 0; i < count; i++)
             scaled[i] = q[i] * by;
         round_row(scaled, count, (int32_t *)queries + row * QUERY, PAIRS_OF(p->head_dim));

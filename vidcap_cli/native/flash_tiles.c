@@ -46,7 +46,7 @@ static void pack(const flash *p, const float *k, const float *v, int64_t start, 
         _mm512_set1_epi32(PANEL));
     for (int64_t token = start; token < start + PACKED; token++) {
         char *to = (char *)packed + token / PANEL * key_panel(p) + token % PANEL * 4;
-        const float *from = k + token * p->next_token;
+        const float *from = k + (token - start) * p->next_key;
         for (int64_t step = 0; step < depth; step++, to += TILE, from += STEP) {
             const int64_t count = token < p->keys ? p->head_dim - step * STEP : 0;
             __m512i parts[2];
@@ -56,7 +56,7 @@ static void pack(const flash *p, const float *k, const float *v, int64_t start, 
         }
     }
     for (int64_t token = start; token < start + 16; token++) {
-        const float *from = v + token * p->next_token, *more = from + 16 * p->next_token;
+        const float *from = v + (token - start) * p->next_value, *more = from + 16 * p->next_value;
         char *to = values_of(p, packed) + start / STEP * TILE + (token - start) * PANEL * 4;
         for (int64_t i = 0; i < p->head_dim; i += PANEL, to += value_panel(p)) {
             const int64_t count = p->head_dim - i;
@@ -71,7 +71,7 @@ static void pack(const flash *p, const float *k, const float *v, int64_t start, 
 static void pack_queries(const flash *p, const float *q, int64_t rows, float by, float *queries)
 {
     const int64_t depth = STEPS_OF(p->head_dim);
-    for (int64_t row = 0; row < ROW_TILES(rows) * TILE_ROWS; row++, q += p->heads * p->head_dim) {
+    for (int64_t row = 0; row < ROW_TILES(rows) * TILE_ROWS; row++, q += p->next_query) {
         char *to = (char *)queries + row / TILE_ROWS * depth * 2 * TILE + row % TILE_ROWS * STEP * 2;
         for (int64_t step = 0; step < depth; step++, to += 2 * TILE) {
             const int64_t count = row < rows ? p->head_dim - step * STEP : 0;

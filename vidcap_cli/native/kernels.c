@@ -265,29 +265,51 @@ KERNEL(decoder_layer_step)
     return 0;
 }
 
-/* Attention of a tower within ``sequences`` of ``n`` rows each from ``row`` on, of which ``seen`` are
- * keys. ``shape`` is that of all rows, [sequences, n, heads, D]. */
-static void attend_rows(
-    void **params, const int64_t *shape, int64_t row, int64_t sequences, int64_t n, int64_t seen)
+/* What the attention of a tower is given: qkv [sequences, n, 3, heads, D], perhaps cos and sin
+ * [sequences * n, D], and last what is seen. */
+static int tower_rows(int count, void **params, int64_t **shapes, const char **dtypes, flash *p)
 {
-    const int64_t width = shape[2] * shape[3], start = row * width;
-    const flash p = {
-        .q = (float *)params[0] + start, .k = (float *)params[1] + start,
-        .v = (float *)params[2] + start, .attended = (float *)params[4] + start,
-        .sequences = sequences, .queries = n, .keys = n, .heads = shape[2], .kv_heads = shape[2],
-        .head_dim = shape[3], .next_token = width, .next_head = shape[3], .first = seen};
+    const int64_t *shape = shapes[0], width = shape[3] * shape[4];
+    const bool turned = count == 5;
+    if (!float32(dtypes, 0, count - 2) || strcmp(dtypes[count - 2], "int32") || shape[4] > MOST_HEAD_DIM)
+        return WRONG_DTYPE;
+    float *const qkv = params[0];
+    *p = (flash){
+        .q = qkv, .k = qkv + width, .v = qkv + 2 * width, .cos = turned ? params[1] : NULL,
+        .sin = turned ? params[2] : NULL, .attended = params[count - 1], .heads = shape[3],
+        .kv_heads = shape[3], .head_dim = shape[4], .next_query = 3 * width, .next_key = 3 * width,
+        .next_value = 3 * width, .next_head = shape[4]};
+    return 0;
+}
+
+/* ``sequences`` of ``n`` rows each from ``row`` on, of which ``seen`` are keys. */
+static void attend_rows(flash p, int64_t row, int64_t sequences, int64_t n, int64_t seen)
+{
+    p.q += row * p.next_query;
+    p.k += row * p.next_key;
+    p.v += row * p.next_value;
+    p.attended += row * p.heads * p.head_dim;
+    if (p.cos) {
+        p.cos += row * p.head_dim;
+        p.sin += row * p.head_dim;
+    }
+    p.sequences = sequences;
+    p.queries = p.keys = n;
+    p.first = seen;
     flash_attention(&p);
 }
 
-/* q, k and v [sequences, n, heads, D], seen [1]: what the queries see, the first keys of their
- * sequence [sequences, n, heads, D].
+/* qkv [sequences, n, 3, heads, D], perhaps cos and sin [sequences * n, D], seen [1]: what the queries
+ * see, the first keys of their sequence [sequences, n, heads, D]; with cos and sin queries and keys are
+ * turned.
  */
 KERNEL(tower_attention)
 {
     UNUSED;
-    if (!float32(dtypes, 0, 3) || strcmp(dtypes[3], "int32") || shapes[0][3] > MOST_HEAD_DIM)
+    flash p;
+    if (tower_rows(count, params, shapes, dtypes, &p))
         return WRONG_DTYPE;
-    attend_rows(params, shapes[0], 0, shapes[0][0], shapes[0][1], *(int32_t *)params[3]);
+    attend_rows(p, 0, shapes[0][0], shapes[0][1], *(int32_t *)params[count - 2]);
     return 0;
 }
 
@@ -297,20 +319,21 @@ KERNEL(tower_attention)
 KERNEL(window_attention)
 {
     UNUSED;
-    if (!float32(dtypes, 0, 3) || strcmp(dtypes[3], "int32") || shapes[0][3] > MOST_HEAD_DIM)
+    flash p;
+    if (tower_rows(count, params, shapes, dtypes, &p))
         return WRONG_DTYPE;
-    const int64_t *shape = shapes[0], width = shape[2] * shape[3];
-    const int32_t(*windows)[2] = params[3];
+    const int64_t *shape = shapes[0], width = p.heads * p.head_dim;
+    const int32_t(*windows)[2] = params[count - 2];
     for (int64_t sequence = 0; sequence < shape[0]; sequence++) {
         int64_t row = sequence * shape[1];
-        for (int64_t kind = 0; kind < shapes[3][0]; kind++) {
+        for (int64_t kind = 0; kind < shapes[count - 2][0]; kind++) {
             const int64_t many = windows[kind][0], rows = windows[kind][1];
             if (many)
-                attend_rows(params, shape, row, many, rows, rows);
+                attend_rows(p, row, many, rows, rows);
             row += many * rows;
         }
         const int64_t left = (sequence + 1) * shape[1] - row;
-        memset((float *)params[4] + row * width, 0, (size_t)(left * width) * 4);
+        memset(p.attended + row * width, 0, (size_t)(left * width) * 4);
     }
     return 0;
 }
@@ -327,8 +350,8 @@ KERNEL(prompt_attention)
     const flash p = {
         .q = params[0], .k = params[1], .v = params[2], .attended = params[3],
         .sequences = 1, .queries = queries, .keys = keys, .heads = shapes[0][1] / head_dim,
-        .kv_heads = shapes[1][0], .head_dim = head_dim, .next_token = head_dim,
-        .next_head = keys * head_dim, .first = keys - queries + 1, .more = 1};
+        .kv_heads = shapes[1][0], .head_dim = head_dim, .next_query = shapes[0][1],
+        .next_key = head_dim, .next_value = head_dim, .next_head = keys * head_dim, .first = keys - queries + 1, .more = 1};
     flash_attention(&p);
     return 0;
 }

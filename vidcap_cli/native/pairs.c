@@ -148,6 +148,18 @@ static void multiply_block(void *context, int64_t index)
     finish(p, j->row + row, rows, panel, panels, sums, up, panels * PANEL, PANEL);
 }
 
+/* ``blocks`` of rows or some more, so many that the items of work they make with ``columns`` leave the
+ * fewest threads without one at the end. */
+static int64_t even_blocks(int64_t blocks, int64_t columns)
+{
+    const int64_t all = threads();
+    int64_t best = blocks;
+    for (int64_t more = blocks + 1; more < blocks + least(all, blocks); more++)
+        if (parts_of(more * columns, all) * best < parts_of(best * columns, all) * more)
+            best = more;
+    return best;
+}
+
 /* The rows of x from ``row`` on. */
 static void multiply_some(const product *p, int64_t row, int64_t rows)
 {
@@ -156,14 +168,16 @@ static void multiply_some(const product *p, int64_t row, int64_t rows)
         .p = p, .rounded = (int32_t *)scratch(SHARED, rows * p->depth / 2), .row = row, .rows = rows,
         .block = few ? p->depth / 2 : BLOCK_PAIRS, .strip = even_parts(rows, STRIP)};
     parallel(round_strip, &j, STRIPS(rows));
-    j.blocks_of_rows = parts_of(rows, BLOCK_STRIPS * j.strip);
     /* Few enough that threads come to an end together, and as many as meet a strip, or some times
      * that. */
+    const int64_t blocks = parts_of(rows, BLOCK_STRIPS * j.strip);
     const int64_t panels = parts_of(p->n, PANEL), wide = PANELS_FOR(j.strip);
-    const int64_t share = panels * j.blocks_of_rows / (5 * threads());
+    const int64_t share = panels * blocks / (5 * threads());
     const int64_t most = few ? share : least(share, MOST_PANELS);
     j.panels_at_once = most < wide ? wide : most / wide * wide;
-    parallel(multiply_block, &j, parts_of(panels, j.panels_at_once) * j.blocks_of_rows);
+    const int64_t columns = parts_of(panels, j.panels_at_once);
+    j.blocks_of_rows = even_blocks(blocks, columns);
+    parallel(multiply_block, &j, columns * j.blocks_of_rows);
 }
 
 void multiply_by_pairs(const product *p)

@@ -27,6 +27,36 @@ INLINE void round_pairs(vec first, vec second, void *to)
 #endif
 }
 
+/* ``total`` and the products of 16 pairs with 16 others, each pair's two together. */
+INLINE vec dot_pairs(vec total, vec a, vec b)
+{
+#if PAIRS
+    return (vec)_mm512_dpbf16_ps((__m512)total, (__m512bh)a, (__m512bh)b);
+#else
+    (void)a, (void)b;
+    return total;
+#endif
+}
+
+/* A pair as often as there are lanes. */
+INLINE vec splat_pair(const void *pair)
+{
+    int32_t bits;
+    memcpy(&bits, pair, sizeof bits);
+    return (vec)((ivec){0} + bits);
+}
+
+/* 32 numbers of bfloat16 and 32 others as pairs of one of each: those of the lower four of each eight
+ * numbers, then those of the upper four. */
+INLINE void interleave(const void *first, const void *second, vec pairs[2])
+{
+#if PAIRS
+    const __m512i a = _mm512_loadu_si512(first), b = _mm512_loadu_si512(second);
+    pairs[0] = (vec)_mm512_unpacklo_epi16(a, b);
+    pairs[1] = (vec)_mm512_unpackhi_epi16(a, b);
+#endif
+}
+
 #if PAIRS
 
 /* 16 numbers, of which ``count`` are there, rounded; zeros for the others. */
@@ -36,9 +66,12 @@ INLINE __m256i round_numbers(const float *x, int64_t count)
     return (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, x));
 }
 
+#endif
+
 /* ``count`` numbers of a row, then zeros to ``pairs`` of them. */
 INLINE void round_row(const float *x, int64_t count, int32_t *to, int64_t pairs)
 {
+#if PAIRS
     for (int64_t i = 0; i < pairs; i += 8) {
         const __m256i some = round_numbers(x + 2 * i, count - 2 * i);
         if (pairs - i >= 8)
@@ -46,7 +79,10 @@ INLINE void round_row(const float *x, int64_t count, int32_t *to, int64_t pairs)
         else
             memcpy(to + i, &some, (size_t)(pairs - i) * 4);
     }
+#endif
 }
+
+#if PAIRS
 
 /* y [rows, 16 panels] (+)= x W^T of so many panels of so many pairs. Rows of x are ``next_row`` pairs
  * apart, panels ``next`` bytes, rows of y ``stride`` floats. Meanwhile what follows

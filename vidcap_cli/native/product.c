@@ -255,23 +255,20 @@ INLINE void store_past(float *to, vec x)
 #endif
 }
 
-/* 16 numbers of y. Those of ``up``, ``bias`` and ``residual`` are read as far as they are used. */
-static void finish_panel(
-    const product *p, const float *sums, const float *up, const float *const bias[2],
-    const float *residual, float *y, bool past)
+/* 16 numbers of sums as 16 of y. Those of ``up`` and ``bias`` are read as far as they are used. */
+INLINE void finish_panel(
+    const enum activation activation, const bool past, const float *sums, const float *up,
+    const float *const bias[2], const float *residual, float *y)
 {
     for (int64_t v = 0; v < PANEL; v += LANES) {
-        vec x = load(sums + v);
-        if (p->bias[0])
-            x += load(bias[0] + v);
-        if (p->activation == QUICK_GELU)
+        vec x = load(sums + v) + load(bias[0] + v);
+        if (activation == QUICK_GELU)
             x = x / (vexp(x * -1.702f) + 1);
-        else if (p->activation == GELU)
+        else if (activation == GELU)
             x = x * (verf(x * 0.707106781f) + 1) * 0.5f;
-        else if (p->activation == SWIGLU)
-            x = x / (vexp(-x) + 1)
-                * (p->bias[1] ? load(up + v) + load(bias[1] + v) : load(up + v));
-        if (p->residual)
+        else if (activation == SWIGLU)
+            x = x * (load(up + v) + load(bias[1] + v)) / (vexp(-x) + 1);
+        if (residual)
             x += load(residual + v);
         if (past)
             store_past(y + v, x);
@@ -283,34 +280,61 @@ static void finish_panel(
 /* ``there`` of 16 numbers, in memory that has room for 16. */
 INLINE const float *padded(const float *from, int64_t there, float room[PANEL])
 {
-    if (from)
-        memcpy(room, from, (size_t)there * 4);
+    memcpy(room, from, (size_t)there * 4);
     return room;
 }
+
+/* As ``finish``, compiled for each activation. */
+INLINE void finish_as(
+    const enum activation activation, const bool past, const product *p, int64_t row, int64_t rows,
+    int64_t panel, int64_t panels, const float *sums, const float *up, int64_t next_row,
+    int64_t next_panel)
+{
+    static const float zeros[PANEL];
+    const int64_t first = panel * PANEL, end = least(p->n, first + panels * PANEL);
+    for (int64_t r = 0; r < rows; r++) {
+        float *const y = p->y + (row + r) * p->n;
+        const float *const residual = p->residual ? p->residual + (row + r) * p->n : NULL;
+        for (int64_t column = first; column < end; column += PANEL) {
+            const int64_t from = r * next_row + (column - first) / PANEL * next_panel;
+            const int64_t there = end - column;
+            const float *bias[2], *more = residual ? residual + column : NULL;
+            for (int part = 0; part < 2; part++)
+                bias[part] = p->bias[part] ? p->bias[part] + column : zeros;
+            if (there >= PANEL) {
+                finish_panel(activation, past, sums + from, up + from, bias, more, y + column);
+                continue;
+            }
+            float room[4][PANEL] = {{0}};
+            for (int part = 0; part < 2; part++)
+                bias[part] = padded(bias[part], there, room[part]);
+            if (more)
+                more = padded(more, there, room[2]);
+            finish_panel(activation, false, sums + from, up + from, bias, more, room[3]);
+            memcpy(y + column, room[3], (size_t)there * 4);
+        }
+    }
+}
+
+#define FINISH_AS(activation)                                                                      \
+    (past ? finish_as(                                                                             \
+                activation, true, p, row, rows, panel, panels, sums, up, next_row, next_panel)     \
+          : finish_as(                                                                             \
+                activation, false, p, row, rows, panel, panels, sums, up, next_row, next_panel))
 
 void finish(
     const product *p, int64_t row, int64_t rows, int64_t panel, int64_t panels, const float *sums,
     const float *up, int64_t next_row, int64_t next_panel)
 {
     const bool past = p->m * p->n * 4 > PAST_CACHE && (uintptr_t)p->y % 64 == 0 && p->n % PANEL == 0;
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < panels; i++) {
-            const int64_t column = (panel + i) * PANEL, there = least(p->n - column, PANEL);
-            const int64_t from = r * next_row + i * next_panel, to = (row + r) * p->n + column;
-            const float *bias[2] = {
-                p->bias[0] ? p->bias[0] + column : NULL, p->bias[1] ? p->bias[1] + column : NULL};
-            const float *residual = p->residual ? p->residual + to : NULL;
-            if (there == PANEL) {
-                finish_panel(p, sums + from, up + from, bias, residual, p->y + to, past);
-                continue;
-            }
-            float room[4][PANEL] = {{0}};
-            for (int part = 0; part < 2; part++)
-                bias[part] = padded(bias[part], there, room[part]);
-            residual = padded(residual, there, room[2]);
-            finish_panel(p, sums + from, up + from, bias, residual, room[3], false);
-            memcpy(p->y + to, room[3], (size_t)there * 4);
-        }
+    if (p->activation == QUICK_GELU)
+        FINISH_AS(QUICK_GELU);
+    else if (p->activation == GELU)
+        FINISH_AS(GELU);
+    else if (p->activation == SWIGLU)
+        FINISH_AS(SWIGLU);
+    else
+        FINISH_AS(NONE);
     if (past) /* such stores may come after all others that follow */
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }

@@ -37,6 +37,9 @@ void finish(
 /* product.c: whether so many rows are to be rounded to bfloat16, where that is faster. */
 bool rounded(int64_t rows);
 
+/* The same of any number of rows. */
+EXPORT int rounds_rows(void);
+
 /* product.c: y [rows, 16] (+)= x W^T of a panel of float32. Rows of x are BLOCK_DEPTH floats apart,
  * those of y ``y_stride``. */
 void multiply_panel(

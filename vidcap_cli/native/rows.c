@@ -61,23 +61,6 @@ void norms(const norm *p)
     parallel(norm_some, (void *)p, parts_of(p->rows, ROWS_AT_ONCE));
 }
 
-/* Heads of a row from x on, turned if there are ``cos`` and ``sin``. */
-static void turn(
-    float *to, const float *x, const float *cos, const float *sin, int64_t width, int64_t head_dim)
-{
-    const int64_t half = head_dim / 2;
-    if (!cos) {
-        memcpy(to, x, (size_t)width * 4);
-        return;
-    }
-    for (int64_t head = 0; head < width; head += head_dim, x += head_dim, to += head_dim)
-        for (int64_t i = 0; i < half; i++) {
-            const float first = x[i], second = x[half + i];
-            to[i] = first * cos[i] - second * sin[i];
-            to[half + i] = second * cos[half + i] + first * sin[half + i];
-        }
-}
-
 static void rotate_some(void *context, int64_t index)
 {
     const rotation *p = context;

@@ -3,6 +3,41 @@
 
 #include "native.h"
 
+/* Numbers ``i`` and following of the two halves of a head. */
+INLINE void turn_vec(
+    float *to, const float *x, const float *cos, const float *sin, int64_t half, int64_t i)
+{
+    const vec first = load(x + i), second = load(x + half + i);
+    store(to + i, first * load(cos + i) - second * load(sin + i));
+    store(to + half + i, second * load(cos + half + i) + first * load(sin + half + i));
+}
+
+/* Heads of a row from x on with their rotary positions (Su et al. 2021), or as they are without ``cos``
+ * and ``sin`` [head_dim]. */
+INLINE void turn(
+    float *to, const float *x, const float *cos, const float *sin, int64_t width, int64_t head_dim)
+{
+    const int64_t half = head_dim / 2;
+    if (!cos) {
+        memcpy(to, x, (size_t)width * 4);
+        return;
+    }
+    for (int64_t head = 0; head < width; head += head_dim, x += head_dim, to += head_dim) {
+        int64_t i = 0;
+        for (; i + LANES <= half; i += LANES)
+            turn_vec(to, x, cos, sin, half, i);
+        if (i == half)
+            continue;
+        if (i) /* some of them once more */
+            turn_vec(to, x, cos, sin, half, half - LANES);
+        else
+            for (; i < half; i++) {
+                to[i] = x[i] * cos[i] - x[half + i] * sin[i];
+                to[half + i] = x[half + i] * cos[half + i] + x[i] * sin[half + i];
+            }
+    }
+}
+
 /* With ``delta``: total = x + delta, normed = norm(total); without: normed = norm(x). With ``bias``
  * LayerNorm (Ba et al. 2016), without it RMSNorm (Zhang and Sennrich 2019). All are [rows, width].
  */

@@ -17,7 +17,7 @@ from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.models.kernels.cpu import CpuAttention, CpuKernels
 from vidcap_cli.models.kernels.seam import Array, Cache, QkvSplit, Tensors
 from vidcap_cli.models.weights import to_tensor
-from vidcap_cli.native import packed, round_into, rounds_rows, widened
+from vidcap_cli.native import packed, round_into, rounds_rows, widened, zeros
 
 Shape = list[int]
 _WINDOW_KINDS = 4  # whole ones, those at the right edge, at the lower edge, and in the corner
@@ -46,8 +46,8 @@ class NativePieces(CpuKernels):
         self.largest = kernel("argmax", lambda x: [x[0]], ms.int32)
         self.scored = kernel("log_prob", lambda x, _ids: [x[0]])
         self.priced = kernel("penalised", _first_shape)
-        self.tower_attention = kernel("tower_attention", _first_shape)
-        self.windowed_attention = kernel("window_attention", _first_shape)
+        self.tower_attention = kernel("tower_attention", _attended_shape)
+        self.windowed_attention = kernel("window_attention", _attended_shape)
         self.prompt_attention = kernel("prompt_attention", _first_shape)
         self.last_attention = kernel("step_attention", _first_shape)
 
@@ -114,16 +114,19 @@ class NativePieces(CpuKernels):
         """One pass over the rows."""
         return NativeQkvSplit(self, q_width, kv_width, head_dim)
 
-    def vit_attention(
-        self, q: Tensor, k: Tensor, v: Tensor, *, batch: int, heads: int, mask: Tensor | None
-    ) -> Tensor:
-        """Block by block, without a matrix of scores."""
-        shape = (batch, q.shape[0] // batch, heads, q.shape[1] // heads)
-        seen = ops.scalar_to_tensor(shape[1], ms.int32) if mask is None else mask
-        q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)
-        if mask is not None and len(mask.shape) == 2:
-            return self.windowed_attention(q, k, v, mask).reshape(batch * shape[1], -1)
-        return self.tower_attention(q, k, v, seen).reshape(batch * shape[1], -1)
+    def self_attention(
+        self, qkv: Tensor, rope: Tensors, split: QkvSplit,  # noqa: ARG002
+        *, batch: int, heads: int, mask: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """Block by block, without a matrix of scores; rows are taken apart, and turned, when their
+        block comes.
+        """
+        rows, width = qkv.shape
+        qkv = qkv.reshape(batch, rows // batch, 3, heads, width // (3 * heads))
+        seen = ops.scalar_to_tensor(rows // batch, ms.int32) if mask is None else mask
+        windowed = mask is not None and len(mask.shape) == 2
+        attention = self.windowed_attention if windowed else self.tower_attention
+        return attention(qkv, *rope, seen).reshape(rows, -1)
 
     def patch_mask(self, patches: int, padded: int, batch: int, heads: int) -> Tensor | None:
         """How many patches are seen; also where that is all: one graph for both."""
@@ -196,7 +199,7 @@ class NativeKernels(NativePieces):
         """
         del name
         numbers = np.uint16 if self.cache_itemsize(dtype) == 2 else np.float32
-        return (Tensor.from_numpy(np.zeros(shape, numbers)),)
+        return (Tensor.from_numpy(zeros(shape, numbers)),)
 
     def read_cache(self, cache: Cache, first: int, rows: int, tokens: int) -> Tensor:
         """A copy."""
@@ -309,3 +312,7 @@ def _product_shape(x: Shape, weight: Shape, *_bias: Shape) -> Shape:
 
 def _first_shape(x: Shape, *_others: Shape) -> Shape:
     return x
+
+
+def _attended_shape(qkv: Shape, *_others: Shape) -> Shape:
+    return [*qkv[:2], *qkv[3:]]

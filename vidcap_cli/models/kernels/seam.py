@@ -106,6 +106,16 @@ class Kernels(nn.Cell):  # type: ignore[misc]
         """
         raise NotImplementedError
 
+    def self_attention(
+        self, qkv: Tensor, rope: Tensors, split: "QkvSplit",
+        *, batch: int, heads: int, mask: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """``vit_attention`` of joined projections ``[batch * n, 3 * heads * D]``; ``rope`` as
+        ``split`` takes it.
+        """
+        q, k, v = split(qkv, rope)
+        return self.vit_attention(q, k, v, batch=batch, heads=heads, mask=mask)
+
     def patch_mask(self, patches: int, padded: int, batch: int, heads: int) -> Tensor | None:
         """Host: what hides all but the first ``patches`` of ``padded``; None hides nothing."""
         raise NotImplementedError
