@@ -44,7 +44,7 @@ def test_two_shards_merged_are_the_single_run(tmp_path):
         runs.append(run)
     for shard, run in enumerate(runs):
         _, _, err = vidcap("merge", run, "-o", tmp_path / "one.csv", cwd=tmp_path)
-        assert f"note: of the shards {1 - shard}/2 is not among the inputs" in err
+        assert f"note: shard {1 - shard}/2 is not among the inputs" in err
     merged = tmp_path / "merged.csv"
     code, _, err = vidcap(
         "merge", *runs, "-o", merged, "--meta", places[0] / "meta.csv", cwd=tmp_path

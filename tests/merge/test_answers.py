@@ -111,6 +111,7 @@ def test_each_question_is_answered_by_the_best_result_that_does(tmp_path, meta, 
     ]
     second = captioned(tmp_path / "brief", meta, *results, config=only)
     account = merge([first.path, second.path], tmp_path / "out.csv", prefer=prefer)
+    assert not account.notes
     cat = "Cat!" if prefer == "newest" else "Cat."
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.reader(file))
@@ -179,6 +180,13 @@ def test_the_next_command_asks_what_all_runs_were_asked(tmp_path, meta):
     first = captioned(tmp_path / "long", meta, result(0, "A cat.", "Cat."))
     only = replace(ONE, question={"third": "Who?"})
     second = captioned(tmp_path / "third", meta, config=only)
+    other = replace(ONE, question={"third": "Who?", "brief": "Be brief"})
+    third = captioned(tmp_path / "other", meta, config=other)
+    account = merge([first.path, second.path, third.path], tmp_path / "x.csv")
+    both = "--question: brief=Be brief, brief=Describe it briefly"
+    assert account.notes == (
+        f"the runs were made with different options ({both}): their captions are mixed",
+    )
     inputs = [first.path, second.path]
     account = merge(inputs, tmp_path / "out.csv", missing=tmp_path / "todo.csv")
     command = steps_after_merge(account, inputs, None, {})[0].command
@@ -214,7 +222,9 @@ def test_a_table_with_captions_to_no_question_of_the_runs(tmp_path, meta):
     several = captioned(tmp_path / "several", meta, result(0, "A cat.", "Cat."))
     old = tmp_path / "old.csv"
     old.write_text("path,text\na.mp4,old\nb.mp4,old\n")
-    with pytest.raises(UsageError, match=r"old\.csv: .* in `text`, .* in `long`, `brief`; merge"):
+    with pytest.raises(
+        UsageError, match=r"old\.csv: .* in `text`, .* in `long`, `brief`; merge.*long,brief,text"
+    ):
         merge([several.path, old], tmp_path / "out.csv")
     old.write_text("path,long\na.mp4,old\nb.mp4,old\n")
     merge([several.path, old], tmp_path / "out.csv")

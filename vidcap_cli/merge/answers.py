@@ -46,7 +46,8 @@ def questions_of(
         if source.is_table and not set(names) & {*open_table(source.name).schema.names}:
             raise UsageError(
                 f"{source.name}: its captions are in `{source.captions}`, others in "
-                f"{quoted(names)}; merge it apart, or rename that column to one of these"
+                f"{quoted(names)}; merge it apart, rename that column to one of these, or keep "
+                f"both with --caption-column {','.join([*names, str(source.captions)])}"
             )
     if column != TEXT:
         raise UsageError(

@@ -312,7 +312,7 @@ def _others(choice: Choice, rows: int, matches: Matches) -> pa.ChunkedArray:
 
 def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:
     """A note when the runs to be merged were asked different things, as people call these."""
-    asked = [source.plan.options for source in sources if source.plan]
+    asked = [_distinct(source.plan.options, sources) for source in sources if source.plan]
     families = [CaptionConfig(str(options.get("family", "")), "") for options in asked]
     said: dict[str, set[str]] = {}
     for options in asked:  # older versions have fewer
@@ -330,6 +330,24 @@ def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:
         return ()
     listed = "; ".join(told)
     return (f"the runs were made with different options ({listed}): their captions are mixed",)
+
+
+def _distinct(options: Mapping[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
+    """The options of a plan without those questions that have the same text in all plans with them:
+    others are in other columns.
+    """
+    plans = [source.plan for source in sources if source.plan and source.plan.questions]
+    texts: dict[str, set[str]] = {}
+    for plan in plans:
+        for name, text in plan.options["question"].items():
+            texts.setdefault(name, set()).add(text)
+    questions = options.get("question")
+    if not isinstance(questions, dict):
+        return dict(options)
+    differ = {name: text for name, text in questions.items() if len(texts[name]) > 1}
+    return {name: it for name, it in options.items() if name != "question"} | (
+        {"question": differ} if differ else {}
+    )
 
 
 def _other_captions(
@@ -378,8 +396,8 @@ def _shards_left_out(sources: Sequence[Source]) -> Iterator[str]:
             lack = [f"{shard}/{of}" for shard in range(of) if shard not in there]
             if lack:
                 some = f"{', '.join(lack[:_SOME])}{' …' if len(lack) > _SOME else ''}"
-                verb = "is" if len(lack) == 1 else "are"
-                yield f"of the shards {some} {verb} not among the inputs"
+                which = f"shard {some} is" if len(lack) == 1 else f"shards {some} are"
+                yield f"{which} not among the inputs"
 
 
 def _left_out(sources: Sequence[Source]) -> Iterator[str]:
