@@ -63,19 +63,25 @@ def test_other_ways_to_write_a_path(place, written, turned):
 
 
 def test_what_is_to_do_can_be_captioned_where_it_is_written(place):
-    """Its relative paths start from its own folder, and its captions find their rows."""
-    rows = ["sub/a.mp4", "gone.mp4", "a.mp4#t=1,2", str(place / "a.mp4"), "https://x.org/a.mp4"]
+    """Its paths mean the same files there, and its captions find their rows."""
+    (place / "linked").symlink_to(place / "sub")
+    rows = ["sub/a.mp4", "gone.mp4", "a.mp4#t=1,2", "linked/b c.mp4", "linked/../a.mp4"]
+    rows += [str(place / "a.mp4"), "https://x.org/a.mp4"]
     quoted = [f'"{row}"' for row in rows]
     meta = table(place / "meta.csv", "path", *quoted)
     none = table(place / "none.csv", "path,text", "sub/a.mp4,")
-    todo = place.parent / "there" / "todo.csv"
-    merge([none], place / "out.csv", meta=meta, missing=todo)
-    with todo.open(newline="") as file:
-        paths = [row["path"] for row in csv.DictReader(file)]
-    assert paths == ["../here/sub/a.mp4", "../here/gone.mp4", "../here/a.mp4#t=1,2", *rows[3:]]
-    done = table(todo.with_name("done.csv"), "path,text", *(f'"{it}","of {it}"' for it in paths))
-    assert not merge([done], place / "out.csv", meta=meta).unmatched.count
-    assert texts(place / "out.csv") == [f"of {path}" for path in paths]
+    for folder, start in ((place.parent, "here"), (place.parent / "there", place)):
+        todo = folder / "todo.csv"
+        merge([none], place / "out.csv", meta=meta, missing=todo)
+        with todo.open(newline="") as file:
+            paths = [row["path"] for row in csv.DictReader(file)]
+        assert paths == [*(f"{start}/{row}" for row in rows[:4]), f"{place}/{rows[4]}", *rows[5:]]
+        done = table(folder / "done.csv", "path,text", *(f'"{it}","of {it}"' for it in paths))
+        assert not merge([done], place / "out.csv", meta=meta).unmatched.count
+        assert texts(place / "out.csv") == [f"of {path}" for path in paths]
+    merge([none], place / "out.csv", meta=meta, missing=place / "todo.csv")
+    with (place / "todo.csv").open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == rows
 
 
 def test_letter_by_letter_goes_first(place):

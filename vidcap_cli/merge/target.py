@@ -60,17 +60,20 @@ class Target:
         return self._with_paths(rows, map(moved, self.paths(rows).to_pylist()))
 
     def todo(self, rows: pa.Table, folder: Path) -> pa.Table:
-        """``rows`` for a table in ``folder``, whose relative paths mean the same files there."""
-        start = os.path.realpath(folder)
-        if start == os.path.realpath(self.bases[0]):
+        """``rows`` for a table in ``folder``, whose paths mean the same files there.
+
+        Never by way of ``..``, which may lead elsewhere behind a symbolic link.
+        """
+        if os.path.realpath(folder) == os.path.realpath(self.bases[0]):
             return rows
+        inside = os.path.join(folder, "")  # noqa: PTH118 - a Path would drop the slash
 
         def moved(path: str) -> str:
             if is_remote(path) or os.path.isabs(local(path)):  # noqa: PTH117 - a name, not a file
                 return path
             file, span = locate(path, self.bases)
             bounds = path[len(parted(path)[0]) :] if span else ""
-            return (file if is_remote(file) else os.path.relpath(file, start)) + bounds
+            return (file if "/../" in file else file.removeprefix(inside)) + bounds
 
         return self._with_paths(rows, map(moved, self.paths(rows).to_pylist()))
 
