@@ -573,3 +573,23 @@ def test_the_build_makes_what_is_looked_for():
         native._NEEDS
     )
     assert all((place / f"{name}.so").exists() for name in build._VARIANTS[platform.machine()])
+
+
+def test_kernels_built_of_other_sources_are_refused(tmp_path, monkeypatch):
+    """As after git pull, which brings new sources beside what was compiled before."""
+    built = native.library()
+    if built is None:
+        pytest.skip("no kernels for this processor")
+    for path in [*built.parent.glob("*.[ch]"), built]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(native, "_HERE", tmp_path)
+    assert native.library() == tmp_path / built.name
+    native._check_sources.cache_clear()
+    with (tmp_path / "rows.c").open("a", encoding="utf-8") as source:
+        source.write("/* new */\n")
+    with pytest.raises(UsageError, match="uv sync --reinstall-package vidcap"):
+        native.library()
+    # What was built before libraries told their sources.
+    monkeypatch.setattr(native.ctypes, "CDLL", lambda _: object())
+    with pytest.raises(UsageError, match=f"{built.name}: these kernels are compiled, but of other"):
+        native.library()

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcap_cli.errors import UsageError
+from vidcap_cli.native.sources import digest
 
 _HERE = Path(__file__).parent
 # The variants that ``build.py`` builds, the best first, and what a processor has for each.
@@ -37,7 +38,8 @@ def library() -> Path | None:
     """The kernels that this processor runs, None if there are none: they were not built, or it is
     too old.
 
-    ``VIDCAP_NATIVE`` names the variant to use, or ``none``; UsageError for another name.
+    ``VIDCAP_NATIVE`` names the variant to use, or ``none``; UsageError for another name, and for
+    kernels that were built of other sources than those beside them.
     """
     wanted = os.environ.get("VIDCAP_NATIVE")
     if wanted not in {None, "none", *_NEEDS}:
@@ -46,6 +48,7 @@ def library() -> Path | None:
     for variant, needs in _NEEDS.items():
         path = _HERE / f"{variant}.so"
         if wanted in {None, variant} and needs <= flags and path.exists():
+            _check_sources(path)
             return path
     return None
 
@@ -110,6 +113,23 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> NDArray[np.ge
     memory = np.empty(size + page, np.uint8)
     start = -memory.ctypes.data % page
     return memory[start : start + size].view(dtype).reshape(shape)
+
+
+@cache
+def _check_sources(path: Path) -> None:
+    """Kernels that take numbers in other places than they are given compute wrong captions."""
+    try:
+        sources = ctypes.CDLL(str(path)).sources
+        sources.restype = ctypes.c_char_p
+        built_of = sources().decode()
+    except AttributeError:  # built before libraries told
+        built_of = ""
+    if built_of != digest(path.parent):
+        raise UsageError(
+            f"{path}: these kernels are compiled, but of other sources than those beside them, as "
+            "after git pull. Build them anew: uv sync --reinstall-package vidcap (or pip install "
+            "--force-reinstall --no-deps -e . in the clone)."
+        )
 
 
 @cache

@@ -6,6 +6,7 @@ Where it fails the package is built without kernels, and computes with MindSpore
 
 import os
 import platform
+import runpy
 import shlex
 import subprocess
 import sys
@@ -59,10 +60,12 @@ def compile_kernels(target: Path, flags: list[str]) -> None:
     own = [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.{_GLIBC}"]
     compiler = shlex.split(os.environ.get("CC", "")) or own
     sources = sorted(map(str, _HERE.glob("*.c")))
+    digest = runpy.run_path(str(_HERE / "sources.py"))["digest"](_HERE)
+    told = [f'-DSOURCES="{digest}"']  # vidcap_cli/native looks whether it fits
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / target.name
         subprocess.run(
-            [*compiler, *_FLAGS, *flags, "-o", str(made), *sources, "-lpthread", "-lm"],
+            [*compiler, *_FLAGS, *flags, *told, "-o", str(made), *sources, "-lpthread", "-lm"],
             env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder},
             check=True,
             capture_output=True,

@@ -14,6 +14,16 @@
         void *extra)
 #define UNUSED (void)count, (void)ndims, (void)shapes, (void)dtypes, (void)stream, (void)extra
 
+#ifndef SOURCES
+#define SOURCES ""
+#endif
+
+/* The digest of the sources that this was built of (sources.py). */
+EXPORT const char *sources(void)
+{
+    return SOURCES;
+}
+
 enum { WRONG_DTYPE = 1 }; /* what MindSpore then says names the kernel */
 
 static bool float32(const char **dtypes, int first, int count)
