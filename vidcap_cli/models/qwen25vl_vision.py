@@ -31,7 +31,7 @@ class Qwen25VLVision(Qwen2VLVision):
     def read_block(self, weights: Weights, block: str) -> Tensors:
         """The tensors of a layer at their places."""
         attention, mlp = f"{block}.attn", f"{block}.mlp"
-        inner = replace(weights, read=lambda name: _widened(name, weights.read(name)))
+        inner = replace(weights, read=lambda name: _filled_up(name, weights.read(name)))
         names = (f"{mlp}.gate_proj", f"{mlp}.up_proj")
         gates = [names] if self.kernels.gate_tensors == 1 else [(name,) for name in names]
         return (
@@ -69,7 +69,7 @@ class Qwen25VLVision(Qwen2VLVision):
         return [far if index in config.whole else near for index in range(config.depth)]
 
 
-def _widened(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+def _filled_up(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
     """A tensor of an MLP whose inner numbers, 3,420 in the checkpoints, are filled up to lines of
     memory. Those that are added are 0, and change nothing.
     """

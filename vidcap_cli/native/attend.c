@@ -10,7 +10,7 @@
 #define TOKENS_IN_CACHE 16 /* the first one, with their keys or values for the next heads */
 #define FETCH_AHEAD 16     /* tokens, into the second one */
 #define ROOM (PART_TOKENS + LANES)
-#define MOST_WIDTH 256               /* of pairs */
+#define MOST_WIDTH 256 /* of a head that is read two by two */
 #define HEADS 4                      /* at once: they share what is loaded */
 #define COLUMNS (LANES == 8 ? 2 : 4) /* vectors of values at once: their sums have registers */
 
@@ -316,7 +316,8 @@ static void attend_part(void *context, int64_t index)
             heads = heads_at_once(it->group - head);
             weigh_heads(
                 heads, it->kind, seen + head * it->size, it->size,
-                scores + head * ROOM + start / in_one, v + start * width * bytes_of(p->kind), least(tokens - start, TOKENS_IN_CACHE), width);
+                scores + head * ROOM + start / in_one, v + start * width * bytes_of(p->kind),
+                least(tokens - start, TOKENS_IN_CACHE), width);
         }
 }
 
