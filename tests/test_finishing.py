@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from tests.helpers.commands import rows_of, vidcap, write_nano_table
-from vidcap_cli.finishing import steps_after_merge
+from vidcap_cli.finishing import steps_after_merge, todo_step
 from vidcap_cli.inspect import inspect
 from vidcap_cli.merge.merge import merge
 from vidcap_cli.options import InspectOptions
@@ -111,6 +111,13 @@ def test_a_merge_that_has_all_or_was_not_asked_names_nothing(tmp_path):
     meta, out, todo = (tmp_path / name for name in ("meta.csv", "out.csv", "todo.csv"))
     account = merge([old], out, meta=meta)
     assert not steps_after_merge(account, [old], meta, {})
+    typed = ["merge", str(old), "--meta", str(meta), "-o", str(out)]
+    (step,) = todo_step(account, typed)
+    assert step.purpose == "to write the 2 rows without a caption to a table of their own"
+    assert shlex.split(step.command) == [
+        "vidcap", *typed, "--missing", str(tmp_path / "out_todo.csv")
+    ]  # fmt: skip
+    assert not todo_step(account, [*typed, *map(str, range(20))])
     account = merge([old], out, meta=meta, missing=todo, prefix="x ")
     caption, join = steps_after_merge(account, [old], meta, {"prefix": "x "})
     assert caption.command.startswith(f"vidcap qwen2vl {todo}")
@@ -118,3 +125,4 @@ def test_a_merge_that_has_all_or_was_not_asked_names_nothing(tmp_path):
     old.write_text(old.read_text().replace("1.mp4,", "1.mp4,a").replace("2.mp4, ", "2.mp4,b"))
     account = merge([old], out, meta=meta, missing=todo)
     assert not steps_after_merge(account, [old], meta, {})
+    assert not todo_step(account, typed)

@@ -211,39 +211,59 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
             account = _merged(leader, request, target, shown=shown)
     ok = account.ok if account else leader.captioned()
     settled = leader.settle(failed=leader.rows - ok)
-    state, asked = view.state, request.run
-    outcome = Outcome(
-        rows=leader.rows,
-        ok=ok,
-        failed=state.failed_by,
-        kind=leader.plan.kind,
-        bases=leader.plan.bases if leader.plan.kind == TABLE else (),
-        left_alone=leader.left_alone,
-        # Elsewhere they stand right above, as they happened.
-        failures=state.failures if asked.quiet or asked.verbose else (),
-        captioned=state.ok,
-        seconds=took.seconds,
-        tries_again=asked.restart_failed == "all" and not shown,
-        flagged=account.flagged if account else 0,
-        flags=account.flags if account else {},
-    )
-    if not shown:
+    outcome = _outcome(leader, request, view.state, account, ok=ok, seconds=took.seconds)
+    if shown:
+        outcome = replace(outcome, tries_again=False)
+    else:
         output = settled.path if shard else target
         ending = _ending(request, outcome, settled.path, target)
         outcome = replace(outcome, output=str(output), steps=ending.steps())
     whole = ok == leader.rows
-    if not whole or not (asked.quiet or (shown and not outcome.flagged)):
+    if not whole or not (request.run.quiet or (shown and not outcome.flagged)):
         summary(outcome)
     after = leader.selection.beyond_words(leader.plan.rows)
-    if after and not (shown or request.run.quiet):
+    if after and not shown:
         request.say(f"  {after}; without it the run goes on")
+    _say_besides(request, view.state, whole=whole)
+    return whole, settled
+
+
+def _outcome(
+    leader: Leader,
+    request: Request,
+    state: RunState,
+    account: Reconciliation | None,
+    *,
+    ok: int,
+    seconds: float,
+) -> Outcome:
+    """How the run ended, of whose rows ``ok`` have a caption; where things lie is not known yet."""
+    asked, plan = request.run, leader.plan
+    return Outcome(
+        rows=leader.rows,
+        ok=ok,
+        failed=state.failed_by,
+        kind=plan.kind,
+        bases=plan.bases if plan.kind == TABLE else (),
+        left_alone=leader.left_alone,
+        # Elsewhere they stand right above, as they happened.
+        failures=state.failures if asked.quiet or asked.verbose else (),
+        captioned=state.ok,
+        seconds=seconds,
+        tries_again=asked.restart_failed == "all",
+        flagged=account.flagged if account else 0,
+        flags=account.flags if account else {},
+    )
+
+
+def _say_besides(request: Request, state: RunState, *, whole: bool) -> None:
+    """Say what memory a rank took, and what msrun makes of the exit code."""
     taken = max((rank.memory for rank in state.ranks.values()), default=0)
-    if asked.verbose and taken:
+    if request.run.verbose and taken:
         request.say(f"a rank took {size(taken)} of memory at most.")
     around = look_around(os.environ)
     if not whole and around and around.starter == "msrun":
         request.say("msrun calls exit code 3 an exception; it says that rows have no caption.")
-    return whole, settled
 
 
 def _ending(request: Request, outcome: Outcome, run: Path, target: Path) -> Ending:

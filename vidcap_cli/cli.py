@@ -298,15 +298,15 @@ def merge(inputs: _Inputs, *, own: dict[str, Any], table: dict[str, Any]) -> Non
     account = merging.merge(
         inputs, wanted.output, meta=wanted.meta, missing=wanted.missing, **rows, **table | several
     )
-    steps = []
-    if wanted.missing:
-        from vidcap_cli.finishing import steps_after_merge
+    fine = account.complete or wanted.allow_missing
+    if wanted.as_json or not (wanted.quiet and fine):
+        from vidcap_cli.finishing import steps_after_merge, todo_step
 
         options = declared(MergeOptions)
         asked = given((options[name] for name in rows), rows) | given(_own_table.values(), table)
         steps = steps_after_merge(account, inputs, wanted.meta, asked)
-    fine = account.complete or wanted.allow_missing
-    if wanted.as_json or not (wanted.quiet and fine):
+        if not (wanted.missing or fine):
+            steps = todo_step(account, sys.argv[1:])
         report.show_merge(
             account,
             steps,

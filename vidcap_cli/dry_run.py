@@ -3,9 +3,7 @@
 from pathlib import Path
 
 from vidcap_cli.checkpoint.folder import has_weights
-from vidcap_cli.checks import (
-    check_replaced,
-)
+from vidcap_cli.checks import check_replaced
 from vidcap_cli.errors import FAILED, OK
 from vidcap_cli.launch.job import Job
 from vidcap_cli.launch.ranks import devices
@@ -41,12 +39,9 @@ def dry_run(request: Request, job: Job, output: Path | None) -> int:
 
         rows, quiet = planned.plan.rows, request.run.quiet
         measured = measure(job, rows, request.run.calibrate, quiet=quiet)
-    told = {
-        "output": "none, but the run directory"
-        if job.selection.is_shard
-        else str(output or "stdout"),
-        "run directory": str(run.path) if run else "temporary",
-    }
+    told = {"run directory": str(run.path) if run else "temporary"}
+    if not job.selection.is_shard:
+        told = {"output": str(output or "stdout"), **told}
     found = report(
         planned,
         config,

@@ -32,12 +32,13 @@ from vidcap_cli.rundir.plan import TABLE, Plan, kind_of, read_plan
 from vidcap_cli.statuses import PASSING, Status
 from vidcap_cli.table_writer import WRITABLE
 from vidcap_cli.tables import Table, cut_short, hashes, is_text, open_table
-from vidcap_cli.view.steps import Step
+from vidcap_cli.view.steps import Step, made_of
 from vidcap_cli.view.words import count
 
 # What may have a caption when it is asked for once more. Of rows of the scripts' tables without one
 # nothing is known: merge calls them empty.
 WORTH_A_TRY = {*PASSING, Status.MISSING}
+_READABLE = 20  # words of a command
 
 
 def is_captioned(table: Path, column: str = TEXT) -> bool:
@@ -196,9 +197,7 @@ def steps_after_merge(
 
     ``asked`` are the options of the merge that are not the default, but its output.
     """
-    rows = {**account.failed, Status.MISSING: account.missing}
-    left = sum(rows[status].count for status in {*WORTH_A_TRY, Status.EMPTY} & {*rows})
-    if not account.missing_file or not left:
+    if not account.missing_file or not _left(account):
         return []
     todo = Path(account.missing_file)
     found = _caption(todo, inputs, asked)
@@ -209,6 +208,24 @@ def steps_after_merge(
     place = ("--meta", meta) if meta else ()
     join = ("merge", *inputs, _short(written), *place, *spelled(asked), "-o", account.out)
     return [Step(purpose, first), Step.of("when that has finished, to join its captions", *join)]
+
+
+def todo_step(account: Reconciliation, typed: Sequence[str]) -> list[Step]:
+    """To have the merge that was ``typed`` write the rows without a caption, which it did not."""
+    out = Path(account.out)
+    if not _left(account) or len(typed) > _READABLE:
+        return []
+    suffix = out.suffix if out.suffix in WRITABLE else ".csv"
+    todo = out.with_name(made_of(out, f"todo{suffix}"))
+    lacking = count(account.rows - account.ok, "row")
+    purpose = f"to write the {lacking} without a caption to a table of their own"
+    return [Step.of(purpose, *typed, "--missing", todo)]
+
+
+def _left(account: Reconciliation) -> int:
+    """How many rows have no caption and may get one."""
+    rows = {**account.failed, Status.MISSING: account.missing}
+    return sum(rows[status].count for status in {*WORTH_A_TRY, Status.EMPTY} & {*rows})
 
 
 def _caption(

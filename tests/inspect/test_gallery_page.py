@@ -362,6 +362,30 @@ def test_a_large_gallery_loads_what_it_shows(tmp_path, chromium):
         assert shown(page) == list(range(9_950, 10_000))
 
 
+@pytest.mark.slow
+def test_a_hundred_thousand_rows_are_searched_filtered_and_sorted(tmp_path, chromium):
+    table = write_captioned(tmp_path, 100_000, clips=3)
+    rows = rows_of(table)
+    with opened(chromium, make_page(table, "--thumbnails", "0")) as page:
+        search(page, "", "1–50 of 100,000 rows")
+        found = [n for n, row in enumerate(rows) if "noise" in row["text"]]
+        search(page, "noise", f"1–50 of {len(found):,} rows")
+        assert shown(page) == found[:50]
+        page.check(".choice:has-text('shrunk') input")
+        found = [n for n in found if rows[n]["caption_flags"] == "shrunk"]
+        assert told(page) == f"1–50 of {len(found):,} rows"
+        page.select_option("#sort", "tokens")
+        found.sort(key=lambda n: (int(rows[n]["caption_new_tokens"]), n))
+        assert shown(page) == found[:50]
+        page.click("[aria-label='Last page']")
+        assert shown(page)[-1] == found[-1]
+        page.click(".chip:has-text('shrunk')")
+        search(page, "", "1–50 of 100,000 rows")
+        page.select_option("#sort", index=0)  # that of the table
+        page.click("[aria-label='Last page']")
+        assert shown(page) == list(range(99_950, 100_000))
+
+
 def test_pictures_and_rows_beside_the_page(tmp_path, chromium, monkeypatch):
     monkeypatch.setattr(make, "ONE_FILE", 0)
     table = write_captioned(tmp_path, 60, clips=3)

@@ -14,6 +14,14 @@ def test_another_shard_is_no_other_spelling(tmp_path):
     assert "check the spelling" in absent(tmp_path / "x" / "none.mp4")
 
 
+def test_a_name_with_the_same_ending_alone_is_no_other_spelling(tmp_path):
+    for name in ("a_b.parquet", "notes.parquet", "notes.csv"):
+        (tmp_path / name).touch()
+    assert absent(tmp_path / "x_y.parquet").endswith("; check the spelling")
+    assert absent(tmp_path / "note.parquet").endswith(f"did you mean {tmp_path}/notes.parquet?")
+    assert absent(tmp_path / "nots.csv").endswith(f"did you mean {tmp_path}/notes.csv?")
+
+
 def test_a_figure_is_the_same_as_that_of_one_that_was_rounded():
     for speed, told in ((1210.51, "1,210"), (1211.44, "1,211"), (99.96, "100"), (8.34, "8.3")):
         assert figure(speed) == figure(round(speed, 1)) == told

@@ -107,8 +107,8 @@ def absent(path: Path, thing: str = "file or folder") -> str:
         names = []
     if shard := _SHARD.search(gone.name):  # another shard is no other spelling of this one
         names = [name for name in names if shard[0] in name]
-    same = [name for name in names if Path(name).stem == gone.stem]  # run.vidcap for run.csv
-    near = nearest(gone.name, same) or nearest(gone.name, names)
+    stem = nearest(gone.stem, {Path(name).stem for name in names})  # endings are alike anyhow
+    near = nearest(gone.name, [name for name in names if Path(name).stem == stem])
     if near is None and shard:
         return f"{words}; copy it here from where shard {shard[1]} was captioned"
     if near is None:
