@@ -13,6 +13,9 @@
 #define STRIP 12 /* rows of x: their sums with two panels have registers */
 #define MOST_WIDE 4 /* panels that meet a strip at once */
 #define FETCH_PAIRS 256 /* bytes, into the first cache: product.c says why */
+/* Bytes, into the second cache, for strips that compute about as long as memory takes: beyond the page
+ * of 4,096 in which the processor fetches ahead by itself, so that it goes on there (Zen 4, measured). */
+#define FETCH_FAR 6144
 #define STRIPS(rows) parts_of(rows, STRIP)
 
 /* y = x W^T of rows of x that are rounded to bfloat16. Weights of bfloat16 only. */
@@ -106,6 +109,9 @@ INLINE void multiply_strip(
         for (int p = 0; p < panels; p++) {
             if (from_memory)
                 __builtin_prefetch(w + p * next + FETCH_PAIRS, 0, 3);
+            if (from_memory && panels == 2) /* at the end of these, what the next begin with */
+                __builtin_prefetch(
+                    w + p * next + FETCH_FAR + (i + FETCH_FAR / (PANEL * 4) < pairs ? 0 : next), 0, 2);
             numbers[p] = _mm512_loadu_si512(w + p * next);
         }
         for (int r = 0; r < rows; r++)

@@ -16,7 +16,7 @@
 #define MOST_PANELS 4 /* in a tile */
 #define BLOCK_ROWS 96
 /* Bytes ahead, and into which cache. AMD's processors, which are those with PAIRS, wait for numbers
- * with few sums under way: these have to be in the first one (Zen 4, measured). */
+ * with few sums under way: these have to be in the first one (Zen 4, measured). FETCH_FAR is for more. */
 #if PAIRS
 #define FETCH_AHEAD FETCH_PAIRS
 #define FETCH_INTO 3
@@ -78,16 +78,19 @@ INLINE void tile(
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < VECS; v++)
                 sums[p][r][v] = add ? load(y + r * y_stride + p * PANEL + v * LANES) : splat(0);
-    const int64_t step = PANEL * bytes_of(kind);
+    const bool far = PAIRS && panels == 1 && rows > 3;
+    const int64_t step = PANEL * bytes_of(kind), next = far ? FETCH_FAR : FETCH_AHEAD;
     for (int64_t i = 0; i < depth; i += 2, w += 2 * step) {
         /* At the end of these panels, what the next begin with. */
-        const int64_t ahead = FETCH_AHEAD + (i + FETCH_AHEAD / step < depth ? 0 : (panels - 1) * size);
+        const int64_t ahead = next + (i + next / step < depth ? 0 : panels * size - depth * step);
         for (int p = 0; p < panels; p++)
             for (int odd = 0; odd < 2; odd++) {
                 if (odd && i + 1 == depth)
                     continue;
                 /* A row alone waits for memory; on AMD's processors a few do. */
-                if (kind == FLOAT32 ? rows == 1 : !odd && (rows == 1 || PAIRS))
+                if (far && (kind == FLOAT32 || !odd))
+                    __builtin_prefetch(w + p * size + odd * step + ahead, 0, 2);
+                else if (kind == FLOAT32 ? rows == 1 : !odd && (rows == 1 || PAIRS))
                     __builtin_prefetch(w + p * size + odd * step + ahead, 0, FETCH_INTO);
                 widen(kind, w + p * size + (kind == BFLOAT16 ? 0 : odd * step), odd, numbers);
                 for (int r = 0; r < rows; r++)
