@@ -343,15 +343,21 @@ def test_a_table_elsewhere_and_where_its_paths_start_from(files, clips, tmp_path
     monkeypatch.chdir(tmp_path)
     (files.folder / "d").mkdir()
     (files.folder / "d" / "v.mp4").write_bytes(clips["h264"].read_bytes())
-    (files.folder / "d" / "meta.csv").write_text("path,start,end\nv.mp4,1,\n/abs.mp4,,\n")
+    (files.folder / "d" / "a#b?c%20d.mp4").write_bytes(clips["h264"].read_bytes())
+    (files.folder / "d" / "meta.csv").write_text(
+        "path,start,end\nv.mp4,1,\n/abs.mp4,,\na#b?c%20d.mp4,1,\n"
+    )
     address = files.address("d/meta.csv")
     meta = bring_table(address)
     assert meta == tmp_path / "meta.remote" / "meta.csv"
     run = RunDir(tmp_path / "run")
     plan = make_plan(meta, run, CaptionConfig("qwen2vl", "/m"))
     found = [locate(name, plan.bases) for name in pq.read_table(run.rows)["path"].to_pylist()]
-    assert found == [(files.address("d/v.mp4"), Span(1)), ("/abs.mp4", None)]
-    assert read_all(found[:1], Cache(tmp_path / "c", 1 << 20))[0].clip.indices.tolist() == [25]
+    # Beside an address the name of a file is a name, whatever is in it.
+    escaped = (files.address("d/a%23b%3Fc%2520d.mp4"), Span(1))
+    assert found == [(files.address("d/v.mp4"), Span(1)), ("/abs.mp4", None), escaped]
+    for one in read_all([found[0], found[2]], Cache(tmp_path / "c", 1 << 20)):
+        assert one.clip.indices.tolist() == [25]
     # Once more it is brought as it is then; that of another address is not mixed with it.
     (files.folder / "d" / "meta.csv").write_text("path\nw.mp4\n")
     assert bring_table(address).read_text() == "path\nw.mp4\n"

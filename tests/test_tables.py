@@ -322,6 +322,11 @@ def test_jsonl_types_are_those_of_all_batches(tmp_path, monkeypatch):
             "path,n\na,1\n,2\n",
             r"row 1 \(from 0\) has an empty `path`; fill it in or delete",
         ),
+        (
+            "a.csv",
+            "path,n\na,1\n,2\n,3\nb,4\n,5\n",
+            r"row 1 \(from 0\) has an empty `path`, and so have 2 rows after it; .* the rows$",
+        ),
         ("a.csv", "path,n\n \t,2\n", r"row 0 \(from 0\) has an empty `path`"),
         (
             "a.csv",
@@ -465,6 +470,8 @@ def test_nothing_appears_before_the_block_ends(tmp_path):
 
 
 def test_output_form():
+    with pytest.raises(TableError, match=r"a\.csv\.gz: vidcap writes no \.gz"):
+        output_form(Path("a.csv.gz"), "csv")
     assert output_form(Path("a.CSV")) == "csv"
     assert output_form(Path("a.parquet"), "csv") == "csv"
     assert output_form(Path("a.JSONL")) == "jsonl"

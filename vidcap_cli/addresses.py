@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from vidcap_cli.errors import UsageError
 from vidcap_cli.spans import Span, parted
@@ -22,6 +22,7 @@ _FILE = re.compile(r"file:(?://(?:localhost)?)?(/(?!/).*)", re.IGNORECASE | re.D
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 # One slash is what a Path leaves of two.
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_WEB = re.compile(r"https?:", re.IGNORECASE)
 
 
 def local(path: str) -> str:
@@ -46,7 +47,10 @@ def named(path: Path) -> Path:
     """The file or folder that an argument means; raises UsageError for one elsewhere."""
     meant = Path(local(str(path)))
     if is_remote(meant) and not meant.exists():
-        raise UsageError(f"{str(path).replace(':/', '://', 1)}: {NOT_READ}")
+        raise UsageError(
+            f"{address_of(path)}: only captioning reads a table that is elsewhere; download it or "
+            "mount the place, and give that path"
+        )
     return meant
 
 
@@ -99,4 +103,11 @@ def meaning(name: str, bases: Sequence[str]) -> str:
 
 
 def _address(path: str, found: Path) -> str:
-    return path if is_remote(path) and is_remote(found) else address_of(found)
+    """What is opened: an address as it is written; beside one, the name of a file is a name, in
+    which a web address has to escape ``#``, ``?`` and ``%``.
+    """
+    if not is_remote(found) or is_remote(path):
+        return path if is_remote(found) else address_of(found)
+    address, name = address_of(found), str(Path(path))
+    web = _WEB.match(address) and address.endswith(f"/{name}")
+    return address.removesuffix(name) + quote(name, errors="surrogateescape") if web else address

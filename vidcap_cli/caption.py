@@ -176,10 +176,13 @@ def _say_done(leader: Leader, request: Request, target: Path) -> None:
 
 def _say_limit(leader: Leader, request: Request) -> None:
     """Say that the table has more rows than it is asked to have."""
-    limit, shard = request.run.limit, leader.selection.is_shard
-    if limit and not shard and leader.selection != request.selection:
-        rows = f"{leader.rows:,} rows already, which stay"
-        request.say(f"--limit {limit}: the table has {rows}; --fresh makes a smaller one.")
+    limit, had = request.run.limit, leader.selection
+    if limit and had != request.selection:
+        has = f"the table has {leader.rows:,} rows already, which stay"
+        if had.is_shard:
+            until = f"--limit {had.limit}" if had.limit else "the end of the table"
+            has = f"the shard goes to {until} already, which stays"
+        request.say(f"--limit {limit}: {has}; --fresh makes a smaller one.")
 
 
 def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tuple[bool, RunDir]:

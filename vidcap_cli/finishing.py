@@ -197,9 +197,9 @@ def steps_after_merge(
 
     ``asked`` are the options of the merge that are not the default, but its output.
     """
-    if not account.missing_file or not _left(account):
+    if not account.missing_table or not _left(account):
         return []
-    todo = Path(account.missing_file)
+    todo = Path(account.missing_table)
     found = _caption(todo, inputs, asked)
     if found is None:
         return []

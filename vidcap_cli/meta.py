@@ -22,6 +22,7 @@ from vidcap_cli.option_values import NO_RANGES
 from vidcap_cli.options import PATH
 from vidcap_cli.spans import Span, SpanError, named, span, spans
 from vidcap_cli.tables import Table, is_text, open_table, quoted
+from vidcap_cli.view.words import count
 
 BOUNDS = ("start", "end")
 SCENES = "timestamp"
@@ -155,15 +156,30 @@ def spans_of(table: Table, rows: Any, first: int = 0) -> Iterator[list[Span | No
             yield [None]
         return
     columns = [rows.column(name).to_pylist() for name in table.ranges]
-    number = first
+    cells = zip(*columns, strict=True)
+    for number, values in enumerate(cells, first):
+        try:
+            found = _spans(values)
+        except SpanError as error:
+            more = sum(not _are_spans(others) for others in cells)
+            it = f"it and {count(more, 'faulty row')} after it" if more else "it"
+            raise RangesError(
+                f"{table.path}: row {number} (from 0), {quoted(table.ranges)}: {error}; mend {it}, "
+                f"or caption whole videos with --ranges {NO_RANGES}"
+            ) from error
+        yield found
+
+
+def _spans(cells: Sequence[Any]) -> list[Span | None]:
+    return [span(*cells)] if len(cells) == len(BOUNDS) else spans(*cells)
+
+
+def _are_spans(cells: Sequence[Any]) -> bool:
     try:
-        for number, cells in enumerate(zip(*columns, strict=True), first):  # noqa: B007
-            yield [span(*cells)] if len(cells) == len(BOUNDS) else spans(*cells)
-    except SpanError as error:
-        raise RangesError(
-            f"{table.path}: row {number} (from 0), {quoted(table.ranges)}: {error}; mend it, or "
-            f"caption whole videos with --ranges {NO_RANGES}"
-        ) from error
+        _spans(cells)
+    except SpanError:
+        return False
+    return True
 
 
 def with_paths(
@@ -179,10 +195,12 @@ def with_paths(
         blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
         first = pc.index(blank, True).as_py()
         if first >= 0:
+            more = blank.true_count - 1
+            so = f", and so {'has' if more == 1 else 'have'} {count(more, 'row')} after it"
             raise TableError(
                 f"{table.path}: row {row + first} (from 0) has an empty "
-                f"`{table.path_column}`; "
-                "fill it in or delete the row"
+                f"`{table.path_column}`{so if more else ''}; "
+                f"fill it in or delete the row{'s' if more else ''}"
             )
         row += len(column)
         yield batch, column

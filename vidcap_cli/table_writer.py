@@ -26,6 +26,11 @@ WRITABLE = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "json
 
 def output_form(path: Path, form: str | None = None) -> str:
     """The format to write ``path`` in: ``form``, or else what the suffix says."""
+    if path.suffix.lower() == ".gz":
+        raise TableError(
+            f"{path}: vidcap writes no .gz; leave that out, or name a .parquet file, which is "
+            "compressed"
+        )
     found = form or WRITABLE.get(path.suffix.lower())
     if found is None and path.is_dir():
         raise TableError(f"{path}: is a folder; name a file in it, such as {path / 'captions.csv'}")

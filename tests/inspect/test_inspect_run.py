@@ -283,7 +283,7 @@ def test_an_exception_in_a_rank_is_shown(run):
 def test_a_run_that_goes_on(run):
     with run.lock.open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert inspect(run.path).verdict == "goes on: 3 of 6 captioned, 2 left"
+        assert inspect(run.path).verdict == "goes on: 3 of 6 captioned, 1 failed, 2 left"
     assert inspect(run.path).verdict.startswith("not finished")
 
 
@@ -317,11 +317,29 @@ def test_what_is_reported_and_what_is_on_the_disk_are_told_apart(run):
     with run.lock.open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         report = inspect(run.path)
-    assert report.verdict == "goes on: 4 of 6 captioned (1 of them not on the disk yet), 1 left"
+    made = "4 of 6 captioned (1 of them not on the disk yet)"
+    assert report.verdict == f"goes on: {made}, 1 failed, 1 left"
     told = {fact.label: fact.words for fact in report.sections[1].facts}
     assert told["captioned"] == "3 on the disk, 1 more made"
     assert told["left"] == "1"
-    assert facts(report, "rows")["captioned"] == 3
+    rows = facts(report, "rows")
+    assert (rows["captioned"], rows["captioned_not_on_disk"]) == (3, 1)
+    assert "failed_not_on_disk" not in rows
+
+
+def test_failures_that_are_not_on_the_disk_yet_are_told(run):
+    Attempt(CONFIG, rows=5, chunk=1, ranks=1, bases=(), captioned=1).write(run.attempt(2))
+    with EventWriter(run.attempt(2).events(0)) as events:
+        events.write(Started(11, "host", time=40.0))
+        for row, status in enumerate(("ok", "ok", "decode_error", "decode_error"), 1):
+            events.write(Done(row, f"{row}.mp4", status, None, None, 1, 1.0, 0.0, time=50.0 + row))
+    with run.lock.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        report = inspect(run.path)
+    assert report.verdict == "goes on: 3 of 6 captioned, 2 failed, 1 left"
+    rows = facts(report, "rows")
+    told = [rows[name] for name in ("captioned", "decode_error", "failed_not_on_disk", "left")]
+    assert (told, rows["asked_for"]) == ([3, 1, 1, 1], 6)
 
 
 def finish(run, *, failed):

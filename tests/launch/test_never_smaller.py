@@ -264,6 +264,9 @@ def test_rows_beyond_a_limit_are_told_and_a_shard_names_its_run(scene, tmp_path)
     assert json.loads(out)["output"] is None
     assert err.startswith("vidcap qwen2vl meta.csv → meta_caption_qwen2vl.1-of-3.vidcap: 3 videos")
     assert "rows of the table come after" not in err
+    code, _, err = scene.command(work, "--shard", "1/3", "--limit", "3").finish()
+    assert code in FINISHED, err
+    assert "--limit 3: the shard goes to the end of the table already, which stays" in err
     shard = work / "meta_caption_qwen2vl.1-of-3.vidcap"
     code, out, _ = vidcap("inspect", shard, "--json", cwd=work)
     found = json.loads(out)["facts"]["rows"]

@@ -1,5 +1,6 @@
 """Merging gives every row its best result, says what it did, and leaves its inputs alone."""
 
+import fcntl
 import gzip
 import hashlib
 import json
@@ -118,7 +119,7 @@ def test_exact_bytes_and_the_account(tmp_path, meta, run):
         "examples": [{"row": 3, "path": "d.mp4", "detail": None}],
     }
     assert plain["complete"] is False
-    assert plain["missing_file"] == str(tmp_path / "missing.csv")
+    assert plain["missing_table"] == str(tmp_path / "missing.csv")
 
 
 def test_flags_of_captions_are_counted(tmp_path, run):
@@ -541,11 +542,20 @@ def test_outputs_never_replace_inputs(tmp_path, meta, run):
         merge([run.path], tmp_path / "out.txt")
     copy = tmp_path / "copy.csv"
     shutil.copy(meta, copy)
-    with pytest.raises(UsageError, match=r"meta\.csv: is one of the inputs"):
+    with pytest.raises(UsageError, match=r"meta\.csv: is the table that .* was planned from"):
         merge([run.path], meta, meta=copy)
     copy.unlink()
     (tmp_path / "link.csv").unlink()
     assert digest(tmp_path) == before
+
+
+def test_a_run_that_goes_on_is_said_to(tmp_path, run):
+    put(run, [ok(0, "A")])
+    said = f"a command is at work on {run.path}: captions that"
+    with run.lock.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert merge([run.path], tmp_path / "out.csv").notes[0].startswith(said)
+    assert not merge([run.path], tmp_path / "out.csv").notes
 
 
 @pytest.mark.parametrize("name", ["nowhere/out.csv", "folder.csv", "/proc/out.csv"])

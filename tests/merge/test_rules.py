@@ -131,7 +131,7 @@ def account(rows: int, examples: dict[str, list[Example]], out: Path, left: Path
         rows=rows,
         ok=len(examples.get("ok", [])),
         failed={name: tally(e) for name, e in sorted(examples.items()) if name not in named},
-        missing_file=str(left),
+        missing_table=str(left),
         **{name: tally(examples.get(name, [])) for name in named[1:]},
     )
 

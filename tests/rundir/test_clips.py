@@ -85,6 +85,10 @@ def test_other_columns_may_hold_them_or_none(tmp_path, run):
             r"row 2 \(from 0\), .*: 'x' is no time; write seconds, or HH:MM:SS.mmm; mend",
         ),
         ("-1,2", r"row 2 \(from 0\), `start`, `end`: '-1' is no time"),
+        (
+            "4,2\nb.mp4,1,2\nc.mp4,x,",
+            r"ends before it begins; mend it and 1 faulty row after it, or",
+        ),
     ],
 )
 def test_what_is_no_range_is_refused_with_its_row(tmp_path, run, cells, words):

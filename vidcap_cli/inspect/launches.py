@@ -119,11 +119,17 @@ class Going:
         """How many rows are left, of which ``on_disk`` have no result there."""
         return min(on_disk, self.state.remaining)
 
-    def verdict(self, rows: int, left: int) -> str:
-        """Where the run stands, which has ``rows`` rows, ``left`` of them without a result."""
+    def failed(self, on_disk: int) -> int:
+        """How many rows failed of the ``on_disk`` that have no result there."""
+        return max(0, on_disk - self.left(on_disk) - self.waiting)
+
+    def verdict(self, rows: int, failed: int, left: int) -> str:
+        """Where the run stands: of ``rows`` rows so many failed and are ``left``."""
         words = f"goes on: {self.captioned:,} of {rows:,} captioned"
         if self.waiting:
             words += f" ({self.waiting:,} of them not on the disk yet)"
+        if failed:
+            words += f", {failed:,} failed"
         return f"{words}, {left:,} left"
 
     def facts(self) -> list[Fact]:

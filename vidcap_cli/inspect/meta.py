@@ -143,7 +143,8 @@ def _report(
     shown.append(Section("details", (Fact("unreadable", "", why),)))
     problems = _problems(files, bases, why)
     if twice:
-        problems.append(Problem(f"{count(twice, 'row')} repeat the path of another", serious=False))
+        repeat = f"{count(twice, 'row')} {'repeats' if twice == 1 else 'repeat'}"
+        problems.append(Problem(f"{repeat} the path of another", serious=False))
     verdict = "no video of it could be opened"
     readable, steps = int(found.readable.sum()), _steps(target, options, videos)
     if readable:

@@ -67,10 +67,7 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
     launches = [Launch.read(folder) for folder in run.attempts()]
     going = Going.of(launches[-1], standing) if launches and is_led(run) else None
     left = scope.count(plan.rows) - standing.statuses.total()
-    if going:
-        left = going.left(left)
-    waiting = going.waiting if going else 0
-    rows = list(_row_facts(plan.rows, scope, standing, waiting=waiting, left=left))
+    rows = _row_facts(plan.rows, scope, standing, going, left)
     rows += [*(going.facts() if going else ()), *_end_facts(run)]
     sections = [Section("plan", _plan_facts(plan)), Section("rows", tuple(rows))]
     sections += _details(standing)
@@ -84,7 +81,8 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
         problems += _errors(launch.folder)
     verdict, steps = _verdict(run, plan, scope, standing)
     if going:
-        verdict = going.verdict(scope.count(plan.rows), left)
+        failures = standing.failed + going.failed(left)
+        verdict = going.verdict(scope.count(plan.rows), failures, going.left(left))
     steps = going_on or steps
     if failed:
         _write_failed(failed, failed_rows(run, plan, scope))
@@ -243,24 +241,31 @@ def _scope_words(scope: Selection) -> str:
 
 
 def _row_facts(
-    planned: int, scope: Selection, standing: Standing, *, waiting: int, left: int
-) -> tuple[Fact, ...]:
-    """The rows that the last command was about, and how they stand on the disk, where so many
-    captions more are ``waiting`` to be written; ``left`` have no result at all.
+    planned: int, scope: Selection, standing: Standing, going: Going | None, left: int
+) -> list[Fact]:
+    """The rows that the last command was about, and how they stand on the disk, where ``left`` have
+    no result; of a run that goes on also what is not there yet.
     """
     rows = scope.count(planned)
     failed = [(name, n) for name, n in standing.statuses.most_common() if name != Status.OK]
-    on_disk = f" on the disk, {waiting:,} more made" if waiting else ""
     after = scope.beyond(planned)
     asked = f"{rows:,} of {planned:,}: {_scope_words(scope)}" if rows < planned else f"{rows:,}"
-    return (
+    on_disk, waiting = "", []
+    if going and going.waiting:
+        on_disk = f" on the disk, {going.waiting:,} more made"
+        waiting.append(Fact("captioned not on disk", "", going.waiting))
+    if going and (more := going.failed(left)):
+        waiting.append(Fact("failed not on disk", f"{more:,}, not on the disk yet", more))
+    left = going.left(left) if going else left
+    return [
         Fact("asked for", asked, rows),
         Fact("captioned", f"{standing.ok:,}{on_disk}", standing.ok),
         *_outside(scope, standing),
         *(Fact(name, f"{number:,}", number) for name, number in failed),
+        *waiting,
         Fact("left", f"{left:,}", left),
         *([Fact("after --limit", f"{after:,}", after)] if after else []),
-    )
+    ]
 
 
 def _outside(scope: Selection, standing: Standing) -> list[Fact]:

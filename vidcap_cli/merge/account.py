@@ -55,7 +55,7 @@ class Reconciliation:
     mismatched: Tally
     flagged: int = 0
     flags: dict[str, int] = field(default_factory=dict)
-    missing_file: str | None = None
+    missing_table: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -187,6 +187,6 @@ class Account:
             mismatched=mismatched,
             flagged=self._flags.total(),
             flags=dict(flags.most_common()),
-            missing_file=str(missing) if missing else None,
+            missing_table=str(missing) if missing else None,
             notes=notes,
         )

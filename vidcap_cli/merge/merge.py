@@ -164,6 +164,7 @@ def merge(
         mismatched=matches.mismatched.tally,
         notes=(
             *target.notes,
+            *(() if before else notes.at_work(sources)),  # it is the one that calls this
             *notes.on_inputs(sources, results, target, columns, misses=account.misses),
             *matches.notes(),
             *sidecars.notes(),
@@ -301,11 +302,15 @@ def _others(choice: Choice, rows: int, matches: Matches) -> pa.ChunkedArray:
 def _check_outputs(outputs: Sequence[Path], sources: Sequence[Source], target: Target) -> None:
     """Refuse an output that would replace an input, or that cannot be written where it is to go."""
     inputs = {file.resolve() for source in sources for file in (*source.files, source.name)}
-    inputs |= {Path(source.plan.meta).resolve() for source in sources if source.plan}
+    planned = {Path(it.plan.meta).resolve(): it.name for it in sources if it.plan}
     inputs.add(target.table.path.resolve())
     runs = [source.run for source in sources if source.run]
     for out in outputs:
         real = out.resolve()
+        if real in planned:
+            raise UsageError(
+                f"{out}: is the table that {planned[real]} was planned from; name another file"
+            )
         if real in inputs or attempt_of(real) is not None:
             raise UsageError(
                 f"{out}: is one of the inputs, or would pass for one; name another file"

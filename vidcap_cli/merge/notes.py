@@ -12,6 +12,7 @@ from vidcap_cli.merge.columns import STATUS, CaptionColumns, columns_before
 from vidcap_cli.merge.matching import Results
 from vidcap_cli.merge.sources import Source
 from vidcap_cli.merge.target import Target
+from vidcap_cli.rundir.lock import is_led
 from vidcap_cli.rundir.places import Places, read_finished
 from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.tables import open_table, quoted
@@ -37,6 +38,16 @@ def on_inputs(
     yield from _not_whole(results)
     if misses:
         yield from _shards_left_out(sources)
+
+
+def at_work(sources: Sequence[Source]) -> Iterator[str]:
+    """Sentences on runs that go on meanwhile."""
+    for source in sources:
+        if source.run and is_led(source.run):
+            yield (
+                f"a command is at work on {source.name}: captions that its ranks have not put on "
+                "the disk yet are left out"
+            )
 
 
 def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:

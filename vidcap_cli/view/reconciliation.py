@@ -75,8 +75,8 @@ def show_merge(
     for note in account.notes:
         say(f"  note: {note}")
     console.print(Text(printable(f"  → {account.out}"), "bold"), soft_wrap=True)
-    if account.missing_file:
-        todo = account.missing_file
+    if account.missing_table:
+        todo = account.missing_table
         todo = f"nothing, and {todo} has no rows" if account.complete else todo
         console.print(Text(printable(f"  still to do: {todo}"), "bold"), soft_wrap=True)
     for purpose, command in step_lines(steps, width):
