@@ -66,6 +66,22 @@ def test_half_a_table_as_the_table_of_videos(tmp_path):
         assert err.endswith("--caption-column NAME names another\n")
 
 
+def test_rows_to_do_that_were_captioned_are_not_replaced(tmp_path):
+    """Their run could not go on, and an extension would have rows for none of its captions."""
+    old = half(tmp_path)
+    words = ["merge", old.name, "--meta", "meta.csv", "-o", "all.csv", "--missing", "todo.csv"]
+    assert vidcap(*words, cwd=tmp_path)[0] == 3
+    assert vidcap(*words, cwd=tmp_path)[0] == 3  # nobody has begun with them
+    todo = (tmp_path / "todo.csv").read_bytes()
+    caption = ["qwen2vl", "todo.csv", "--model", "nano", "--limit", "1"]
+    assert vidcap(*caption, cwd=tmp_path)[0] == 0
+    words.insert(2, "todo_caption_qwen2vl.csv")
+    code, _, err = vidcap(*words, cwd=tmp_path)
+    run = tmp_path / "todo_caption_qwen2vl.vidcap"
+    assert (code, f"is the table that {run} was planned from; name another" in err) == (2, True)
+    assert (tmp_path / "todo.csv").read_bytes() == todo
+
+
 def test_captions_in_a_column_that_was_named(tmp_path):
     """As pasted: each command finds them."""
     old = half(tmp_path)
@@ -118,6 +134,9 @@ def test_a_merge_that_has_all_or_was_not_asked_names_nothing(tmp_path):
         "vidcap", *typed, "--missing", str(tmp_path / "out_todo.csv")
     ]  # fmt: skip
     assert not todo_step(account, [*typed, *map(str, range(20))])
+    (tmp_path / "out_todo.csv").touch()
+    (tmp_path / "out_todo2.csv").touch()
+    assert todo_step(account, typed)[0].command.endswith("out_todo3.csv")
     account = merge([old], out, meta=meta, missing=todo, prefix="x ")
     caption, join = steps_after_merge(account, [old], meta, {"prefix": "x "})
     assert caption.command.startswith(f"vidcap qwen2vl {todo}")

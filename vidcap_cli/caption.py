@@ -60,7 +60,7 @@ from vidcap_cli.view.live import make_view
 from vidcap_cli.view.stdout import print_captions, print_json
 from vidcap_cli.view.summary import Outcome, summary
 from vidcap_cli.view.tally import RunState
-from vidcap_cli.view.words import count, size
+from vidcap_cli.view.words import count, lost_words, size
 
 
 def caption(request: Request) -> int:
@@ -154,6 +154,8 @@ def _say_changed(leader: Leader, request: Request) -> None:
 def _say_what_is_kept(leader: Leader, request: Request) -> None:
     if leader.moved_from:
         request.say(f"{leader.moved_from} is {leader.plan.meta} now: its run goes on.")
+    if leader.captions_lost:
+        request.say(lost_words(leader.captions_lost) + ".")
     if leader.captioned_besides and leader.selection.is_shard:
         captions = count(leader.captioned_besides, "caption")
         request.say(f"{captions} of rows not asked for stay in the run, for vidcap merge.")

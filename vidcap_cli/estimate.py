@@ -35,7 +35,7 @@ from vidcap_cli.number_types import dtype_for
 from vidcap_cli.processors import load_captioner
 from vidcap_cli.remote.cache import caching
 from vidcap_cli.rundir.changes import bases_now, check_unchanged
-from vidcap_cli.rundir.extension import Wanted, kept_rows
+from vidcap_cli.rundir.extension import Wanted, captions_lost, kept_rows
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.newer import newer_videos
 from vidcap_cli.rundir.paths import RunDir
@@ -46,7 +46,15 @@ from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Status
 from vidcap_cli.tables import hashes
 from vidcap_cli.video import Clip
-from vidcap_cli.view.words import count, duration, figure, one_line, printable, size
+from vidcap_cli.view.words import (
+    count,
+    duration,
+    figure,
+    lost_words,
+    one_line,
+    printable,
+    size,
+)
 
 WHOLE = 2000
 SAMPLE = 200
@@ -100,7 +108,7 @@ class Planned:
 
     ``left_alone`` failed before and are not to be tried again. ``uncut`` are videos to caption that
     were to be cut into clips, and whose length cannot be told; ``twice`` rows to caption repeat
-    another.
+    another. An extension leaves out ``captions_lost`` captions.
     """
 
     plan: Plan
@@ -110,6 +118,7 @@ class Planned:
     estimate: Estimate
     uncut: tuple[str, ...] = ()
     twice: int = 0
+    captions_lost: int = 0
 
 
 def look_ahead(
@@ -131,10 +140,11 @@ def look_ahead(
         scratch = RunDir(Path(place))
         plan = make_plan(meta, scratch, config)
         to_do = selection.mask(plan.rows)
-        left_alone = 0
+        left_alone = lost = 0
         if extended:
             wanted = Wanted(meta, config, {})
             ok, failed = kept_rows(wanted, extended, scratch, plan)
+            lost = captions_lost(extended.settled, scratch, plan)
             to_do[ok] = False
             if not restart_failed:
                 left_alone = int(to_do[failed].sum())
@@ -156,7 +166,8 @@ def look_ahead(
         figures = estimate(videos, config, len(left))
         uncut = _uncut(scratch, to_do) if config.clip_length else ()
         twice = 0 if config.question_column else _repeated(scratch, to_do)
-    return Planned(plan, selection.count(plan.rows), len(left), left_alone, figures, uncut, twice)
+    rows = selection.count(plan.rows)
+    return Planned(plan, rows, len(left), left_alone, figures, uncut, twice, lost)
 
 
 def estimate(
@@ -293,6 +304,8 @@ def _problems(planned: Planned) -> list[Problem]:
     if any(one["status"] == Status.MISSING_FILE for one in why) and planned.plan.kind == TABLE:
         places = " or ".join(dict.fromkeys(planned.plan.bases))
         problems.append(Problem(f"relative paths start from {places}", serious=False))
+    if planned.captions_lost:
+        problems.append(Problem(lost_words(planned.captions_lost), serious=False))
     if planned.twice:
         one = planned.twice == 1
         text = f"{count(planned.twice, 'row')} {'repeats' if one else 'repeat'} the path of another"

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
+from itertools import chain
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +183,8 @@ def lacking_step(
     except UsageError:
         asked["overwrite_column"] = True
     suffix = meta.suffix if meta.suffix in WRITABLE else ".csv"
-    places = [meta.with_name(f"{meta.stem}_{name}{suffix}") for name in ("all", "todo")]
-    every, todo = map(_short, places)
+    every, todo = (meta.with_name(f"{meta.stem}_{name}{suffix}") for name in ("all", "todo"))
+    every, todo = _short(every), _short(_free(todo))
     return Step.of(
         "to caption the rows without a caption",
         *("merge", _short(table), "--meta", _short(meta), *spelled(asked)),
@@ -206,7 +208,8 @@ def steps_after_merge(
     first, written = found
     purpose = _purpose(account.rows - account.ok)
     place = ("--meta", meta) if meta else ()
-    join = ("merge", *inputs, _short(written), *place, *spelled(asked), "-o", account.out)
+    others = [it for it in inputs if it.absolute() != written]  # it may be one of them already
+    join = ("merge", *others, _short(written), *place, *spelled(asked), "-o", account.out)
     return [Step(purpose, first), Step.of("when that has finished, to join its captions", *join)]
 
 
@@ -216,7 +219,7 @@ def todo_step(account: Reconciliation, typed: Sequence[str]) -> list[Step]:
     if not _left(account) or len(typed) > _READABLE:
         return []
     suffix = out.suffix if out.suffix in WRITABLE else ".csv"
-    todo = out.with_name(made_of(out, f"todo{suffix}"))
+    todo = _free(out.with_name(made_of(out, f"todo{suffix}")))
     lacking = count(account.rows - account.ok, "row")
     purpose = f"to write the {lacking} without a caption to a table of their own"
     return [Step.of(purpose, *typed, "--missing", todo)]
@@ -251,6 +254,12 @@ def _caption(
     table = open_meta(todo, asked.get("path_column", PATH), asked.get("ranges"))
     step = caption_step(todo, *spelled(options), table=table)
     return step.command, default_output(todo, RECOMMENDED.command, None)
+
+
+def _free(path: Path) -> Path:
+    """``path``, with a number where there is a file: a run may have been planned from that."""
+    numbered = (path.with_name(f"{path.stem}{number}{path.suffix}") for number in count_from(2))
+    return next(it for it in chain([path], numbered) if not it.exists())
 
 
 def _short(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -57,8 +58,13 @@ def test_captions_of_rows_that_are_still_there_are_kept(scene, tmp_path, interru
         assert code == 2
         assert "8 -> 11 rows" in err
         assert "--extend keeps the captions" in err
+    lost = len(done - {row[path] for row in now})
     code, _, err = scene.command(work, "--extend").finish()
     assert code in FINISHED, err
+    told = re.findall(
+        r"(\d+) captions? (?:is|are) of (?:a row|rows) that the table has no more", err
+    )
+    assert told == ([str(lost)] if lost else [])
     assert [row["path"] for row in rows_of(work / OUTPUT)] == [row[path] for row in now]
     again = {now[row][path] for row in begun(work / RUN)}
     assert not again & done

@@ -24,7 +24,7 @@ from vidcap_cli.launch.supervise import Interrupts, supervise
 from vidcap_cli.rundir.changes import check_unchanged, keep_place
 from vidcap_cli.rundir.claims import chunk_size
 from vidcap_cli.rundir.events import Done
-from vidcap_cli.rundir.extension import Wanted, extend
+from vidcap_cli.rundir.extension import Wanted, captions_lost, extend
 from vidcap_cli.rundir.leases import end
 from vidcap_cli.rundir.ledger import Done as Ledgered
 from vidcap_cli.rundir.ledger import Ledger
@@ -93,6 +93,8 @@ def leading(job: Job) -> Iterator["Leader"]:
         plan = keep_place(run, plan, job.meta, job.config)
         leader = Leader(replace(job, selection=job.widened(run, plan.rows)), run, plan)
         leader.moved_from = before if before != plan.meta else None
+        if run != places.settled and job.extend:
+            leader.captions_lost = captions_lost(places.settled, run, plan)
         with leader.heartbeat:
             yield leader
 
@@ -124,6 +126,7 @@ class Leader:
         self.run = run
         self.plan = plan
         self.moved_from: str | None = None  # where META was before, if elsewhere
+        self.captions_lost = 0  # captions of the run that is extended whose rows META has no more
         self._job = job
         self.rows = job.selection.count(plan.rows)
         self._selected = job.selection.mask(plan.rows)

@@ -33,7 +33,8 @@ import pyarrow.compute as pc
 
 from vidcap_cli.addresses import named
 from vidcap_cli.disk import check_output
-from vidcap_cli.errors import TableError, UsageError
+from vidcap_cli.errors import RunError, TableError, UsageError
+from vidcap_cli.families import FAMILIES
 from vidcap_cli.merge import answers, notes
 from vidcap_cli.merge.account import Account, Reconciliation
 from vidcap_cli.merge.choosing import Choice, choose
@@ -47,8 +48,10 @@ from vidcap_cli.merge.sources import Source, asked_column, find_sources
 from vidcap_cli.merge.spill import Ints
 from vidcap_cli.merge.target import Target, find_target, only_paths
 from vidcap_cli.options import PATH, TEXT, Prefer, Sidecar
+from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.rundir.parts import SCHEMA
 from vidcap_cli.rundir.paths import RunDir, attempt_of
+from vidcap_cli.rundir.plan import read_plan
 from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
 from vidcap_cli.tables import ROWS, regroup
@@ -320,6 +323,22 @@ def _check_outputs(outputs: Sequence[Path], sources: Sequence[Source], target: T
         check_output(out)
     if len({out.resolve() for out in outputs}) < len(outputs):
         raise UsageError(f"{outputs[0]}: the table and --missing cannot be the same file")
+    for missing in outputs[1:]:
+        _check_not_planned(missing)
+
+
+def _check_not_planned(missing: Path) -> None:
+    """Refuse to replace rows to do that a run beside them was planned from: it could not go on, and
+    what it has captioned would have no row any more.
+    """
+    for family in FAMILIES:
+        run = RunDir(default_run_dir(default_output(missing, family, None)))
+        with suppress(RunError):
+            if run.is_run and Path(read_plan(run).meta).resolve() == missing.resolve():
+                raise UsageError(
+                    f"--missing {missing}: is the table that {run.path} was planned from; "
+                    "name another file"
+                )
 
 
 def _inside(path: Path, run: RunDir) -> bool:

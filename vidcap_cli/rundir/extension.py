@@ -109,6 +109,26 @@ def kept_rows(
     return ok, failed
 
 
+def captions_lost(settled: RunDir, new: RunDir, wanted: Plan) -> int:
+    """How many captions of a run have no row in the plan ``wanted``, which lies in ``new``: neither
+    letter by letter nor by the file that a path means.
+    """
+    plan, start = read_plan(settled), 0
+    ok = done_mask(settled, plan).ok
+    found = np.concatenate([hashes(paths) for paths in _paths(new)])
+    gone: list[str] = []
+    for paths in _paths(settled):
+        had = paths.filter(pa.array(ok[start : start + len(paths)]))
+        start += len(paths)
+        had = pa.array([_path_now(path, plan, wanted) for path in had.to_pylist()], pa.string())
+        gone += had.filter(pa.array(~np.isin(hashes(had), found))).to_pylist()
+    if not gone:
+        return 0
+    bases = bases_now(plan, Path(wanted.meta))
+    there = {meaning(name, bases) for paths in _paths(new) for name in paths.to_pylist()}
+    return sum(meaning(name, plan.bases) not in there for name in gone)
+
+
 def _before(wanted: Wanted, settled: RunDir, coming: RunDir) -> tuple[bool, dict[RunDir, Plan]]:
     """Whether META has changed, and the runs whose captions are kept, the newest first."""
     before = {run: read_plan(run) for run in (coming, settled) if run.is_run}

@@ -117,6 +117,17 @@ def absent(path: Path, thing: str = "file or folder") -> str:
     return f"{words}; did you mean {meant if meant.exists() else gone.parent / near}?"
 
 
+def lost_words(captions: int) -> str:
+    """That so many captions have no row in a table that has changed."""
+    one = captions == 1
+    of = "is of a row" if one else "are of rows"
+    return (
+        f"{count(captions, 'caption')} {of} that the table has no more: "
+        f"{'it goes' if one else 'they go'} with the old run once this has finished; "
+        f"another output (-o) keeps {'it' if one else 'them'}"
+    )
+
+
 def count(number: int, thing: str) -> str:
     """How many of a thing whose plural takes an s: 1 video, 2,000 videos."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
