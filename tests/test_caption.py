@@ -184,10 +184,17 @@ def test_what_is_to_be_repeated_goes_on(tmp_path, monkeypatch, fresh):
 
 def test_captions_of_other_rows_are_not_said_to_be_of_other_shards(tmp_path, capsys):
     """They may as well be this shard's, after its --limit."""
-    leader = SimpleNamespace(moved_from=None, captioned_besides=327, selection=Selection(6, 1, 3))
-    _say_what_is_kept(leader, Request(tmp_path / "meta.csv", CaptionConfig("qwen2vl", "nano")))
+    leader = SimpleNamespace(
+        moved_from=None, captions_lost=0, captioned_besides=327, selection=Selection(6, 1, 3)
+    )
+    request = Request(tmp_path / "meta.csv", CaptionConfig("qwen2vl", "nano"))
+    _say_what_is_kept(leader, request)
     told = "327 captions of rows not asked for stay in the run, for vidcap merge.\n"
     assert capsys.readouterr().err == told
+    leader.captioned_besides, leader.captions_lost = 0, 1
+    _say_what_is_kept(leader, request)
+    told = "1 caption is of a row that the table has no more: it goes with the old run once this"
+    assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_toy_says_which_questions_it_knows(tmp_path, monkeypatch, capsys):
