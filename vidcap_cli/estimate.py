@@ -46,15 +46,7 @@ from vidcap_cli.spans import Span
 from vidcap_cli.statuses import Status
 from vidcap_cli.tables import hashes
 from vidcap_cli.video import Clip
-from vidcap_cli.view.words import (
-    count,
-    duration,
-    figure,
-    lost_words,
-    one_line,
-    printable,
-    size,
-)
+from vidcap_cli.view.words import count, duration, figure, lost_words, one_line, printable, size
 
 WHOLE = 2000
 SAMPLE = 200

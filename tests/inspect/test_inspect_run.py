@@ -307,16 +307,21 @@ def test_a_rank_that_could_not_say_that_it_ends_was_cut_off(run):
     assert "1 ok · 1 failed · 2 of them not on the disk" in words()[0]
 
 
-def test_what_is_reported_and_what_is_on_the_disk_are_told_apart(run):
-    """The live view counts what ranks report; captions are committed some seconds later."""
+def while_it_goes_on(run, *statuses):
+    """The report on the run whose second launch has reported these of rows 1 to 4."""
     Attempt(CONFIG, rows=5, chunk=1, ranks=1, bases=(), captioned=1).write(run.attempt(2))
     with EventWriter(run.attempt(2).events(0)) as events:
         events.write(Started(11, "host", time=40.0))
-        for row, status in enumerate(("ok", "ok", "decode_error", "ok"), 1):
+        for row, status in enumerate(statuses, 1):
             events.write(Done(row, f"{row}.mp4", status, None, None, 1, 1.0, 0.0, time=50.0 + row))
     with run.lock.open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        report = inspect(run.path)
+        return inspect(run.path)
+
+
+def test_what_is_reported_and_what_is_on_the_disk_are_told_apart(run):
+    """The live view counts what ranks report; captions are committed some seconds later."""
+    report = while_it_goes_on(run, "ok", "ok", "decode_error", "ok")
     made = "4 of 6 captioned (1 of them not on the disk yet)"
     assert report.verdict == f"goes on: {made}, 1 failed, 1 left"
     told = {fact.label: fact.words for fact in report.sections[1].facts}
@@ -328,14 +333,7 @@ def test_what_is_reported_and_what_is_on_the_disk_are_told_apart(run):
 
 
 def test_failures_that_are_not_on_the_disk_yet_are_told(run):
-    Attempt(CONFIG, rows=5, chunk=1, ranks=1, bases=(), captioned=1).write(run.attempt(2))
-    with EventWriter(run.attempt(2).events(0)) as events:
-        events.write(Started(11, "host", time=40.0))
-        for row, status in enumerate(("ok", "ok", "decode_error", "decode_error"), 1):
-            events.write(Done(row, f"{row}.mp4", status, None, None, 1, 1.0, 0.0, time=50.0 + row))
-    with run.lock.open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        report = inspect(run.path)
+    report = while_it_goes_on(run, "ok", "ok", "decode_error", "decode_error")
     assert report.verdict == "goes on: 3 of 6 captioned, 2 failed, 1 left"
     rows = facts(report, "rows")
     told = [rows[name] for name in ("captioned", "decode_error", "failed_not_on_disk", "left")]
