@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.helpers.commands import vidcap
-from vidcap_cli.caption import _say_what_is_kept, caption
+from vidcap_cli.caption import _say_shards, _say_what_is_kept, caption
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.declaring import declared
 from vidcap_cli.errors import OK, ModelError, RunChangedError, RunError, UsageError
@@ -17,6 +17,7 @@ from vidcap_cli.launch.leader import Leader, leading
 from vidcap_cli.options import PROMPTS, LaunchOptions, RunOptions, TableOptions
 from vidcap_cli.request import Request
 from vidcap_cli.rundir.parts import Result, write_part
+from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.selection import Selection
 
 
@@ -195,6 +196,22 @@ def test_captions_of_other_rows_are_not_said_to_be_of_other_shards(tmp_path, cap
     _say_what_is_kept(leader, request)
     told = "1 caption is of a row that the table has no more: it goes with the old run once this"
     assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_new_run_of_all_rows_beside_a_shard_says_so(tmp_path, capsys):
+    shard = tmp_path / "m[1].0-of-3.vidcap"
+    shard.mkdir()
+    for run, selection, finished, told in (
+        ("m[1]", Selection(), 0, f"{shard} has a shard of this table; without --shard all rows"),
+        ("m[1]", Selection(), 2, ""),
+        ("m[1].1-of-3", Selection(None, 1, 3), 0, ""),
+        ("m1", Selection(), 0, ""),
+    ):
+        place = RunDir(tmp_path / f"{run}.vidcap")
+        leader = SimpleNamespace(run=place, selection=selection, finished_before=finished)
+        _say_shards(leader, Request(tmp_path / "meta.csv", CaptionConfig("qwen2vl", "nano")))
+        assert told in (said := "".join(capsys.readouterr().err.splitlines()))
+        assert bool(told) == bool(said)
 
 
 def test_a_toy_says_which_questions_it_knows(tmp_path, monkeypatch, capsys):

@@ -293,7 +293,7 @@ def imported(code: str, **more: str) -> set[str]:
 
 def run(*arguments: str) -> str:
     """Code that runs the command line."""
-    return f"sys.argv = ['vidcap', *{arguments!r}]\nfrom vidcap_cli.__main__ import main\nmain()\n"
+    return f"sys.argv = ['vidcap', *{arguments!r}]\nfrom vidcap_cli.__main__ import run\nrun()\n"
 
 
 @pytest.mark.parametrize("words", [[], ["qwen2vl"], ["merge"], ["inspect"]])

@@ -40,7 +40,8 @@ def test_from_half_a_table_to_all_of_it(tmp_path):
     code, _, err = vidcap(*shlex.split(first)[1:], cwd=tmp_path)
     assert code == 3
     found = commands(err)
-    words = shlex.split(found[PURPOSE].replace("Qwen/Qwen2-VL-7B-Instruct", "nano"))
+    another = f"{PURPOSE}, with the model of the others if that is another"
+    words = shlex.split(found[another].replace("Qwen/Qwen2-VL-7B-Instruct", "nano"))
     code, _, err = vidcap(*words[1:], cwd=tmp_path)
     assert code == 0, err
     join = shlex.split(found["when that has finished, to join its captions"])

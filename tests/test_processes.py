@@ -213,6 +213,32 @@ def test_an_interrupted_command_ends_before_libraries_can_abort_it():
     assert (done.returncode, done.stderr) == (130, b"vidcap: interrupted\n")
 
 
+@pytest.mark.parametrize(
+    ("ends", "code", "said"),
+    [
+        ("raise SystemExit(3)", 3, b""),
+        ("raise SystemExit", 0, b""),
+        ("raise command.VidcapError('no such thing')", 1, b"vidcap: no such thing\n"),
+        ("raise ZeroDivisionError", 1, b"ZeroDivisionError\n"),
+    ],
+)
+def test_a_command_tidies_up_and_ends_before_libraries_can_abort_it(ends, code, said):
+    program = (
+        "import atexit, os\n"
+        "from vidcap_cli import __main__ as command, cli\n"
+        "atexit.register(os.abort)\n"  # last of all
+        "def app(args):\n"
+        "    print('all done', end=' ')\n"
+        "    atexit.register(print, 'tidied up')\n"
+        f"    {ends}\n"
+        "cli.app = app\n"
+        "command.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (code, b"all done tidied up\n")
+    assert done.stderr.endswith(said)
+
+
 def test_python_m_does_not_import_from_the_working_directory(tmp_path):
     for name in ("signal", "typer", "shlex"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported a file of the user')\n")

@@ -28,7 +28,8 @@ _MINE = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so 
 if _MINE:
     signal.signal(signal.SIGINT, _leave)
 
-import errno  # noqa: E402 - what is imported from here on takes a while
+import atexit  # noqa: E402 - what is imported from here on takes a while
+import errno  # noqa: E402
 import locale  # noqa: E402
 from contextlib import suppress  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
@@ -45,7 +46,23 @@ _SEEN: list[int] = []  # interrupts: libraries turn KeyboardInterrupt into other
 
 
 def main() -> None:
-    """Run the command line and exit with the code of ``errors``."""
+    """Run the command line and end the process with the code of ``errors``.
+
+    Once all is tidied up the process ends at once. Threads of libraries outlive the interpreter,
+    and one of pyarrow's that lets go of a buffer of Python's while it is taken down aborts the
+    process (apache/arrow issue 49942).
+    """
+    code = [FAILED]
+    atexit.register(lambda: _end(code[0]))  # before those of the commands, and so after them
+    try:
+        run()
+    except SystemExit as end:
+        code[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+
+
+def run() -> None:
+    """Run the command line; SystemExit with the code of ``errors`` is raised at its end."""
     _speak_utf8()
     leave_out_pandas()
     if "_VIDCAP_COMPLETE" in os.environ:
@@ -93,11 +110,7 @@ def _words() -> list[str]:
 
 
 def _end(code: int) -> None:
-    """End here and now, all said and nothing left to clean up.
-
-    A thread of a library that was interrupted in the middle (pyarrow's readers) may outlive the
-    interpreter, whose end then aborts the process.
-    """
+    """End here and now, all said and nothing left to clean up."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     with suppress(OSError, ValueError):

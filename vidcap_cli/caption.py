@@ -5,6 +5,7 @@ and ``merge`` write the table, and says how it went. Captions of a single video 
 to stdout and leave nothing behind unless an output is named.
 """
 
+import glob
 import os
 import shutil
 import tempfile
@@ -187,6 +188,16 @@ def _say_limit(leader: Leader, request: Request) -> None:
         request.say(f"--limit {limit}: {has}; --fresh makes a smaller one.")
 
 
+def _say_shards(leader: Leader, request: Request) -> None:
+    """Say that a new run has all rows, where shards of the table were begun."""
+    run = leader.run.settled.path
+    begun = sorted(run.parent.glob(f"{glob.escape(run.stem)}.*-of-*.vidcap"))
+    if begun and not leader.selection.is_shard and not leader.finished_before:
+        request.say(
+            f"{begun[0]} has a shard of this table; without --shard all rows are captioned."
+        )
+
+
 def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tuple[bool, RunDir]:
     """Have the run done and its table written; whether every row has a caption, and the run."""
     _say_changed(leader, request)
@@ -201,6 +212,7 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
         place = leader.run.settled.path if shard else target
         title += f" {Path(leader.plan.meta).name} → {place.name}"
     _say_limit(leader, request)
+    _say_shards(leader, request)
     view = make_view(
         title=title,
         total=leader.rows - leader.left_alone,

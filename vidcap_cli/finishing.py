@@ -207,6 +207,8 @@ def steps_after_merge(
         return []
     first, written = found
     purpose = _purpose(account.rows - account.ok)
+    if not any(RunDir(path).is_run for path in inputs):
+        purpose += ", with the model of the others if that is another"
     place = ("--meta", meta) if meta else ()
     others = [it for it in inputs if it.absolute() != written]  # it may be one of them already
     join = ("merge", *others, _short(written), *place, *spelled(asked), "-o", account.out)

@@ -140,7 +140,7 @@ def _call(arguments: list[str]) -> tuple[int, str]:
     # The command answers Ctrl-C in its own way from its import on, and ignores it at its end.
     handler = signal.getsignal(signal.SIGINT)
     try:
-        from vidcap_cli.__main__ import main as command
+        from vidcap_cli.__main__ import run as command
 
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             command()

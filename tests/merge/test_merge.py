@@ -106,7 +106,7 @@ def test_exact_bytes_and_the_account(tmp_path, meta, run):
         + '003,c.mp4,"l1\nl2","A ""red"", round\nball",ok,,\n'
         + "004,d.mp4,ü,,missing,,\n"
     )
-    assert (tmp_path / "missing.csv").read_text() == "id,path,note\n002,b.mp4,\n004,d.mp4,ü\n"
+    assert (tmp_path / "missing.csv").read_text() == "id,path,note\n004,d.mp4,ü\n002,b.mp4,\n"
     assert digest(meta, run.path) == before
     assert (account.rows, account.ok, account.complete) == (4, 2, False)
     assert account.failed["decode_error"].count == 1
@@ -235,7 +235,7 @@ def test_parquet_keeps_the_types_of_meta(tmp_path):
     assert out["text"].to_pylist() == [None, None, "see"]
     assert out["caption_status"].to_pylist() == ["empty", "missing", "ok"]
     assert out["text"].type == pa.string()
-    assert pq.read_table(tmp_path / "left.parquet").equals(original.slice(0, 2))
+    assert pq.read_table(tmp_path / "left.parquet").equals(original.take([1, 0]))
     merge([run.path], tmp_path / "out.csv")
     assert texts(tmp_path / "out.csv") == ["", "", "see"]
 
@@ -357,6 +357,18 @@ def test_missing_rows_go_round(tmp_path, meta, run):
     account = merge([run.path, second.path], tmp_path / "out.csv", meta=meta)
     assert texts(tmp_path / "out.csv") == ["A", "B", "C", "D"]
     assert account.complete
+
+
+def test_rows_to_do_begin_with_those_that_another_try_may_help(tmp_path, meta, run, monkeypatch):
+    """So that rounds with --limit come to all of them."""
+    monkeypatch.setattr(merge_module, "ROWS", 2)
+    put(run, [bad(0, "missing_file"), ok(1, "B"), bad(2, "empty"), bad(3, "oom")])
+    merge([run.path], tmp_path / "out.csv", missing=tmp_path / "left.csv")
+    assert pd.read_csv(tmp_path / "left.csv")["path"].tolist() == ["d.mp4", "a.mp4", "c.mp4"]
+    merge(
+        [new_run(tmp_path / "none", meta).path], tmp_path / "out.csv", missing=tmp_path / "all.csv"
+    )
+    assert (tmp_path / "all.csv").read_text() == META
 
 
 def test_runs_of_different_tables_need_meta(tmp_path, meta, run):

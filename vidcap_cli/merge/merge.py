@@ -47,6 +47,7 @@ from vidcap_cli.merge.sidecars import RANGES, Sidecars
 from vidcap_cli.merge.sources import Source, asked_column, find_sources
 from vidcap_cli.merge.spill import Ints
 from vidcap_cli.merge.target import Target, find_target, only_paths
+from vidcap_cli.merge.todo import Add, rows_to_do
 from vidcap_cli.options import PATH, TEXT, Prefer, Sidecar
 from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.rundir.parts import SCHEMA
@@ -143,8 +144,9 @@ def merge(
         write_missing = None
         if missing:
             todo = opened.enter_context(writing(missing, kept, missing_form, replaced[1].keep))
-            folder = missing.absolute().parent
-            write_missing = lambda rows: todo(target.todo(rows, folder))  # noqa: E731
+            write_missing = opened.enter_context(
+                rows_to_do(missing.absolute().parent, kept, target, todo)
+            )
         rows = _Rows(
             target,
             columns,
@@ -190,7 +192,7 @@ class _Rows:
     account: Account
     replaced: Replaced
     write: Callable[[pa.Table], None]
-    write_missing: Callable[[pa.Table], None] | None
+    write_missing: Add | None
 
     def write_all(self, kept: Sequence[str], limit: int | None) -> None:
         """All rows of META, with its columns ``kept``, or the first of them up to ``limit``."""
@@ -236,7 +238,7 @@ class _Rows:
         captions = pa.table(written, names=self.columns.names)
         self.sidecars.write(self.target.paths(rows), captions)
         if self.write_missing:
-            self.write_missing(rows.filter(pc.not_equal(added[1], Status.OK)))
+            self.write_missing(rows, added[1])
         ok = np.asarray(pc.equal(added[1], Status.OK).to_numpy(), np.bool_)
         self.replaced.compare(first, moved[self.target.table.path_column], ok)
         self.account.add(first, names.slice(0, rows.num_rows), choice, added[1:4])

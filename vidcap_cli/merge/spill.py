@@ -16,6 +16,16 @@ Ints = npt.NDArray[np.int64]
 _PENDING = 32 << 20  # bytes collected before they are sorted into buckets and written
 
 
+@contextmanager
+def faults_named(folder: Path) -> Iterator[None]:
+    """A full disk says where: the files that are written to here have no name."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
+
+
 class Spill:
     """Writes first, then reads; ``schema`` is that of every table.
 
@@ -26,7 +36,7 @@ class Spill:
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self.schema = schema
         self._folder = folder
-        with self._faults_named():
+        with faults_named(self._folder):
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._writer: pa.RecordBatchFileWriter | None = pa.ipc.new_file(self._file, schema)
         self._reader: pa.RecordBatchFileReader | None = None
@@ -90,7 +100,7 @@ class Spill:
     def _write(self, bucket: int, table: pa.Table) -> None:
         assert self._writer is not None
         for batch in table.to_batches():
-            with self._faults_named():
+            with faults_named(self._folder):
                 self._writer.write_batch(batch)
             self._batches.setdefault(bucket, []).append(self._written)
             self._bytes[bucket] = self._bytes.get(bucket, 0) + batch.nbytes
@@ -101,17 +111,8 @@ class Spill:
             return
         if self._pending:
             self._sort_out()
-        with self._faults_named():
+        with faults_named(self._folder):
             self._writer.close()
             self._file.flush()
         self._writer = None
         self._reader = pa.ipc.open_file(self._file)
-
-    @contextmanager
-    def _faults_named(self) -> Iterator[None]:
-        """A full disk says where: the file has no name."""
-        try:
-            yield
-        except OSError as error:
-            error.filename = error.filename or str(self._folder)
-            raise

@@ -396,10 +396,10 @@ def main(arguments: list[str]) -> int:
             return 1
     if again:
         start_anew(environment)
-    if size > 1:
-        leave_now(0)  # MindSpore would look for the scheduler of the group for five seconds
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # At once: MindSpore would look for the scheduler of a group for five seconds, and a thread of
+    # pyarrow's that outlives the interpreter may abort the process.
+    leave_now(main(sys.argv[1:]))
