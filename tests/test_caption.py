@@ -214,11 +214,19 @@ def test_a_new_run_of_all_rows_beside_a_shard_says_so(tmp_path, capsys):
         assert bool(told) == bool(said)
 
 
-def test_a_toy_says_which_questions_it_knows(tmp_path, monkeypatch, capsys):
+def test_a_toy_says_what_it_knows(tmp_path, monkeypatch, capsys):
     (tmp_path / "meta.csv").write_text("path\na.mp4\n")
     monkeypatch.setattr(Leader, "work", lambda *_: None)
     for question, warned in (("Who?", True), (PROMPTS["brief"], False)):
         config = CaptionConfig("qwen2vl", "nano", question=question)
         caption(Request(tmp_path / "meta.csv", config, run=RunOptions(fresh=True)))
         told = "nano is a toy that knows two questions" in capsys.readouterr().err
+        assert told == warned
+    for shape, warned in (("4-12-12", True), ("2-4-4", False)):
+        config = CaptionConfig("pllava", "nano", pooling_shape=shape)
+        caption(Request(tmp_path / "meta.csv", config, run=RunOptions(fresh=True)))
+        said = " ".join(capsys.readouterr().err.split())
+        told = (
+            f"trained with --pooling-shape 4-4-4. What it says with {shape} means nothing" in said
+        )
         assert told == warned

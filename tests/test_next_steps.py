@@ -18,7 +18,7 @@ def nobody_around(monkeypatch):
 
 def commands(*typed, failed=None, ok=3, flagged=0, table=None, path_column="path", **asked):
     ending = Ending(
-        typed, RunOptions(**asked), table or {}, path_column,
+        typed, RunOptions(**asked), table or {}, Path("a b"), path_column,
         Path("/o/a b.vidcap"), Path("/o/a b.csv"), ok, flagged, failed or {},
     )  # fmt: skip
     return {step.purpose: shlex.split(step.command)[1:] for step in ending.steps()}
@@ -74,4 +74,6 @@ def test_shards_are_joined_with_the_options_of_the_table():
     joined = ["merge", *runs, "-o", "/o/a b.csv", "--prefix", "ohwx, "]
     when = "when the other 2 shards have finished and their run directories are beside this one"
     assert found == {f"{when}, copied if need be, to join them": joined}
+    (joined,) = commands(*TYPED, shard="1/3", extend=True, table=table).values()
+    assert joined == ["merge", *runs, "-o", "/o/a b.csv", "--meta", "a b", "--prefix", "ohwx, "]
     assert commands(*TYPED, shard="1/3", run_dir=Path("mine")) == {}

@@ -177,17 +177,6 @@ def _say_done(leader: Leader, request: Request, target: Path) -> None:
     request.say(f"{words}; {over}.")
 
 
-def _say_limit(leader: Leader, request: Request) -> None:
-    """Say that the table has more rows than it is asked to have."""
-    limit, had = request.run.limit, leader.selection
-    if limit and had != request.selection:
-        has = f"the table has {leader.rows:,} rows already, which stay"
-        if had.is_shard:
-            until = f"--limit {had.limit}" if had.limit else "the end of the table"
-            has = f"the shard goes to {until} already, which stays"
-        request.say(f"--limit {limit}: {has}; --fresh makes a smaller one.")
-
-
 def _say_shards(leader: Leader, request: Request) -> None:
     """Say that a new run has all rows, where shards of the table were begun."""
     run = leader.run.settled.path
@@ -211,7 +200,7 @@ def _lead(leader: Leader, request: Request, target: Path, *, shown: bool) -> tup
         check_replaced(request, places, request.meta, target)
         place = leader.run.settled.path if shard else target
         title += f" {Path(leader.plan.meta).name} → {place.name}"
-    _say_limit(leader, request)
+    request.say_limit(leader.selection, leader.rows)
     _say_shards(leader, request)
     view = make_view(
         title=title,
@@ -288,6 +277,7 @@ def _ending(request: Request, outcome: Outcome, run: Path, target: Path) -> Endi
         typed=request.typed,
         asked=request.run,
         table=request.table_options,
+        meta=request.meta,
         path_column=request.config.path_column,
         run=run,
         target=target,

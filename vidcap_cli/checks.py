@@ -25,6 +25,7 @@ from vidcap_cli.models.decoder_config import DecoderConfig
 from vidcap_cli.options import NANO_QUESTIONS, PATH, TEXT, RunOptions, TableOptions
 from vidcap_cli.outputs import default_run_dir
 from vidcap_cli.processors import load_captioner
+from vidcap_cli.processors.pllava import pooled_shape
 from vidcap_cli.request import Request
 from vidcap_cli.rundir.places import Places, read_finished
 from vidcap_cli.rundir.plan import TABLE, kind_of
@@ -121,11 +122,11 @@ def with_model(request: Request) -> CaptionConfig:
     config = replace(request.config, model=str(model), model_fingerprint=fingerprint(model))
     load_captioner(config)  # refuses now what every rank would refuse
     if request.config.model in bundled_models(family):
-        _say_what_toys_know(request)
+        _say_what_toys_know(request, config)
     return config
 
 
-def _say_what_toys_know(request: Request) -> None:
+def _say_what_toys_know(request: Request, model: CaptionConfig) -> None:
     config = request.config
     if config.question_column or not set(config.questions.values()) <= {*NANO_QUESTIONS}:
         known = " and ".join(f'"{question}"' for question in NANO_QUESTIONS)
@@ -133,6 +134,14 @@ def _say_what_toys_know(request: Request) -> None:
             f"{config.model} is a toy that knows two questions, word for word: {known}. What it "
             "answers to others means nothing.",
         )
+    if config.family == "pllava" and config.pooling_shape:
+        usual = pooled_shape(replace(model, pooling_shape=None))
+        if pooled_shape(model)[1:] != usual[1:]:
+            request.say(
+                f"{config.model} is a toy that was trained with --pooling-shape "
+                f"{'-'.join(map(str, usual))}. What it says with {config.pooling_shape} means "
+                "nothing."
+            )
 
 
 def _check_share(config: CaptionConfig, model: Path) -> None:

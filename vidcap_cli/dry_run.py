@@ -33,6 +33,7 @@ def dry_run(request: Request, job: Job, output: Path | None) -> int:
         restart_failed=job.restart_failed,
         restart_changed=job.restart_changed,
     )
+    request.say_limit(planned.selection, planned.rows)
     measured = None
     if request.run.calibrate and planned.left:
         from vidcap_cli.calibration import measure  # noqa: PLC0415

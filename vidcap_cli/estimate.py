@@ -39,7 +39,7 @@ from vidcap_cli.rundir.extension import Wanted, captions_lost, kept_rows
 from vidcap_cli.rundir.ledger import done_mask
 from vidcap_cli.rundir.newer import newer_videos
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.places import Places, failed_in
+from vidcap_cli.rundir.places import Places, failed_in, rows_there
 from vidcap_cli.rundir.plan import TABLE, Plan, make_plan, read_plan
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.spans import Span
@@ -96,7 +96,8 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What a dry run found: of the ``rows`` that it is about, ``left`` are to be captioned.
+    """What a dry run found: of the rows of ``selection`` that it is about, ``left`` are to be
+    captioned.
 
     ``left_alone`` failed before and are not to be tried again. ``uncut`` are videos to caption that
     were to be cut into clips, and whose length cannot be told; ``twice`` rows to caption repeat
@@ -104,13 +105,18 @@ class Planned:
     """
 
     plan: Plan
-    rows: int
+    selection: Selection
     left: int
     left_alone: int
     estimate: Estimate
     uncut: tuple[str, ...] = ()
     twice: int = 0
     captions_lost: int = 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows it is about."""
+        return self.selection.count(self.plan.rows)
 
 
 def look_ahead(
@@ -131,26 +137,30 @@ def look_ahead(
     with TemporaryDirectory() as place, caching(Path(place), config.cache_size):
         scratch = RunDir(Path(place))
         plan = make_plan(meta, scratch, config)
-        to_do = selection.mask(plan.rows)
         left_alone = lost = 0
         if extended:
-            wanted = Wanted(meta, config, {})
-            ok, failed = kept_rows(wanted, extended, scratch, plan)
+            kept_of_it = kept_rows(Wanted(meta, config, {}), extended, scratch, plan)
             lost = captions_lost(extended.settled, scratch, plan)
-            to_do[ok] = False
+            selection = selection.widened(kept_of_it.rows, plan.rows)
+            to_do = selection.mask(plan.rows)
+            to_do[kept_of_it.ok] = False
             if not restart_failed:
-                left_alone = int(to_do[failed].sum())
-                to_do[failed] = False
+                left_alone = int(to_do[kept_of_it.failed].sum())
+                to_do[kept_of_it.failed] = False
         elif run and run.is_run:
             before = read_plan(run)
             check_unchanged(before, meta, config, failed=failed_in(run))
             done = done_mask(run, before)
             kept = done.kept(restart_failed=restart_failed)
             plan = replace(plan, bases=bases_now(before, Path(plan.meta)))
+            selection = selection.widened(rows_there(run, selection), plan.rows)
+            to_do = selection.mask(plan.rows)
             if restart_changed:
                 kept &= ~newer_videos(run, replace(before, bases=plan.bases), done, to_do)
             left_alone = int((to_do & kept & ~done.ok).sum())
             to_do &= ~kept
+        else:
+            to_do = selection.mask(plan.rows)
         left = np.flatnonzero(to_do)
         videos = [locate(path, plan.bases) for path in _sample(scratch, left)]
         if any(is_remote(video) for video, _ in videos):
@@ -158,8 +168,7 @@ def look_ahead(
         figures = estimate(videos, config, len(left))
         uncut = _uncut(scratch, to_do) if config.clip_length else ()
         twice = 0 if config.question_column else _repeated(scratch, to_do)
-    rows = selection.count(plan.rows)
-    return Planned(plan, rows, len(left), left_alone, figures, uncut, twice, lost)
+    return Planned(plan, selection, len(left), left_alone, figures, uncut, twice, lost)
 
 
 def estimate(

@@ -31,13 +31,14 @@ class Ending:
     """How a command ended: its run is in ``run``, its table (or that of all shards) is ``target``.
 
     ``typed`` are its words after ``vidcap``, ``asked`` what it was asked with the options that were
-    not typed, ``table`` the options given of the table. ``ok`` rows have a caption, of which so
-    many are ``flagged``; ``failed`` counts rows by status.
+    not typed, ``meta`` its table of videos, ``table`` the options given of the table. ``ok`` rows
+    have a caption, of which so many are ``flagged``; ``failed`` counts rows by status.
     """
 
     typed: Sequence[str]
     asked: RunOptions
     table: Mapping[str, Any]
+    meta: Path | None
     path_column: str
     run: Path
     target: Path
@@ -90,5 +91,7 @@ class Ending:
         shards = (Selection.make(None, f"{one}/{shard.of}") for one in range(shard.of))
         runs = [default_run_dir(self.target, one) for one in shards]
         options = spelled({name: it for name, it in self.table.items() if name not in _KNOWN})
+        if self.asked.extend:  # that of the others may be as META was before
+            options = ["--meta", str(self.meta), *options]
         purpose = f"when the other {others} beside this one, copied if need be, to join them"
         return Step.of(purpose, "merge", *runs, "-o", self.target, *options)

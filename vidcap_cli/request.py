@@ -43,6 +43,21 @@ class Request:
         absolute = replace(self.table, output=self.table.output and self.table.output.absolute())
         return given(declared(TableOptions).values(), asdict(absolute))
 
+    def say_limit(self, meant: Selection, rows: int) -> None:
+        """Say why the command is about the ``rows`` rows of ``meant``, where those are more than
+        ``--limit`` asks for.
+        """
+        limit = self.run.limit
+        if not limit or meant == self.selection:
+            return
+        words = f"the table has {rows:,} rows already, which stay; --fresh makes a smaller one"
+        if self.run.extend:
+            words = f"captions of before are among the first {rows:,} rows, which the table keeps"
+        elif meant.is_shard:
+            until = f"--limit {meant.limit}" if meant.limit else "the end of the table"
+            words = f"the shard goes to {until} already, which stays; --fresh makes a smaller one"
+        self.say(f"--limit {limit}: {words}.")
+
     def say(self, text: str) -> None:
         """Say ``text`` unless nothing is to be said."""
         if not self.run.quiet:

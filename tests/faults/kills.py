@@ -140,7 +140,7 @@ class Life:
         began, deadline = time.time(), time.monotonic() + PATIENCE
         first = self._start(0, deaths, workers)
         while first.process.poll() is None and time.monotonic() < deadline:
-            self._keep_others(deaths, workers)
+            self._keep_others(deaths, workers, faults)
             for fault in faults:
                 self._consider(fault, [first, *self._others], began)
             time.sleep(_POLL_SECONDS)
@@ -153,11 +153,14 @@ class Life:
         self._snapshot()
         return finished
 
-    def _keep_others(self, deaths: list[Death], workers: int) -> None:
+    def _keep_others(self, deaths: list[Death], workers: int, faults: list[Fault]) -> None:
         for node in range(1, self._nodes):
             if len(self._others) < node:
                 self._others.append(self._start(node, deaths, workers))
             elif self._others[node - 1].process.poll() not in (None, *FINISHED):
+                for fault in faults:
+                    if fault.node == node:  # a process that is stopped cannot leave
+                        self._resume(fault)
                 self._check_end(self._others[node - 1])
                 self._others[node - 1] = self._start(node, [], workers)
 

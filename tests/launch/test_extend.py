@@ -121,6 +121,37 @@ def test_a_table_that_changes_while_it_is_extended(scene, tmp_path):
     assert [row["path"] for row in rows_of(work / OUTPUT)] == [row[path] for row in now]
 
 
+@pytest.mark.parametrize("shard", [(), ("--shard", "0/2")])
+def test_rows_before_those_of_a_limit(scene, tmp_path, shard):
+    """A dry run is about the rows that the run is about, before it and after it."""
+    work = scene.copy(tmp_path / "run")
+    header, *lines = table(work)
+    write(work, [header, *lines[2:]])
+    asked = (*shard, "--limit", "6")
+    code, _, err = scene.command(work, *asked).finish()
+    assert code in FINISHED, err
+    write(work, [header, *lines])
+    if shard:  # it has no table: captions beyond the limit stay in its run
+        rows, kept = 3, ""
+    else:
+        rows = 2 + 1 + max(row for row, status in committed(work / RUN) if status == "ok")
+        kept = f"--limit 6: captions of before are among the first {rows} rows, which the table"
+    for extend in ("--extend",), ():
+        code, out, err = scene.command(work, *asked, *extend, "--dry-run", "--json").finish()
+        assert code == 0, err
+        found = json.loads(out)["facts"]["run"]
+        assert found["rows"] == rows
+        told = err
+        code, out, err = scene.command(work, *asked, *extend, "--json").finish()
+        assert code in FINISHED, err
+        assert json.loads(out)["rows"] == rows
+        assert ("--limit 6" in told) == bool(kept)
+        if extend:
+            assert kept in told
+            assert kept in err
+            assert found["to_caption"]
+
+
 def test_another_option_is_refused(scene, tmp_path):
     work = scene.copy(tmp_path / "run")
     scene.command(work).finish()

@@ -231,6 +231,9 @@ def test_the_table_stays_whole(scene, tmp_path):
     code, _, err = scene.command(work, "--limit", "2").finish()
     assert code in FINISHED, err
     assert "--limit 2: the table has 10 rows already, which stay" in err
+    code, out, err = scene.command(work, "--limit", "2", "--dry-run", "--json").finish()
+    assert (code, json.loads(out)["facts"]["run"]["rows"]) == (0, 10)
+    assert "--limit 2: the table has 10 rows already, which stay" in err
     assert (work / OUTPUT).read_bytes() == whole
     good = sorted(row for row, status in committed(work / RUN) if status == "ok")
     write_paths(work, good)

@@ -1,7 +1,7 @@
 """A job: what a command is asked to caption, and which runs that are there fit it."""
 
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,8 @@ from vidcap_cli.errors import RunError
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.rundir.changes import folder_has_moved, is_unchanged
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.places import read_finished
+from vidcap_cli.rundir.places import rows_there
 from vidcap_cli.rundir.plan import Plan, read_plan
-from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.rundir.selection import Selection
 
 
@@ -57,8 +56,4 @@ class Job:
 
     def widened(self, run: RunDir, rows: int) -> Selection:
         """The rows that are asked for of ``rows``, and those that its table has already."""
-        done = None if self.selection.is_shard else read_finished(run)
-        before = max(Scope.read(run).table_rows, done.rows if done else 0)
-        selection = self.selection.at_least(before)
-        everything = selection.limit is not None and before and selection.limit >= rows
-        return replace(selection, limit=None) if everything else selection
+        return self.selection.widened(rows_there(run, self.selection), rows)

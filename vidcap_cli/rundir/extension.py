@@ -80,10 +80,10 @@ def extend(wanted: Wanted, settled: RunDir, coming: RunDir, *, replaces: str) ->
             write_part(part, some)
             os.utime(part, ns=(written, written))  # a caption stays as old as it is
     noted = [Scope.read(run) for run in before]
-    if any(scope.table_rows for scope in noted):  # they stay in it whatever the limit
+    if rows := _rows_of_table(noted, last):
         older = any(scope.written is None for scope in noted)
         written = None if older else tuple(one for scope in noted for one in scope.written or ())
-        Scope(table_rows=last + 1, written=written).write(staged)
+        Scope(table_rows=rows, written=written).write(staged)
     # The old plan's folders keep counting for relative paths.
     bases = bases_now(before[newest], Path(plan.meta))
     atomic_write(staged.plan, replace(plan, bases=bases).to_json().encode())
@@ -93,11 +93,27 @@ def extend(wanted: Wanted, settled: RunDir, coming: RunDir, *, replaces: str) ->
     return coming
 
 
-def kept_rows(
-    wanted: Wanted, places: Places, run: RunDir, plan: Plan
-) -> tuple[list[int], list[int]]:
-    """The rows of ``plan``, which lies in ``run``, with a caption that an extension of the run at
-    ``places`` would keep, and those that failed.
+def _rows_of_table(noted: Sequence[Scope], last: int) -> int:
+    """How many first rows the table has, whatever the limit, if ``last`` is the last of the
+    captions: they stay in one that was written. Captions of a shard stay in its run.
+    """
+    written = any(scope.table_rows and not scope.selection.is_shard for scope in noted)
+    return last + 1 if written else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The rows of a new plan with a caption of before, those that failed, and how many first rows
+    stay in the table.
+    """
+
+    ok: list[int]
+    failed: list[int]
+    rows: int
+
+
+def kept_rows(wanted: Wanted, places: Places, run: RunDir, plan: Plan) -> Kept:
+    """What an extension of the run at ``places`` would keep, for ``plan``, which lies in ``run``.
 
     Raises as ``extend`` does.
     """
@@ -106,7 +122,8 @@ def kept_rows(
     failed: list[int] = []
     for _, result in _kept(list(before.items()), run, plan):
         (ok if result.status == Status.OK else failed).append(result.row_id)
-    return ok, failed
+    noted = [Scope.read(one) for one in before]
+    return Kept(ok, failed, _rows_of_table(noted, max(ok, default=-1)))
 
 
 def captions_lost(settled: RunDir, new: RunDir, wanted: Plan) -> int:

@@ -38,6 +38,7 @@ from vidcap_cli.rundir.ownership import discard, read_mark
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import Plan, read_plan
 from vidcap_cli.rundir.records import Finished
+from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.rundir.selection import Selection
 
 
@@ -164,3 +165,9 @@ def read_finished(run: RunDir) -> Finished | None:
     with suppress(RunError):
         return Finished.read(run)
     return None
+
+
+def rows_there(run: RunDir, selection: Selection) -> int:
+    """How many first rows of META the table of a run has, or its shard goes to; 0 of none yet."""
+    done = None if selection.is_shard else read_finished(run)
+    return max(Scope.read(run).table_rows, done.rows if done else 0)

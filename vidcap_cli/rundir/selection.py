@@ -26,9 +26,14 @@ class Selection:
         """Whether other commands have the other rows."""
         return self.of > 1
 
-    def at_least(self, rows: int) -> "Selection":
-        """The same with ``rows`` first rows or more."""
-        return self if self.limit is None else replace(self, limit=max(self.limit, rows))
+    def widened(self, first: int, rows: int) -> "Selection":
+        """The same with the ``first`` of all ``rows`` rows or more, 0 being none; without a limit
+        where that makes it all.
+        """
+        if self.limit is None or not first:
+            return self
+        limit = max(self.limit, first)
+        return replace(self, limit=None if limit >= rows else limit)
 
     @property
     def options(self) -> dict[str, Any]:

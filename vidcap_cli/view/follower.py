@@ -128,13 +128,15 @@ def count_words(state: RunState) -> str:
 
 
 def pace_words(state: RunState, now: float) -> list[str]:
-    """Videos an hour and the time left, as far as they are known."""
+    """Videos an hour and the time left, as far as they are known; nothing once no row is left."""
+    if not state.remaining:
+        return []
     per_hour, left = state.videos_per_hour(now), state.seconds_left(now)
     if per_hour is None:
         new = "new " if state.finished + state.ok else ""
-        return [f"no {new}caption yet"] if state.remaining else []
+        return [f"no {new}caption yet"]
     words = [f"{figure(per_hour)} videos/h"]
-    if state.remaining and left is not None:
+    if left is not None:
         words.append(f"{'up to ' if state.failed else ''}{duration(left)} left")
     return words
 
