@@ -59,7 +59,7 @@ from vidcap_cli.rundir.replacing import may_replace, note_table
 from vidcap_cli.rundir.summary import Ended
 from vidcap_cli.view.live import make_view
 from vidcap_cli.view.stdout import print_captions, print_json
-from vidcap_cli.view.summary import Outcome, summary
+from vidcap_cli.view.summary import SHARD, Outcome, summary
 from vidcap_cli.view.tally import RunState
 from vidcap_cli.view.words import count, lost_words, size
 
@@ -249,7 +249,7 @@ def _outcome(
         rows=leader.rows,
         ok=ok,
         failed=state.failed_by,
-        kind=plan.kind,
+        kind=SHARD if leader.selection.is_shard else plan.kind,
         bases=plan.bases if plan.kind == TABLE else (),
         left_alone=leader.left_alone,
         # Elsewhere they stand right above, as they happened.

@@ -91,7 +91,7 @@ class Ending:
         shards = (Selection.make(None, f"{one}/{shard.of}") for one in range(shard.of))
         runs = [default_run_dir(self.target, one) for one in shards]
         options = spelled({name: it for name, it in self.table.items() if name not in _KNOWN})
-        if self.asked.extend:  # that of the others may be as META was before
-            options = ["--meta", str(self.meta), *options]
+        if self.meta:  # the others may be of META as it was before an extension
+            options = ["--meta", str(self.meta.absolute()), *options]
         purpose = f"when the other {others} beside this one, copied if need be, to join them"
         return Step.of(purpose, "merge", *runs, "-o", self.target, *options)

@@ -135,12 +135,28 @@ def test_a_folder(clips, tmp_path):
 
 
 def test_the_sample_of_a_large_table():
-    sample = _spread(1_000_000)
-    assert sample[:LOOKED_FOR] == list(range(LOOKED_FOR))
-    assert sample[-1] == 999_999
-    assert len(set(sample)) == len(sample) <= 2 * LOOKED_FOR
+    rows = 1_000_000
+    sample = _spread(rows)
+    assert [row * LOOKED_FOR // rows for row in sample] == list(range(LOOKED_FOR))
+    assert sample == _spread(rows)
+    odd = sum(row % 2 for row in sample) / LOOKED_FOR
+    assert 0.4 < odd < 0.6  # not of a kind, as every 500th would be
     assert _spread(5) == [0, 1, 2, 3, 4]
-    assert sorted(_spread(1001)) == list(range(1001))
+    assert 1990 < len(set(_spread(2001))) <= LOOKED_FOR
+
+
+@pytest.mark.parametrize("there", [slice(0, 500), slice(9500, None), slice(0, None, 20)])
+def test_totals_of_a_sample_are_those_of_the_table(clips, tmp_path, there):
+    """Wherever in the table the files are that exist."""
+    names = [f"{row}.mp4" for row in range(10_000)]
+    for name in names[there]:
+        (tmp_path / name).symlink_to(clips["h264"])
+    meta = tmp_path / "meta.csv"
+    meta.write_text("\n".join(["path", *names]) + "\n")
+    found = facts(inspect(meta), "rows")
+    assert found["looked_for"] == LOOKED_FOR
+    assert abs(found["missing"] / LOOKED_FOR - 0.95) < 0.02
+    assert abs(found["size_of_all"] / (500 * clips["h264"].stat().st_size) - 1) < 0.4
 
 
 def test_a_video(clips):

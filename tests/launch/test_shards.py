@@ -40,7 +40,7 @@ def test_two_shards_merged_are_the_single_run(tmp_path):
         joined = " ".join(map(str, sorted([run, other])))
         when = "when the other shard has finished and its run directory is beside this one"
         assert f"next, {when}, copied if need be, to join them:\n" in err
-        assert f"    vidcap merge {joined} -o {place / OUTPUT}\n" in err
+        assert f"    vidcap merge {joined} -o {place / OUTPUT} --meta {place}/meta.csv\n" in err
         runs.append(run)
     for shard, run in enumerate(runs):
         _, _, err = vidcap("merge", run, "-o", tmp_path / "one.csv", cwd=tmp_path)

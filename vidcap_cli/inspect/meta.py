@@ -1,7 +1,7 @@
 """A table or a folder of videos: what its columns are, whether the files exist, what they hold.
 
-Every row is read. Of the files, the first thousand and as many spread over the rest are looked
-for, and a hundred of those that exist are opened; or all of them, where that is wanted.
+Every row is read. Of the files, two thousand spread over the table are looked for, and a hundred of
+those that exist are opened; or all of them, where that is wanted.
 """
 
 import os
@@ -36,7 +36,7 @@ from vidcap_cli.view.progress import Progress
 from vidcap_cli.view.steps import Step
 from vidcap_cli.view.words import count, one_line, size
 
-LOOKED_FOR = 1000  # files at the start of the table, and as many again spread over the rest
+LOOKED_FOR = 2000  # files
 OPENED = 100
 _LISTED = 5
 _CAUSES = 8
@@ -286,12 +286,13 @@ def _listed(words: Sequence[str], most: int) -> str:
 
 
 def _spread(rows: int) -> list[int]:
-    """The first rows and others evenly spread over the rest."""
-    first = list(range(min(rows, LOOKED_FOR)))
-    if rows <= LOOKED_FOR:
-        return first
-    rest = np.linspace(LOOKED_FOR, rows - 1, min(LOOKED_FOR, rows - LOOKED_FOR)).astype(int)
-    return [*first, *(int(row) for row in np.unique(rest))]
+    """One row of each of so many equal stretches of the table, all rows of a small one.
+
+    Drawn, always the same: evenly spread ones might be all of a kind in a table that alternates.
+    """
+    bounds = np.linspace(0, rows, min(rows, LOOKED_FOR) + 1).astype(int)
+    drawn: list[int] = np.random.default_rng(0).integers(bounds[:-1], bounds[1:]).tolist()
+    return drawn
 
 
 def _extensions(column: pa.ChunkedArray) -> dict[str, int]:

@@ -42,7 +42,7 @@ from vidcap_cli.rundir.standing import (
 from vidcap_cli.statuses import PASSING, Status
 from vidcap_cli.table_writer import output_form, writing
 from vidcap_cli.view.steps import Step, again, made_of
-from vidcap_cli.view.summary import lasting_words
+from vidcap_cli.view.summary import SHARD, lasting_words
 from vidcap_cli.view.words import count, duration, figure, one_line, setting
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _verdict(
             purpose = "to do these rows again, unless the parts are found"
         return words, [Step(purpose, command)]
     failures = {status: n for status, n in standing.statuses.items() if status != Status.OK}
-    if lasting := lasting_words(failures, plan.kind):
+    if lasting := lasting_words(failures, SHARD if scope.is_shard else plan.kind):
         words += f"; {lasting}"
     if any(status in PASSING for status in failures):
         return words, [again(failed, command)]

@@ -22,17 +22,19 @@ from vidcap_cli.view.words import count, duration, figure, one_line, printable, 
 
 LISTED = 8  # failures
 # How files that cannot be captioned are left out of what was captioned.
+SHARD = "shard"
 _DROPPED = {
     TABLE: ", or drop {it} from the table and add --extend",
     FOLDER: ", or take {it} out of the folder and add --extend",
     VIDEO: "",
+    SHARD: "",  # without a row of the table later ones would be in other shards
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a command ended: ``rows`` planned, ``ok`` with a caption, how many ``failed``, by status.
-    ``kind`` is what they are rows of.
+    ``kind`` is what they are rows of, that of the plan or SHARD.
 
     ``left_alone`` rows failed in an earlier command and were not tried again; with ``tries_again``
     the same command would try what failed.
@@ -117,7 +119,7 @@ def lasting_words(
 ) -> str:
     """What helps those of the ``failed`` rows, by status, that would fail again as they are.
 
-    ``kind`` is what they are rows of; ``leave`` says how they are left alone, of one row. Empty
+    ``kind`` is that of ``Outcome``; ``leave`` says how they are left alone, of one row. Empty
     where another try may help all of them.
     """
     lasting = {status: rows for status, rows in failed.items() if status not in PASSING}
