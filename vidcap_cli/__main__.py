@@ -111,10 +111,10 @@ def _words() -> list[str]:
 
 def _end(code: int) -> None:
     """End here and now, all said and nothing left to clean up."""
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()
-    with suppress(OSError, ValueError):
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            if stream:  # None where it was closed from the beginning
+                stream.flush()
     os._exit(code)
 
 

@@ -134,7 +134,7 @@ def _say_what_toys_know(request: Request, model: CaptionConfig) -> None:
             f"{config.model} is a toy that knows two questions, word for word: {known}. What it "
             "answers to others means nothing.",
         )
-    if config.family == "pllava" and config.pooling_shape:
+    if config.pooling_shape:
         usual = pooled_shape(replace(model, pooling_shape=None))
         if pooled_shape(model)[1:] != usual[1:]:
             request.say(

@@ -69,7 +69,7 @@ def test_what_is_to_do_can_be_captioned_where_it_is_written(place):
     rows += [str(place / "a.mp4"), "https://x.org/a.mp4"]
     quoted = [f'"{row}"' for row in rows]
     meta = table(place / "meta.csv", "path", *quoted)
-    none = table(place / "none.csv", "path,text", "sub/a.mp4,")
+    none = table(place / "none.csv", "path,text", "another.mp4,")
     for folder, start in ((place.parent, "here"), (place.parent / "there", place)):
         todo = folder / "todo.csv"
         merge([none], place / "out.csv", meta=meta, missing=todo)
