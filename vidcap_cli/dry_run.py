@@ -54,4 +54,6 @@ def dry_run(request: Request, job: Job, output: Path | None) -> int:
         weights=has_weights(Path(config.model)),
     )
     render(found, as_json=request.run.as_json)
+    if after := planned.selection.beyond_words(planned.plan.rows):
+        request.say(f"  {after}")
     return OK if found.ok else FAILED

@@ -261,7 +261,10 @@ def test_rows_beyond_a_limit_are_told_and_a_shard_names_its_run(scene, tmp_path)
         code, _, err = scene.command(work, "--limit", str(limit)).finish()
         assert code in FINISHED, err
         assert len(rows_of(work / OUTPUT)) == limit
-        assert f"{10 - limit} rows of the table come after --limit {limit}; without it" in err
+        told = f"{10 - limit} rows of the table come after --limit {limit}"
+        assert f"{told}; without it the run goes on" in err
+        code, _, err = scene.command(work, "--limit", str(limit), "--dry-run").finish()
+        assert (code, told in err) == (0, True)
     code, out, err = scene.command(work, "--shard", "1/3", "--json").finish()
     assert code in FINISHED, err
     assert json.loads(out)["output"] is None
