@@ -149,7 +149,7 @@ def look_ahead(
                 to_do[kept_of_it.failed] = False
         elif run and run.is_run:
             before = read_plan(run)
-            check_unchanged(before, meta, config, failed=failed_in(run))
+            check_unchanged(before, meta, config, run=run, failed=failed_in(run))
             done = done_mask(run, before)
             kept = done.kept(restart_failed=restart_failed)
             plan = replace(plan, bases=bases_now(before, Path(plan.meta)))

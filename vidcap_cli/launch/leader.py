@@ -103,7 +103,7 @@ def _plan_of(job: Job, run: RunDir, found: Found) -> Plan:
     """The plan of a run that is continued, or a new one; without it a new directory goes."""
     if run.is_run:
         plan = read_plan(run)
-        check_unchanged(plan, job.meta, job.config, failed=failed_in(run))
+        check_unchanged(plan, job.meta, job.config, run=run, failed=failed_in(run))
         return plan
     if run.part_files():
         raise RunError(

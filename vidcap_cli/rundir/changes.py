@@ -42,16 +42,21 @@ _SAME_ANYWHERE = re.compile(r".*/(models--[^/]+/snapshots/[^/]+|vidcap_cli/nano/
 
 
 def check_unchanged(
-    plan: Plan, meta: Path, config: CaptionConfig, *, failed: int | None = None
+    plan: Plan,
+    meta: Path,
+    config: CaptionConfig,
+    *,
+    run: RunDir | None = None,
+    failed: int | None = None,
 ) -> None:
     """Raise ``RunChangedError`` with every difference between the plan and what is asked now.
 
     Another place of META or the model alone is none, nor is another working directory. A run that
-    is finished but for ``failed`` rows is told so.
+    is finished but for ``failed`` rows is told so; ``run`` is where the plan lies.
     """
     contents, others = _differences(plan, meta, config)
     if contents or others:
-        raise _changed([*contents, *others], extends=not others, failed=failed)
+        raise _changed([*contents, *others], run, extends=not others, failed=failed)
 
 
 def is_unchanged(plan: Plan, meta: Path, config: CaptionConfig) -> bool:
@@ -60,16 +65,21 @@ def is_unchanged(plan: Plan, meta: Path, config: CaptionConfig) -> bool:
 
 
 def only_contents_changed(
-    plan: Plan, meta: Path, config: CaptionConfig, *, failed: int | None = None
+    plan: Plan,
+    meta: Path,
+    config: CaptionConfig,
+    *,
+    run: RunDir | None = None,
+    failed: int | None = None,
 ) -> bool:
     """Whether META has changed since the plan, False when nothing has.
 
     Raises RunChangedError when it is another META, or an option that captions depend on has
-    changed; ``failed`` as in ``check_unchanged``.
+    changed; ``run`` and ``failed`` as in ``check_unchanged``.
     """
     contents, others = _differences(plan, meta, config)
     if others:
-        raise _changed([*contents, *others], extends=False, failed=failed)
+        raise _changed([*contents, *others], run, extends=False, failed=failed)
     return bool(contents)
 
 
@@ -121,7 +131,7 @@ def _starts(kind: str, meta: Path) -> tuple[str, str]:
 
 
 def _changed(
-    differences: list[str], *, extends: bool, failed: int | None = None
+    differences: list[str], run: RunDir | None, *, extends: bool, failed: int | None = None
 ) -> RunChangedError:
     what, again = "the unfinished run", ", or repeat the command as it was to continue the run"
     if failed == 0:
@@ -132,6 +142,7 @@ def _changed(
     again = "" if extends else again  # META is not as it was
     extension = "--extend keeps the captions of the rows that are still there. " if extends else ""
     listed = "\n  ".join(differences)
+    what = f"{run.settled.path}: {what}" if run else what
     return RunChangedError(
         f"{what} was made with something else:\n  {listed}\n{extension}Name another output with "
         f"-o to keep both (another --run-dir, too, where you give one){again}, or add --fresh to "

@@ -151,7 +151,7 @@ def _before(wanted: Wanted, settled: RunDir, coming: RunDir) -> tuple[bool, dict
     before = {run: read_plan(run) for run in (coming, settled) if run.is_run}
     newest = next(iter(before))
     changed = only_contents_changed(
-        before[newest], wanted.meta, wanted.config, failed=failed_in(newest)
+        before[newest], wanted.meta, wanted.config, run=newest, failed=failed_in(newest)
     )
     if newest != settled and not _extends(before[settled], wanted):
         del before[settled]  # its captions are of other options
