@@ -162,6 +162,21 @@ def test_files_elsewhere_are_not_downloaded(tmp_path):
     assert rows(tmp_path / "g.html")["link"] == [""]
 
 
+@pytest.mark.parametrize("now", [1, 3])
+def test_a_table_that_is_replaced_meanwhile_is_named(tmp_path, monkeypatch, now):
+    lines = [{"path": f"{row}.mp4", "text": f"caption {row}"} for row in range(3)]
+    table = write(tmp_path / "m.csv", lines[:2])
+
+    def replaced(*_: Any, **__: Any) -> dict[str, Any]:
+        write(table, lines[:now])
+        return {}
+
+    monkeypatch.setattr(make, "videos_to_show", replaced)
+    with pytest.raises(TableError, match=r"m\.csv: it changed while it was read: repeat"):
+        gallery(table, tmp_path / "g.html")
+    assert not (tmp_path / "g.html").exists()
+
+
 def test_flags_of_captioning_and_of_inspect_stand_together(tmp_path):
     row = {"path": "x.mp4", "text": "It goes on and", "caption_status": "ok"}
     row |= {"caption_error": "", "caption_flags": "hdr,cut, news"}

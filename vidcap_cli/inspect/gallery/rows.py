@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vidcap_cli.addresses import locate
+from vidcap_cli.errors import TableError
 from vidcap_cli.inspect.histogram import histogram
 from vidcap_cli.inspect.judging import BIT, FAULTS, Captions, Judged
 from vidcap_cli.options import PATH
@@ -87,7 +88,7 @@ class Rows:
     flags: Words = field(default_factory=Words)
 
     def pieces(self) -> Iterator[Piece]:
-        """All rows, in pieces."""
+        """All rows, in pieces. TableError where they are not as many as those that were judged."""
         names = self.captions.table.schema.names
         columns = {name: column for name, column in COLUMNS.items() if column in names}
         timing = [name for name in _TIMING if set(_TIMING) <= set(names)]
@@ -96,6 +97,7 @@ class Rows:
         start = 0
         for cells, block in self.captions.named_blocks([*columns.values(), *timing]):
             stop = start + block.num_rows
+            self._check(stop <= len(self.judged.faults))
             for name, column in columns.items():
                 self.numbers[name][start:stop] = _floats(block.column(column))
             if timing:
@@ -104,6 +106,12 @@ class Rows:
                 part = {name: values[first : first + PIECE] for name, values in cells.items()}
                 yield self._piece(start + first, part)
             start = stop
+        self._check(start == len(self.judged.faults))
+
+    def _check(self, as_many: bool) -> None:  # noqa: FBT001 - a condition
+        if not as_many:
+            path = self.captions.table.path
+            raise TableError(f"{path}: it changed while it was read: repeat the command")
 
     def charts(self) -> dict[str, list[float]]:
         """The edges of a histogram for each of the numbers that many rows have."""
