@@ -138,29 +138,26 @@ def look_ahead(
         scratch = RunDir(Path(place))
         plan = make_plan(meta, scratch, config)
         left_alone = lost = 0
-        if extended:
-            kept_of_it = kept_rows(Wanted(meta, config, {}), extended, scratch, plan)
+        held = kept_rows(Wanted(meta, config, {}), extended, scratch, plan) if extended else None
+        there = held.rows if held else rows_there(run, selection) if run else 0
+        selection = selection.widened(there, plan.rows)
+        to_do = selection.mask(plan.rows)
+        if held and extended:
             lost = captions_lost(extended.settled, scratch, plan)
-            selection = selection.widened(kept_of_it.rows, plan.rows)
-            to_do = selection.mask(plan.rows)
-            to_do[kept_of_it.ok] = False
+            to_do[held.ok] = False
             if not restart_failed:
-                left_alone = int(to_do[kept_of_it.failed].sum())
-                to_do[kept_of_it.failed] = False
+                left_alone = int(to_do[held.failed].sum())
+                to_do[held.failed] = False
         elif run and run.is_run:
             before = read_plan(run)
             check_unchanged(before, meta, config, run=run, failed=failed_in(run))
             done = done_mask(run, before)
             kept = done.kept(restart_failed=restart_failed)
             plan = replace(plan, bases=bases_now(before, Path(plan.meta)))
-            selection = selection.widened(rows_there(run, selection), plan.rows)
-            to_do = selection.mask(plan.rows)
             if restart_changed:
                 kept &= ~newer_videos(run, replace(before, bases=plan.bases), done, to_do)
             left_alone = int((to_do & kept & ~done.ok).sum())
             to_do &= ~kept
-        else:
-            to_do = selection.mask(plan.rows)
         left = np.flatnonzero(to_do)
         videos = [locate(path, plan.bases) for path in _sample(scratch, left)]
         if any(is_remote(video) for video, _ in videos):

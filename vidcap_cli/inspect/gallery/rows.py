@@ -97,7 +97,8 @@ class Rows:
         start = 0
         for cells, block in self.captions.named_blocks([*columns.values(), *timing]):
             stop = start + block.num_rows
-            self._check(stop <= len(self.judged.faults))
+            if stop > len(self.judged.faults):
+                raise self._changed()
             for name, column in columns.items():
                 self.numbers[name][start:stop] = _floats(block.column(column))
             if timing:
@@ -106,12 +107,12 @@ class Rows:
                 part = {name: values[first : first + PIECE] for name, values in cells.items()}
                 yield self._piece(start + first, part)
             start = stop
-        self._check(start == len(self.judged.faults))
+        if start < len(self.judged.faults):
+            raise self._changed()
 
-    def _check(self, as_many: bool) -> None:  # noqa: FBT001 - a condition
-        if not as_many:
-            path = self.captions.table.path
-            raise TableError(f"{path}: it changed while it was read: repeat the command")
+    def _changed(self) -> TableError:
+        path = self.captions.table.path
+        return TableError(f"{path}: it changed while it was read: repeat the command")
 
     def charts(self) -> dict[str, list[float]]:
         """The edges of a histogram for each of the numbers that many rows have."""
