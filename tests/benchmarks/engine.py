@@ -11,8 +11,9 @@ environments of their own that are made once in the cache folder (``--torch-pyth
 whole job as users have it, which reads clips beside the model; loops, the peers' and ours, read a
 clip when they come to it.
 Peers take turns, a process for every measurement, so that a machine that slows down slows all of
-them; a figure is the best of ``--rounds`` processes, of twice as many for decode steps: they do
-nothing but read weights, and the speed of a shared machine's memory changes by the minute.
+them; a figure is the best of ``--rounds`` processes, of twice as many for decode steps, which do
+nothing but read weights: a process has fast or slow memory for its life. The steps and prompts of
+LLaVA's few layers are soon measured, and so twice as often again.
 Checkpoints of real size have true headers and no content on disk: their weights are random.
 
 ``--toy`` measures nano sizes instead, to see in some minutes that everything runs: its ratios
@@ -362,15 +363,24 @@ Targets = dict[tuple[str, str], float]
 
 
 def measure_parts(
-    bench: Bench, section: str, family: str, job: Job, limits: Targets, *, llama: bool = True
+    bench: Bench,
+    section: str,
+    family: str,
+    job: Job,
+    limits: Targets,
+    *,
+    llama: bool = True,
+    times: int = 1,
 ) -> None:
     """Rows for everything that ``job`` asks for: ours against the peers in the same numbers.
 
-    ``limits`` are targets for the share of a peer's time, by peer and number type.
+    ``limits`` are targets for the share of a peer's time, by peer and number type; ``times`` as
+    many processes are measured as elsewhere.
     """
     base = {"section": "parts", "folder": str(bench.folder(family)), **job}
     peers = ("llama", "torch") if llama else ("torch",)
-    found = bench.turns(in_both(base, "ours", *peers), bench.rounds * (2 if "slots" in job else 1))
+    rounds = bench.rounds * times * (2 if "slots" in job else 1)
+    found = bench.turns(in_both(base, "ours", *peers), rounds)
     kinds = {"slots": "step", "prefill": "prefill", "vision": "vision"}
     names = [f"{kind} {size}" for key, kind in kinds.items() for size in job.get(key, [])]
     for name, number, peer in itertools.product(names, NUMBERS, peers):
@@ -416,12 +426,12 @@ def qwen3b(bench: Bench) -> None:
 def llava8b(bench: Bench) -> None:
     sizes = bench.sizes
     step = {"slots": [1, 8], "cached": sizes.llava_cached, "count": sizes.steps}
-    for job, limits, llama in (
-        (step, STEPS, True),
-        ({"prefill": [sizes.llava_prefill]}, PREFILL, True),
-        ({"vision": list(sizes.llava_frames)}, {("torch", "float32"): 0.95}, False),
+    for job, limits, llama, times in (
+        (step, STEPS, True, 2),
+        ({"prefill": [sizes.llava_prefill]}, PREFILL, True, 2),
+        ({"vision": list(sizes.llava_frames)}, {("torch", "float32"): 0.95}, False, 1),
     ):
-        measure_parts(bench, "llava8b", "llava", job, limits, llama=llama)
+        measure_parts(bench, "llava8b", "llava", job, limits, llama=llama, times=times)
 
 
 def caption(bench: Bench) -> None:
