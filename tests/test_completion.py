@@ -132,6 +132,20 @@ def shell(request, folder, tmp_path_factory) -> Iterator[Shell]:
     child.close(force=True)
 
 
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_the_first_tab_of_a_shell_of_zsh(folder, tmp_path):
+    (tmp_path / "vidcap").write_text(SHIM.format(real=REAL), encoding="utf-8")
+    (tmp_path / "vidcap").chmod(0o755)
+    shutil.copy(ROOT / "completions" / "vidcap.zsh", tmp_path / "_vidcap")
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    env = environment(PATH=path, HOME=str(tmp_path))
+    child = pexpect.spawn("zsh", ["-f"], cwd=str(folder), env=env, encoding="utf-8", timeout=30)
+    child.send(f"fpath=({tmp_path} $fpath); autoload -Uz compinit && compinit -u; vidcap ready\r")
+    child.expect("GIVEN<ready>END")
+    assert Shell("zsh", child).enter("vidcap q\tend") == ["qwen2vl", "end"]
+    child.close(force=True)
+
+
 def test_commands(shell):
     assert shell.enter("vidcap q\tend") == ["qwen2vl", "end"]
     shell.listing("vidcap ", "qwen2vl", "merge", "inspect")

@@ -31,6 +31,7 @@ if _MINE:
 import atexit  # noqa: E402 - what is imported from here on takes a while
 import errno  # noqa: E402
 import locale  # noqa: E402
+import time  # noqa: E402
 from contextlib import suppress  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 # What the place that is written to may say at any time: full, gone, read-only or broken.
 _PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOENT}
+_TAIL_SECONDS = 1.2
 _SEEN: list[int] = []  # interrupts: libraries turn KeyboardInterrupt into other exceptions
 
 
@@ -65,12 +67,12 @@ def run() -> None:
     """Run the command line; SystemExit with the code of ``errors`` is raised at its end."""
     _speak_utf8()
     leave_out_pandas()
-    if "_VIDCAP_COMPLETE" in os.environ:
-        # typer folds an option's help at the width of the terminal, and of a folded one some
-        # shells offer the second line as a choice of its own.
-        os.environ["TERMINAL_WIDTH"] = "10000"
     if _MINE:  # before typer is imported, whose hook calls the one that is there then
         sys.unraisablehook, sys.excepthook = _again, _unprinted
+    if _is_about_completion():
+        from vidcap_cli.completing import prepare  # noqa: PLC0415 - for these alone
+
+        prepare()
     from vidcap_cli.cli import app  # noqa: PLC0415 - an error while importing is shown below too
 
     try:
@@ -96,6 +98,12 @@ def run() -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _is_about_completion() -> bool:
+    """Whether a shell asks, or its script is to be shown or installed."""
+    asked = sys.argv[1:2]
+    return "_VIDCAP_COMPLETE" in os.environ or bool(asked and asked[0].endswith("-completion"))
+
+
 def _words() -> list[str]:
     """What was typed after ``vidcap``, with the options that files and the environment give."""
     from vidcap_cli.presets import presets  # noqa: PLC0415 - it may raise
@@ -115,6 +123,9 @@ def _end(code: int) -> None:
         with suppress(OSError, ValueError):
             if stream:  # None where it was closed from the beginning
                 stream.flush()
+    if os.environ.get("MS_ROLE") == "MS_WORKER":
+        # msrun shows a log by `tail -f`, which may look at it once a second, and ends that with us.
+        time.sleep(_TAIL_SECONDS)
     os._exit(code)
 
 
