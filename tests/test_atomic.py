@@ -47,6 +47,21 @@ def test_what_was_cut_off_goes_when_nobody_writes_it(tmp_path, monkeypatch, answ
     assert left.exists() != goes
 
 
+@pytest.mark.parametrize(
+    "name", ["n" * 255, "é" * 127, b"\xff" * 255], ids=["ascii", "utf-8", "raw"]
+)
+def test_names_as_long_as_the_system_allows(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
+    with committing(path) as temporary:
+        temporary.write_bytes(b"half")
+        assert len(os.fsencode(temporary.name)) < 143
+    replace_file(path, b"whole")
+    assert [(file, file.read_bytes()) for file in tmp_path.iterdir()] == [(path, b"whole")]
+    temporary.write_bytes(b"half")
+    sweep(tmp_path, path.name)
+    assert not temporary.exists()
+
+
 def test_what_is_still_written_stays(tmp_path, monkeypatch):
     with committing(tmp_path / "name") as temporary:
         temporary.write_bytes(b"half")

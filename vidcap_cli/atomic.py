@@ -13,8 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
+_TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{32}\.tmp")
 _PROBE_BYTES = 65_536
+_STEM_BYTES = 100  # of a name, in that of its temporary file: names may have 255, in places 143
 # What file systems without locks answer.
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 _ABANDONED_SECONDS = 86_400.0
@@ -93,13 +94,18 @@ def probe(path: Path) -> None:
 def _locked_temporary(path: Path, folder: Path | None = None) -> tuple[Path, int]:
     """A new temporary file for ``path``, and the descriptor that holds its lock."""
     while True:
-        temporary = (folder or path.parent) / f".{path.name}.{uuid4().hex}.tmp"
+        temporary = (folder or path.parent) / f".{_stem(path.name)}.{uuid4().hex}.tmp"
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with suppress(OSError):  # without locks (some network folders) its age tells, see sweep
             fcntl.flock(file, fcntl.LOCK_EX)
         if temporary.exists():
             return temporary, file
         os.close(file)  # a sweep came between creating and locking
+
+
+def _stem(name: str) -> str:
+    """What a temporary file has of the name that it will have."""
+    return os.fsencode(name)[:_STEM_BYTES].decode("utf-8", "ignore")
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
@@ -111,7 +117,8 @@ def sweep(folder: Path, name: str | None = None) -> None:
     with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         for path in list(folder.iterdir()):
             match = _TEMPORARY.fullmatch(path.name)
-            if match and name in (None, match[1]) and path.is_file() and not path.is_symlink():
+            meant = match and (name is None or _stem(name) == match[1])
+            if meant and path.is_file() and not path.is_symlink():
                 _remove_abandoned(path)
 
 
