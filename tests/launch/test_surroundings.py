@@ -78,7 +78,10 @@ def test_what_cannot_be_used_is_said(environment, words):
         (srun(1, 2), {"worker_num": 6}, (6, 3, 1)),
         (srun(1, 2), {"node_rank": 0, "local_worker_num": 2}, (4, 2, 0)),
         (mpirun(0, 4, 2), {}, (4, 2, 0)),
+        (srun(1, 2, per_node=4), {"worker_num": 4}, (4, 2, 1)),
         (msrun(), {}, (4, 4, 0)),
+        (msrun(), {"worker_num": 6}, (6, 6, 0)),
+        (msrun(), {"worker_num": 1}, (1, 1, 0)),
     ],
 )
 def test_what_is_given_goes_before_what_is_found(monkeypatch, environment, given, expected):
@@ -87,6 +90,15 @@ def test_what_is_given_goes_before_what_is_found(monkeypatch, environment, given
     launch = placed(LaunchOptions(**given), look_around(environment))
     cluster = cluster_for(launch, "CPU", 1)
     assert (cluster.worker_num, cluster.local_worker_num, cluster.node) == expected
+
+
+def test_ranks_that_nodes_cannot_share_are_refused(monkeypatch):
+    for name, value in srun(0, 2).items():
+        monkeypatch.setenv(name, value)
+    launch = placed(LaunchOptions(worker_num=3), look_around(srun(0, 2)))
+    words = "--worker-num 3 is more than 2 ranks, 1 on each of 2 nodes that srun started"
+    with pytest.raises(UsageError, match=words):
+        cluster_for(launch, "CPU", 1)
 
 
 def test_a_command_that_srun_starts_on_two_nodes(tmp_path, monkeypatch):

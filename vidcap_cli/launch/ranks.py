@@ -26,6 +26,11 @@ def cluster_for(launch: LaunchOptions, target: str, group: int) -> Cluster:
         raise UsageError(f"--local-worker-num {local} is more than --worker-num {workers}.")
     if not around:
         _check_node(launch.node_rank or 0, workers, local)
+    elif workers > local * nodes:
+        raise UsageError(
+            f"--worker-num {workers} is more than {count(local * nodes, 'rank')}, {local} on each "
+            f"of {count(nodes, 'node')} that {around.starter} started; give a multiple of {nodes}."
+        )
     for flag, ranks in (("--worker-num", workers), ("--local-worker-num", local)):
         if ranks % group:
             raise UsageError(

@@ -55,12 +55,10 @@ def placed(launch: LaunchOptions, found: Surroundings | None) -> LaunchOptions:
     node = launch.node_rank
     if found is None:
         return replace(launch, node_rank=node or 0)
-    several = found.per_node > 1
-    return replace(
-        launch,
-        node_rank=found.node if node is None else node,
-        local_worker_num=launch.local_worker_num or (found.per_node if several else None),
-    )
+    local = launch.local_worker_num
+    if found.per_node > 1 and not launch.worker_num:
+        local = local or found.per_node
+    return replace(launch, node_rank=found.node if node is None else node, local_worker_num=local)
 
 
 def _slurm(environment: Mapping[str, str]) -> Surroundings | None:
