@@ -222,6 +222,11 @@ def test_a_toy_says_what_it_knows(tmp_path, monkeypatch, capsys):
         caption(Request(tmp_path / "meta.csv", config, run=RunOptions(fresh=True)))
         told = "nano is a toy that knows two questions" in capsys.readouterr().err
         assert told == warned
+    for frames, warned in ((8, True), (4, False)):
+        config = CaptionConfig("pllava", "nano", num_frames=frames)
+        caption(Request(tmp_path / "meta.csv", config, run=RunOptions(fresh=True)))
+        told = "with --num-frames 4. What it says of 8" in " ".join(capsys.readouterr().err.split())
+        assert told == warned
     for shape, warned in (("4-12-12", True), ("2-4-4", False)):
         config = CaptionConfig("pllava", "nano", pooling_shape=shape)
         caption(Request(tmp_path / "meta.csv", config, run=RunOptions(fresh=True)))

@@ -12,10 +12,10 @@ from vidcap_cli.checkpoint.files import fingerprint, read_json
 from vidcap_cli.checkpoint.folder import check_model
 from vidcap_cli.checkpoint.generation import sampling_keys
 from vidcap_cli.checkpoint.shares import Share
-from vidcap_cli.config import CaptionConfig
+from vidcap_cli.config import CaptionConfig, options_of
 from vidcap_cli.disk import check_log_dir, check_output
 from vidcap_cli.errors import TableError, UsageError
-from vidcap_cli.families import bundled_models
+from vidcap_cli.families import FAMILIES, bundled_models
 from vidcap_cli.finishing import or_completed, refusal
 from vidcap_cli.launch.ranks import devices
 from vidcap_cli.merge.columns import CaptionColumns
@@ -133,6 +133,12 @@ def _say_what_toys_know(request: Request, model: CaptionConfig) -> None:
         request.say(
             f"{config.model} is a toy that knows two questions, word for word: {known}. What it "
             "answers to others means nothing.",
+        )
+    frames = options_of(FAMILIES[config.family]).get("num_frames")
+    if frames and config.num_frames != frames.default:
+        request.say(
+            f"{config.model} is a toy that was trained with --num-frames {frames.default}. What it "
+            f"says of {config.num_frames} means nothing."
         )
     if config.pooling_shape:
         usual = pooled_shape(replace(model, pooling_shape=None))

@@ -24,7 +24,7 @@ from vidcap_cli.checkpoint.files import stored_type
 from vidcap_cli.checkpoint.layout import Layout
 from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.host_memory import available
+from vidcap_cli.host_memory import available, total
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.video import probe_only
 from vidcap_cli.inspect.videos import Bad, cause_words, causes_of, opened
@@ -272,17 +272,20 @@ def report(
     sampled = sampled if planned.left else "none: no row is left to caption"
     value = {"videos": guess.sampled, "unreadable": guess.unreadable, "all": guess.whole}
     sample = Fact("sample", sampled, value)
+    problems = _problems(planned)
     if len(guess.frames):
+        held = _memory(guess, config, on_cpu=on_cpu)
         sections += [
             Section("videos", (sample, *_video_facts(guess))),
-            Section("memory of a rank", _memory_facts(guess, config, on_cpu=on_cpu)),
+            Section("memory of a rank", _memory_facts(held, on_cpu=on_cpu)),
         ]
+        if short := _short_of_memory(held, config.memory_limit, cluster, on_cpu=on_cpu):
+            problems.append(Problem(short, serious=False))
     else:
         sections.append(Section("videos", (sample,)))
     wanted = enough(config, cluster)
     time = _time_facts(measured, planned.left, wanted)
     sections.append(Section("time", time, only_shown=measured is None))
-    problems = _problems(planned)
     if not weights:
         problems.append(Problem("the weights of the model are not here yet", serious=False))
     if measured and measured.rows < min(wanted, planned.left):
@@ -351,7 +354,23 @@ def _video_facts(guess: Estimate) -> tuple[Fact, ...]:
     )
 
 
-def _memory_facts(guess: Estimate, config: CaptionConfig, *, on_cpu: bool) -> tuple[Fact, ...]:
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """Bytes of a rank: its ``weights`` of so many ``item`` bytes, and the ``cache`` of ``tokens``
+    keys and values.
+    """
+
+    weights: int
+    item: int
+    cache: int
+    tokens: int
+
+    @property
+    def whole(self) -> int:
+        return self.weights + self.cache + _PROCESS_BYTES
+
+
+def _memory(guess: Estimate, config: CaptionConfig, *, on_cpu: bool) -> _Memory:
     layout = Layout.of_settings(Path(config.model), config.family)
     share = Share(0, config.tensor_parallel)
     device, compiled = "CPU" if on_cpu else "Ascend", config.engine == "graph"
@@ -364,13 +383,37 @@ def _memory_facts(guess: Estimate, config: CaptionConfig, *, on_cpu: bool) -> tu
     rounded = config.dtype == "bfloat16" and compiled and share.of == 1 and library() is not None
     cache_item = 4 if on_cpu and not rounded else item
     cache = tokens * share.config(layout.text).kv_per_token * cache_item
-    total = weights + cache + _PROCESS_BYTES
+    return _Memory(weights, item, cache, tokens)
+
+
+def _memory_facts(held: _Memory, *, on_cpu: bool) -> tuple[Fact, ...]:
     free = f", of {size(available())} free here" if on_cpu else ""
     return (
-        Fact("weights", f"{size(weights)}, {item * 8} bits a number", weights),
-        Fact("keys and values", f"{size(cache)} for {tokens:,} tokens", cache),
-        Fact("in all", f"{size(total)}, and what a prompt takes on its way{free}", total),
+        Fact("weights", f"{size(held.weights)}, {held.item * 8} bits a number", held.weights),
+        Fact("keys and values", f"{size(held.cache)} for {held.tokens:,} tokens", held.cache),
+        Fact("in all", f"{size(held.whole)}, and what a prompt takes on its way{free}", held.whole),
     )
+
+
+def _short_of_memory(
+    held: _Memory, limit: int | None, cluster: Cluster, *, on_cpu: bool
+) -> str | None:
+    """What is said where a rank would have less memory than it takes; of a device nobody knows."""
+    ranks = cluster.local_worker_num
+    if limit is not None:
+        most = fits = limit
+        whose = f"--memory-limit {size(limit)} allows"
+    elif on_cpu:
+        most, fits = available() // ranks, min(available(), total() // ranks)
+        whose = "there is" if ranks == 1 else f"there is for each of {ranks} ranks"
+    else:
+        return None
+    if held.weights > fits:  # as ``engine.memory`` judges
+        return f"the weights alone take more memory than {whose}: the run would be refused"
+    if held.whole > most:
+        then = "videos would be shown smaller, or the run be refused"
+        return f"a rank takes more memory than {whose}: {then}"
+    return None
 
 
 def _time_facts(measured: Measured | None, left: int, wanted: int) -> tuple[Fact, ...]:

@@ -217,7 +217,10 @@ def test_a_limit_tells_what_fits(config, monkeypatch):
 def test_a_limit_below_the_weights_is_an_error(config):
     from dataclasses import replace
 
-    with pytest.raises(ModelError, match=r"the weights alone take .* more than --memory-limit"):
+    with pytest.raises(
+        ModelError,
+        match=r"a rank takes .* with its weights, before any video, more than --memory-limit",
+    ):
         GraphEngine(replace(config, memory_limit=10_000_000), lambda _: None)
     with pytest.raises(ModelError, match=r"the weights take .* in float32, more than --memory-lim"):
         GraphEngine(replace(config, memory_limit=10_000), lambda _: None)

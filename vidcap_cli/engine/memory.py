@@ -33,7 +33,8 @@ def room(limit: int | None, device: str) -> int | None:
     used = memory_used(device)
     if used >= limit:
         raise ModelError(
-            f"the weights alone take {size(used)}, more than --memory-limit {size(limit)} allows."
+            f"a rank takes {size(used)} with its weights, before any video, more than "
+            f"--memory-limit {size(limit)} allows; leave it out, or let it be larger."
         )
     left = limit - used
     return left if free is None or device == "CPU" else min(left, int(free))
