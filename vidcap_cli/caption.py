@@ -329,6 +329,8 @@ def _merged(leader: Leader, request: Request, target: Path, *, shown: bool) -> R
     try:
         before = partial(note_table, leader.run)
         account = merge([run], target, limit=leader.selection.limit, before=before, **asked)
+        if account.failure:
+            raise RunError(account.failure)
     except RunChangedError as error:
         how = "with --extend in place of --fresh" if request.run.fresh else "with --extend"
         raise RunChangedError(

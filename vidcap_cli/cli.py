@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from vidcap_cli import __version__
 from vidcap_cli.config import CaptionConfig, options_of
 from vidcap_cli.declaring import Declared, declared, given
-from vidcap_cli.errors import FAILED, INCOMPLETE, OK
+from vidcap_cli.errors import FAILED, INCOMPLETE, OK, RunError
 from vidcap_cli.families import FAMILIES, Family
 from vidcap_cli.options import (
     PROMPTS,
@@ -314,6 +314,8 @@ def merge(inputs: _Inputs, *, own: dict[str, Any], table: dict[str, Any]) -> Non
             others=table["all_columns"],
             as_json=wanted.as_json,
         )
+    if account.failure:
+        raise RunError(account.failure)
     raise typer.Exit(OK if fine else INCOMPLETE)
 
 

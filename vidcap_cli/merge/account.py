@@ -41,7 +41,8 @@ class Reconciliation:
     ``duplicates`` are rows with more than one result, ``conflicts`` rows with different captions
     to choose from. ``unmatched`` are results that fit no planned row, ``mismatched`` those whose
     ``row_id`` and ``path`` name different rows: neither is used. ``flagged`` captions have flags,
-    so many each of ``flags``. ``notes`` are sentences.
+    so many each of ``flags``. ``notes`` are sentences; ``failure`` is one on what was not written
+    besides the table.
     """
 
     out: str
@@ -57,6 +58,7 @@ class Reconciliation:
     flags: dict[str, int] = field(default_factory=dict)
     missing_table: str | None = None
     notes: tuple[str, ...] = ()
+    failure: str = ""
 
     @property
     def complete(self) -> bool:
@@ -168,6 +170,7 @@ class Account:
         unmatched: Tally,
         mismatched: Tally,
         notes: tuple[str, ...],
+        failure: str,
     ) -> Reconciliation:
         """The account, once all rows were written to ``out``, and to ``missing`` if given."""
         flags: Counter[str] = Counter()
@@ -189,4 +192,5 @@ class Account:
             flags=dict(flags.most_common()),
             missing_table=str(missing) if missing else None,
             notes=notes,
+            failure=failure,
         )

@@ -97,8 +97,8 @@ def merge(
     were asked to, and the tables that they wrote. ``missing``
     gets META's other columns of the rows without a caption. The paths of videos are written
     relative to ``relative_to``; ``missing`` gets those that mean the same there. ``sidecar`` and
-    ``overwrite_sidecars`` are about files beside the videos (``Sidecars``); RunError tells, once
-    the table is there, which of these cannot be written. For the rest see ``Edits``: captions are
+    ``overwrite_sidecars`` are about files beside the videos (``Sidecars``); ``failure`` of the
+    account tells which of these cannot be written. For the rest see ``Edits``: captions are
     compared and chosen as they were written. With ``planned_paths`` the rows are those that the
     first of the inputs, a run, has planned, whatever became of META, with `path` alone.
     ``before`` the table appears at ``out`` it is called with the file that will be it; without it
@@ -161,12 +161,12 @@ def merge(
             write_missing,
         )
         rows.write_all(kept.names, limit)
-    sidecars.check(out)
     return account.reconciliation(
         out,
         missing,
         unmatched=matches.unmatched.tally,
         mismatched=matches.mismatched.tally,
+        failure=sidecars.failure(out),
         notes=(
             *target.notes,
             *(() if before else notes.at_work(sources)),  # it is the one that calls this

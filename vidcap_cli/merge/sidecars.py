@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from vidcap_cli.addresses import is_remote, resolve
 from vidcap_cli.atomic import replace_file
-from vidcap_cli.errors import RunError
 from vidcap_cli.options import Sidecar
 from vidcap_cli.table_writer import jsonable
 from vidcap_cli.view.words import count
@@ -73,13 +72,14 @@ class Sidecars:
                 for suffix in self._suffixes:
                     self._one(video.with_suffix(suffix), caption, row)
 
-    def check(self, out: Path) -> None:
-        """Raise RunError when files could not be written, though the table ``out`` is there."""
-        if self.failed:
-            raise RunError(
-                f"{count(self.failed, 'sidecar file')} cannot be written, such as {self.fault}. "
-                f"All captions are in {out}: put the place right and repeat the command."
-            )
+    def failure(self, out: Path) -> str:
+        """What is said of files that could not be written, though the table ``out`` is there."""
+        if not self.failed:
+            return ""
+        return (
+            f"{count(self.failed, 'sidecar file')} cannot be written, such as {self.fault}. "
+            f"All captions are in {out}: put the place right and repeat the command."
+        )
 
     def notes(self) -> tuple[str, ...]:
         """What was done, in sentences."""
