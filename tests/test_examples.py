@@ -122,6 +122,7 @@ def test_the_examples_do_what_is_said_of_them(folder):
         assert code == 0, (words, err)
         if "clip.mp4" in words:
             assert out.startswith(f"{folder / 'clip.mp4'}\tA "), out
+    assert run(folder, "qwen2vl", "meta.csv", "--fresh")[0] == 0  # captions in `text` once more
     for name in ("run1", "run2", "run"):
         shutil.copytree(folder / "meta_caption_qwen2vl.vidcap", folder / f"{name}.vidcap")
     shutil.copy(folder / "meta_caption_qwen2vl.csv", folder / "captions.csv")

@@ -1,7 +1,10 @@
 """A table that is captioned in part is finished by the commands that the screen shows."""
 
 import shlex
+import shutil
 from pathlib import Path
+
+import pytest
 
 from tests.helpers.commands import rows_of, vidcap, write_nano_table
 from vidcap_cli.finishing import steps_after_merge, todo_step
@@ -12,12 +15,12 @@ from vidcap_cli.options import InspectOptions
 PURPOSE = "to caption the 2 rows without a caption"
 
 
-def half(folder: Path) -> Path:
+def half(folder: Path, column: str = "path") -> Path:
     """A table as the original scripts leave it, with captions in some rows."""
     write_nano_table(folder, 3, 5)
-    (folder / "meta.csv").write_text("path\n000.mp4\n001.mp4\n002.mp4\n")
+    (folder / "meta.csv").write_text(f"{column}\n000.mp4\n001.mp4\n002.mp4\n")
     old = folder / "old.csv"
-    old.write_text("path,text\n000.mp4,an old caption\n001.mp4,\n002.mp4, \n")
+    old.write_text(f"{column},text\n000.mp4,an old caption\n001.mp4,\n002.mp4, \n")
     return old
 
 
@@ -31,11 +34,13 @@ def commands(out: str) -> dict[str, str]:
     }
 
 
-def test_from_half_a_table_to_all_of_it(tmp_path):
+@pytest.mark.parametrize("column", ["path", "clip"])
+def test_from_half_a_table_to_all_of_it(tmp_path, column):
     """As pasted; only the model is a smaller one."""
-    old = half(tmp_path)
+    old = half(tmp_path, column)
+    named = [] if column == "path" else ["--path-column", column]
     for options in ([], ["--all"]):
-        _, out, _ = vidcap("inspect", old.name, *options, cwd=tmp_path)
+        _, out, _ = vidcap("inspect", old.name, *named, *options, cwd=tmp_path)
         first = commands(out)[PURPOSE]
     code, _, err = vidcap(*shlex.split(first)[1:], cwd=tmp_path)
     assert code == 3
@@ -47,9 +52,31 @@ def test_from_half_a_table_to_all_of_it(tmp_path):
     join = shlex.split(found["when that has finished, to join its captions"])
     code, _, err = vidcap(*join[1:], cwd=tmp_path)
     assert (code, "kept as" in err) == (0, False), err
-    rows = rows_of(tmp_path / join[join.index("-o") + 1])
+    every = join[join.index("-o") + 1]
+    rows = rows_of(tmp_path / every)
     assert rows[0]["text"] == "an old caption"
     assert all(row["text"] and row["caption_status"] == "ok" for row in rows)
+    code, out, err = vidcap("inspect", every, *named, "--export-flagged", "f.csv", cwd=tmp_path)
+    assert (code, "of 3 has a flag" in out or "of 3 have a flag" in out) == (0, True), out + err
+
+
+def test_a_folder_captioned_in_part_whose_run_is_gone(tmp_path):
+    (tmp_path / "clips").mkdir()
+    write_nano_table(tmp_path / "clips", 2, 5).unlink()
+    words = ("qwen2vl", "clips", "--model", "nano")
+    assert vidcap(*words, cwd=tmp_path)[0] == 0
+    shutil.rmtree(tmp_path / "clips_caption_qwen2vl.vidcap")
+    table = tmp_path / "clips_caption_qwen2vl.csv"
+    code, _, err = vidcap(*words, cwd=tmp_path)
+    assert (code, err.rstrip().endswith("replaced with --fresh.")) == (2, True), err
+    first = rows_of(table)[0]
+    table.write_text(table.read_text().replace(f"{first['text']},ok,", ",oom,", 1))
+    code, _, err = vidcap(*words, cwd=tmp_path)
+    assert (code, "To caption the 1 row without a caption" in err) == (2, True), err
+    code, _, err = vidcap(*shlex.split(err.splitlines()[-1])[1:], cwd=tmp_path)
+    assert (code, "to caption the 1 row without a caption" in err) == (3, True), err
+    code, _, err = vidcap("merge", table.name, "--meta", "clips", "-o", "o.csv", cwd=tmp_path)
+    assert (code, "--meta clips: is a folder" in err) == (2, True), err
 
 
 def test_half_a_table_as_the_table_of_videos(tmp_path):

@@ -31,8 +31,8 @@ AGAIN = "to try the 2 failed rows again"
 def test_captions_are_to_be_looked_at():
     assert commands(*TYPED) == {"to look at the captions": ["inspect", "/o/a b.csv"]}
     found = commands(*TYPED, flagged=1, path_column="video")
-    html = ["inspect", "/o/a b.vidcap", "--html", "a b_gallery.html"]
-    assert found == {"to look at the captions and their flags": html}
+    look = ["inspect", "/o/a b.csv", "--path-column", "video"]
+    assert found == {"to look at the captions and their flags": look}
 
 
 def test_what_may_do_better_is_tried_again_without_what_would_start_over():

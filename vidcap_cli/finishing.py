@@ -116,8 +116,11 @@ def refusal(output: Path, meta: Path, config: CaptionConfig, column: str, *, run
     why = "not as this run wrote it" if run else "without a run directory"
     words = f"{output} is there already, {why}, and is left as it is. "
     instead = "Name another output with -o, or have it replaced with --fresh."
-    if kind_of(meta) != TABLE or not is_captioned(output, column):
+    if not is_captioned(output, column):
         return words + instead
+    if kind_of(meta) != TABLE:
+        more = or_completed(open_table(output), column)
+        return words + instead + more
     if rows := _whole(output, meta, config, column):
         have = "The row has a caption" if rows == 1 else f"All {rows:,} rows have a caption"
         return f"{words}{have} there: nothing is to do. {instead}"
@@ -252,9 +255,9 @@ def _caption(
         return caption_like(run, plan, todo), written
     if "," in str(asked.get("caption_column", "")):
         return None  # what the questions were is not known
-    options = {name: asked[name] for name in ("path_column", "ranges") if name in asked}
+    ranges = spelled({"ranges": asked["ranges"]}) if "ranges" in asked else []
     table = open_meta(todo, asked.get("path_column", PATH), asked.get("ranges"))
-    step = caption_step(todo, *spelled(options), table=table)
+    step = caption_step(todo, *ranges, table=table)
     return step.command, default_output(todo, RECOMMENDED.command, None)
 
 

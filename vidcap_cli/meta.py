@@ -53,11 +53,18 @@ def open_meta(path: Path, column: str = PATH, ranges: str | None = None) -> Tabl
     table = replace(open_table(path), path_column=column)
     names = table.schema.names
     if column not in names:
-        raise TableError(f"{path}: no column is called `{column}`. {_path_hint(names, column)}")
+        raise no_paths(table)
     kind = table.schema.field(column).type
     if not is_text(kind) and kind != pa.null():
         raise TableError(f"{path}: the column `{column}` holds {kind}, not text; convert it")
     return replace(table, ranges=find_ranges(table, ranges))
+
+
+def no_paths(table: Table) -> TableError:
+    """What to say of a table without its column of paths."""
+    column = table.path_column
+    hint = _path_hint(table.schema.names, column)
+    return TableError(f"{table.path}: no column is called `{column}`. {hint}")
 
 
 def find_ranges(table: Table, wanted: str | None) -> tuple[str, ...]:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from vidcap_cli.declaring import spelled
+from vidcap_cli.inspect.command import words_of_paths
 from vidcap_cli.launch.surroundings import look_around
-from vidcap_cli.options import PATH, RunOptions
+from vidcap_cli.options import RunOptions
 from vidcap_cli.outputs import default_run_dir
 from vidcap_cli.rundir.selection import Selection
 from vidcap_cli.statuses import PASSING, Status
-from vidcap_cli.view.steps import Step, again, made_of
+from vidcap_cli.view.steps import Step, again
 from vidcap_cli.view.summary import LISTED
 
 # With them the same command would begin anew, or do nothing.
@@ -77,10 +78,7 @@ class Ending:
         if not self.ok:
             return None
         purpose = f"to look at the captions{' and their flags' if self.flagged else ''}"
-        if self.path_column == PATH:
-            return Step.of(purpose, "inspect", self.target)
-        page = made_of(self.target, "gallery.html")
-        return Step.of(purpose, "inspect", self.run, "--html", page)
+        return Step.of(purpose, "inspect", self.target, *words_of_paths(self.path_column))
 
     def _join(self, shard: Selection) -> Step | None:
         others = "shard has finished and its run directory is"

@@ -19,6 +19,7 @@ LAUNCHING = "Launching"
 OUTPUT = "Output"
 ENGINE = "Engine"
 VIDEOS = "A table or folder of videos"
+TABLE = "A table"
 CAPTIONS, RUN = "A table with captions", "A run directory"
 GALLERY = "A table with captions, or a run directory"
 
@@ -331,6 +332,15 @@ class MergeOptions:
 class InspectOptions:
     """What is wanted of a target besides the report; each goes with the kind its panel names."""
 
+    path_column: Annotated[
+        str | None,
+        Option(
+            "The column with the paths of a table.",
+            TABLE,
+            metavar="NAME",
+            usual="that of the run beside it, else as for captioning",
+        ),
+    ] = None
     caption_column: Annotated[
         str | None,
         Option(

@@ -97,6 +97,8 @@ def misplaced_option(name: str, commands: Iterable[Any]) -> str | None:
 
 def _option_meant(error: Any) -> str:
     """What is said of an option that the command has not."""
+    if files := [word for word in sys.argv[1:] if word.startswith("-") and Path(word).exists()]:
+        return f" If the file is meant: {shlex.quote(f'./{files[0]}')}"
     name = "--" + error.option_name.lstrip("-").lower().replace("_", "-")
     if name in _OF_MSRUN:
         return " It is msrun's, which vidcap starts by itself; leave it out."

@@ -23,7 +23,7 @@ from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.rundir.events import Began, Committed, Done, Ended, EventWriter, Started, State
 from vidcap_cli.rundir.parts import Result, set_aside, write_part
 from vidcap_cli.rundir.paths import RunDir
-from vidcap_cli.rundir.plan import make_plan
+from vidcap_cli.rundir.plan import make_plan, read_plan
 from vidcap_cli.rundir.records import Attempt, Finished, RankExit
 from vidcap_cli.rundir.scope import Scope
 from vidcap_cli.rundir.selection import Selection
@@ -285,6 +285,22 @@ def test_a_run_that_goes_on(run):
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert inspect(run.path).verdict == "goes on: 3 of 6 captioned, 1 failed, 2 left"
     assert inspect(run.path).verdict.startswith("not finished")
+
+
+def test_a_run_that_is_about_to_be_replaced_does_not_go_on(run):
+    """Its command leads the new one, under the locks of both."""
+    for row in (3, 4, 5):
+        write_part(run.part(3, 0, row, "parquet"), [Result(row, f"{row}.mp4", "ok", text="A.")])
+    make_plan(Path(read_plan(run).meta), run.next, CONFIG)
+    with run.lock.open("wb") as lock, run.next.lock.open("wb") as other:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_EX)
+        report = inspect(run.path)
+        assert report.verdict.startswith("not finished: every row is captioned")
+        goes_on = f"{run.next.path}, which is to replace this run, goes on: 0 of its 6 rows"
+        assert goes_on in report.problems[0].text
+        assert [step.command for step in report.steps] == [f"vidcap inspect {run.next.path}"]
+        assert inspect(run.next.path).verdict.startswith("goes on: 0 of 6 captioned")
 
 
 def test_a_rank_that_could_not_say_that_it_ends_was_cut_off(run):

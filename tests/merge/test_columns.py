@@ -207,6 +207,13 @@ def test_captioned_tables_with_another_column_of_paths(tmp_path, by_clip):
     assert pd.read_csv(out)["text"].tolist()[:2] == ["A", "B"]
     with pytest.raises(TableError, match="the one with the videos with --path-column"):
         merge([plain], out, meta=meta)
+    # A run among the inputs says it, or the one that lies beside the table.
+    merge([run.path, plain], out)
+    assert pd.read_csv(out)["text"].tolist()[:2] == ["A", "B"]
+    run.path.rename(tmp_path / "one.vidcap")
+    merge([one], out, meta=meta, path_column="clip")
+    assert out.read_text() == one.read_text()
+    assert inspect(one).kind == "captions"
 
 
 def test_runs_of_different_columns_are_runs_of_different_rows(tmp_path, by_clip):

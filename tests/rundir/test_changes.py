@@ -38,6 +38,21 @@ def planned(meta: Path, config: CaptionConfig = CONFIG) -> tuple[RunDir, Plan]:
     return run, make_plan(meta, run, config)
 
 
+def test_options_and_rows_that_have_changed(tmp_path):
+    """The command as it was would be refused for the rows."""
+    meta = table(tmp_path / "a", "1.mp4")
+    _, plan = planned(meta)
+    other = replace(CONFIG, fps=1.0)
+    for failed, purpose in ((None, "continue the run"), (2, "try these rows again")):
+        with pytest.raises(RunChangedError, match=f"command as it was to {purpose}, or add --fres"):
+            check_unchanged(plan, meta, other, failed=failed)
+    table(tmp_path / "a", "1.mp4", "2.mp4")
+    with pytest.raises(RunChangedError, match="as it was but with --extend to continue the run"):
+        check_unchanged(plan, meta, other)
+    with pytest.raises(RunChangedError, match=r"-o to keep both \(.*\), or add --fresh"):
+        check_unchanged(plan, meta, other, failed=0)
+
+
 def test_a_folder_with_table_and_run_that_has_moved_goes_on(tmp_path):
     run, plan = planned(table(tmp_path / "a", "1.mp4", "2.mp4"))
     (tmp_path / "a").rename(tmp_path / "b")

@@ -110,16 +110,21 @@ def _file(target: Path, wanted: InspectOptions) -> Report:
 
 
 def _table(target: Path, wanted: InspectOptions) -> Report:
-    from vidcap_cli.inspect.command import usual_column  # noqa: PLC0415
+    from vidcap_cli.inspect.command import usual_column, usual_path_columns  # noqa: PLC0415
     from vidcap_cli.merge.columns import STATUS, caption_column  # noqa: PLC0415
-    from vidcap_cli.options import PATH, TEXT  # noqa: PLC0415
+    from vidcap_cli.merge.sources import usual_paths  # noqa: PLC0415
+    from vidcap_cli.options import TEXT  # noqa: PLC0415
     from vidcap_cli.tables import is_text, open_table  # noqa: PLC0415
 
     table = open_table(target)
     names = table.schema.names
+    paths = wanted.path_column or usual_paths(target, names, usual_path_columns())
+    table = replace(table, path_column=paths)
     column = caption_column(names)
-    if column and (PATH not in names or not is_text(table.schema.field(column).type)):
+    if column and not is_text(table.schema.field(column).type):
         column = None
+    if paths not in names and not (wanted.html or wanted.export_flagged):
+        column = None  # the report on its videos says what is wrong
     column = wanted.caption_column or column
     if column == TEXT and not wanted.caption_column and STATUS not in names and not wanted.html:
         usual = usual_column()
@@ -130,13 +135,14 @@ def _table(target: Path, wanted: InspectOptions) -> Report:
         from vidcap_cli.inspect.judging import Captions  # noqa: PLC0415
 
         of_gallery = _gallery_options(wanted)
-        _only(wanted, "a table with captions", "caption_column", "export_flagged", *of_gallery)
+        taken = ("path_column", "caption_column", "export_flagged", *of_gallery)
+        _only(wanted, "a table with captions", *taken)
         captions = Captions.of(table, column)
         return captions_report(captions, wanted.export_flagged, _gallery(wanted))
     from vidcap_cli.inspect.meta import Probing, meta_report  # noqa: PLC0415
 
-    _only(wanted, "the videos of a table", *_PROBING)
-    return meta_report(target, Probing(*_probing(wanted)))
+    _only(wanted, "the videos of a table", "path_column", *_PROBING)
+    return meta_report(target, Probing(*_probing(wanted)), paths)
 
 
 _PROBING = ("all_videos", "output", "drop_unreadable", "videos")

@@ -17,6 +17,7 @@ from vidcap_cli.disk import check_output
 from vidcap_cli.errors import UsageError
 from vidcap_cli.finishing import WORTH_A_TRY, completing_steps
 from vidcap_cli.inspect import rules
+from vidcap_cli.inspect.command import words_of_paths
 from vidcap_cli.inspect.gallery.make import Gallery, make_gallery
 from vidcap_cli.inspect.histogram import histogram
 from vidcap_cli.inspect.judging import BIT, FAULTS, MEANS, OPENING, Captions, Judged, judge
@@ -178,17 +179,18 @@ def _report(
 
 def _steps(captions: Captions, judged: Judged, flagged: int, others: Sequence[str]) -> list[Step]:
     table, found = captions.table.path, caption_column(captions.table.schema.names)
+    look = ("inspect", table, *words_of_paths(captions.table.path_column))
     named = () if captions.text == found else ("--caption-column", captions.text)
     steps = completing_steps(captions.table, _lacking(judged), captions.text)
     if flagged:
-        html = ("inspect", table, *named, "--html", made_of(table, "gallery.html"))
+        html = (*look, *named, "--html", made_of(table, "gallery.html"))
         steps.append(Step.of("to look at them beside their videos", *html))
-        rows = ("inspect", table, *named, "--export-flagged", made_of(table, "flagged.csv"))
+        rows = (*look, *named, "--export-flagged", made_of(table, "flagged.csv"))
         steps.append(Step.of("for all of them as a table, to leave them out", *rows))
     for name in others:
-        answers = ("inspect", table, "--caption-column", name)
+        answers = (*look, "--caption-column", name)
         steps.append(Step.of(f"to judge the captions in {name}", *answers))
-    steps.append(Step.of("to look into its videos", "inspect", table, "--videos"))
+    steps.append(Step.of("to look into its videos", *look, "--videos"))
     return steps
 
 

@@ -13,7 +13,7 @@ from vidcap_cli.errors import UsageError
 from vidcap_cli.families import FAMILIES, RECOMMENDED
 from vidcap_cli.launch.ranks import devices
 from vidcap_cli.merge.columns import CaptionColumns
-from vidcap_cli.options import TEXT
+from vidcap_cli.options import PATH, TEXT
 from vidcap_cli.outputs import default_output, default_run_dir
 from vidcap_cli.presets import presets
 from vidcap_cli.rundir.paths import RunDir
@@ -88,7 +88,13 @@ def caption_step(target: Path, *options: str, table: Table | None = None) -> Ste
         other = ("--caption-column", _OTHER)
         column = other if _takes(table, _OTHER) else ("--overwrite-column",)
         purpose += " anew, in another column" if column == other else " anew"
-    return Step.of(purpose, RECOMMENDED.command, target, *model, *options, *column)
+    paths = words_of_paths(table.path_column) if table else []
+    return Step.of(purpose, RECOMMENDED.command, target, *model, *paths, *options, *column)
+
+
+def words_of_paths(column: str) -> list[str]:
+    """The option that names the ``column`` of paths, where it is not the usual one."""
+    return [] if column == PATH else spelled({"path_column": column})
 
 
 _OTHER = "caption"
@@ -96,9 +102,18 @@ _OTHER = "caption"
 
 def usual_column() -> str:
     """What captions are called here unless it is said: by a variable, a file, or else ``text``."""
+    return _said("--caption-column") or TEXT
+
+
+def usual_path_columns() -> list[str]:
+    """What the column of paths is called here, where a variable or a file says it."""
+    said = _said("--path-column")
+    return [said] if said else []
+
+
+def _said(flag: str) -> str | None:
     words = presets([RECOMMENDED.command]).words
-    flag = "--caption-column"
-    return words[words.index(flag) + 1] if flag in words else TEXT
+    return words[words.index(flag) + 1] if flag in words else None
 
 
 def _takes(table: Table, column: str) -> bool:

@@ -24,7 +24,7 @@ from vidcap_cli.families import FAMILIES
 from vidcap_cli.inspect import likeness, rules
 from vidcap_cli.inspect.rules import Fault
 from vidcap_cli.merge.sources import caption_ranges
-from vidcap_cli.meta import names_of
+from vidcap_cli.meta import names_of, no_paths
 from vidcap_cli.options import PATH
 from vidcap_cli.statuses import Flag, Status
 from vidcap_cli.tables import Table, hashes, is_text
@@ -64,13 +64,15 @@ class Captions:
     @classmethod
     def of(cls, table: Table, text: str) -> "Captions":
         """``table``, whose captions are in the column ``text``; TableError when they are none."""
-        for name in (PATH, text):
-            if name not in table.schema.names:
-                found = ", ".join(table.schema.names)
-                raise TableError(
-                    f"{table.path}: no column is called `{name}`; found are {found}. Name the one "
-                    "with the captions with --caption-column"
-                )
+        names = table.schema.names
+        if table.path_column not in names:
+            raise no_paths(table)
+        if text not in names:
+            raise TableError(
+                f"{table.path}: no column is called `{text}`; found are {', '.join(names)}. Name "
+                "the one with the captions with --caption-column"
+            )
+        for name in (table.path_column, text):
             if not is_text(table.schema.field(name).type):
                 raise TableError(f"{table.path}: the column `{name}` holds no text; convert it")
         extra = {
@@ -86,7 +88,7 @@ class Captions:
     @property
     def columns(self) -> dict[str, str]:
         """What is judged, and the columns that it is in."""
-        return {PATH: PATH, "text": self.text, **self.extra}
+        return {PATH: self.table.path_column, "text": self.text, **self.extra}
 
     @property
     def number(self) -> int | None:

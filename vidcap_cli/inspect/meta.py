@@ -29,6 +29,7 @@ from vidcap_cli.inspect.videos import Video, cause_words, causes, survey, survey
 from vidcap_cli.merge.columns import STATUS, CaptionColumns, caption_column
 from vidcap_cli.meta import RangesError, open_meta, row_names
 from vidcap_cli.option_values import NO_RANGES
+from vidcap_cli.options import PATH
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.plan import FOLDER, kind_of, make_plan
 from vidcap_cli.tables import Table, is_text, open_table
@@ -62,8 +63,8 @@ class Probing:
         return self != Probing()
 
 
-def meta_report(target: Path, probing: Probing | None = None) -> Report:
-    """The report on a table, or on a folder of videos.
+def meta_report(target: Path, probing: Probing | None = None, paths: str = PATH) -> Report:
+    """The report on a table, whose column ``paths`` names the videos, or on a folder of videos.
 
     Raises TableError for a damaged one, UsageError where the output cannot be written.
     """
@@ -79,7 +80,7 @@ def meta_report(target: Path, probing: Probing | None = None) -> Report:
     table = open_table(target)
     columns = Section("columns", tuple(Fact(field.name, str(field.type)) for field in table.schema))
     try:
-        videos = open_meta(target)
+        videos = open_meta(target, paths)
         if not probing.asked:
             CaptionColumns().check(table)
     except TableError as error:
@@ -256,13 +257,13 @@ def _problems(files: _Files, bases: Sequence[str], why: Sequence[dict[str, Any]]
     problems = []
     looked = count(files.names, "file")
     if files.missing:
+        starts = ""
+        if any(not os.path.isabs(name) for name in files.missing):  # noqa: PTH117 - a name, not a file
+            starts = f"; relative paths start from {' or '.join(dict.fromkeys(bases))}"
         do = "does" if len(files.missing) == 1 else "do"
         share = f"{len(files.missing):,} of the {looked} looked for {do} not exist"
         listed = _listed([one_line(name) for name in files.missing], _LISTED)
-        places = " or ".join(dict.fromkeys(bases))
-        problems.append(
-            Problem(f"{share}: {listed}; relative paths start from {places}", serious=False)
-        )
+        problems.append(Problem(f"{share}: {listed}{starts}", serious=False))
     if files.folders:
         are = "is a folder" if len(files.folders) == 1 else "are folders"
         share = f"{len(files.folders):,} of the {looked} looked for {are} or the like"

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from vidcap_cli.addresses import is_remote
 from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import options_of
 from vidcap_cli.declaring import spelled
 from vidcap_cli.disk import check_output
 from vidcap_cli.errors import RunError, TableError, UsageError
 from vidcap_cli.families import FAMILIES
-from vidcap_cli.inspect.command import continue_command, output_of
+from vidcap_cli.inspect.command import continue_command, output_of, words_of_paths
 from vidcap_cli.inspect.launches import Going, Launch
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.merge.replacing import check_captions
-from vidcap_cli.options import PATH
 from vidcap_cli.rundir.changes import located
 from vidcap_cli.rundir.lock import is_led
 from vidcap_cli.rundir.paths import AttemptDir, RunDir
@@ -65,7 +65,8 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
     scope = Scope.read(run).selection
     standing = read_standing(run, plan, scope)
     launches = [Launch.read(folder) for folder in run.attempts()]
-    going = Going.of(launches[-1], standing) if launches and is_led(run) else None
+    led = is_led(run) and not _makes_way(run)
+    going = Going.of(launches[-1], standing) if launches and led else None
     left = scope.count(plan.rows) - standing.statuses.total()
     rows = _row_facts(plan.rows, scope, standing, going, left)
     rows += [*(going.facts() if going else ()), *_end_facts(run)]
@@ -74,12 +75,15 @@ def run_report(run: RunDir, failed: Path | None = None, gallery: "Gallery | None
     problems = _damage(run, plan, standing)
     replacing, going_on = _replacing(run, plan)
     problems += replacing
+    if left and not led and not is_remote(plan.meta) and not Path(plan.meta).exists():
+        gone = f"{plan.meta} is not there any more: the run goes on once it lies there again, or"
+        problems.append(Problem(f"{gone} beside the run directory", serious=False))
     for launch in launches:
         over = not (going and launch is launches[-1])
         sections.append(Section(f"launch {launch.folder.number}", launch.facts(over=over)))
         sections += launch.speed()
         problems += _errors(launch.folder)
-    verdict, steps = _verdict(run, plan, scope, standing)
+    verdict, steps = _verdict(run, plan, scope, standing, led=led)
     if going:
         failures = standing.failed + going.failed(left)
         verdict = going.verdict(scope.count(plan.rows), failures, going.left(left))
@@ -114,13 +118,19 @@ def _write_failed(failed: Path, tables: Iterable[pa.Table]) -> None:
             write(table.cast(FAILED_SCHEMA))
 
 
+def _makes_way(run: RunDir) -> bool:
+    """Whether the command that is at work here works on a run that is to replace this one."""
+    places = Places.of(run.path)
+    return run.path != places.coming.path and places.begun and is_led(places.coming)
+
+
 def _verdict(
-    run: RunDir, plan: Plan, scope: Selection, standing: Standing
+    run: RunDir, plan: Plan, scope: Selection, standing: Standing, *, led: bool
 ) -> tuple[str, list[Step]]:
-    """Where the run stands in one sentence, and what continues it."""
+    """Where the run stands in one sentence, and what continues it; ``led``: it goes on."""
     rows = scope.count(plan.rows)
     failed, left = standing.failed, rows - standing.statuses.total()
-    if is_led(run):
+    if led:
         return f"goes on: {standing.ok:,} of {rows:,} captioned, {left:,} left", []
     finished = run.finished.is_file()
     command = continue_command(run, plan)
@@ -172,9 +182,8 @@ def _after_words(plan: Plan, scope: Selection) -> str:
 def _look(plan: Plan) -> list[Step]:
     """To look at the captions, if their table is where it was written."""
     table = output_of(plan)
-    if plan.path_column != PATH or not table.is_file():
-        return []
-    return [Step.of("to look at the captions", "inspect", table)]
+    paths = words_of_paths(plan.path_column)
+    return [Step.of("to look at the captions", "inspect", table, *paths)] if table.is_file() else []
 
 
 def _damage(run: RunDir, plan: Plan, standing: Standing) -> list[Problem]:
@@ -203,7 +212,8 @@ def _replacing(run: RunDir, plan: Plan) -> tuple[list[Problem], list[Step]]:
     captioned = f"{ok:,} of its {count(scope.count(new.rows), 'row')} are captioned"
     what = f"{coming.path}, which is to replace this run,"
     if is_led(coming):
-        return [Problem(f"{what} goes on: {captioned}", serious=False)], []
+        look = Step.of("to look at that", "inspect", coming.path)
+        return [Problem(f"{what} goes on: {captioned}", serious=False)], [look]
     # A finished run for the same is left alone without it.
     same = (plan.fingerprint, plan.options) == (new.fingerprint, new.options)
     command = continue_command(coming, new) + (" --fresh" if same else "")

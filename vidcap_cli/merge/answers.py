@@ -40,7 +40,8 @@ def questions_of(
     without = [source for source, each in found.items() if not each]
     if without:
         raise UsageError(
-            f"{without[0]}: was asked one question, others {', '.join(names)}; merge it apart"
+            f"{without[0]}: was asked one question, others {', '.join(names)}; merge it apart, and "
+            f"what comes of that with the others: --caption-column {','.join([TEXT, *names])}"
         )
     for source in sources:
         if source.is_table and not set(names) & {*open_table(source.name).schema.names}:

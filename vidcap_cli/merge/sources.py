@@ -86,7 +86,7 @@ def find_sources(
 
     ``captions`` names the columns with captions in tables that vidcap did not write, by default
     that of the runs, or of one of their questions; ``paths`` the one with the videos in tables that
-    have it, ``ranges`` those with the ranges.
+    have it, by default as in the runs; ``ranges`` those with the ranges.
     """
     sources: dict[Path, Source] = {}
     tables: dict[Path, tuple[int, Path]] = {}
@@ -109,10 +109,11 @@ def find_sources(
         name = files[0] if len(files) == 1 else folder
         sources.setdefault(folder.resolve(), _of_parts(name, files, given))
     columns = captions or (asked_column([*sources.values()]),)
-    asked = [name for one in sources.values() if one.plan for name in one.plan.questions]
+    plans = [source.plan for source in sources.values() if source.plan]
+    asked = [name for plan in plans for name in plan.questions]
+    named = [paths] if paths else [plan.path_column for plan in plans]
     found = [
-        _single(path, given, [*asked, *columns], paths or PATH, ranges)
-        for given, path in tables.values()
+        _single(path, given, [*asked, *columns], named, ranges) for given, path in tables.values()
     ]
     return sorted([*sources.values(), *found], key=lambda source: source.given)
 
@@ -152,8 +153,19 @@ def _of_parts(name: Path, files: list[Path], given: int) -> Source:
     return Source(name, given, tuple(files))
 
 
+def usual_paths(table: Path, names: Sequence[str], runs: Sequence[str] = ()) -> str:
+    """The column with the videos in a table with columns ``names``, where nobody says it.
+
+    It is one of those that ``runs`` call theirs, or what the run beside the table does; else
+    ``path``.
+    """
+    beside = plan_beside(table)
+    columns = [*runs, *([beside.path_column] if beside else [])]
+    return next((column for column in columns if column in names), PATH)
+
+
 def _single(
-    path: Path, given: int, captions: Sequence[str], paths: str, ranges: str | None
+    path: Path, given: int, captions: Sequence[str], paths: Sequence[str], ranges: str | None
 ) -> Source:
     if path.suffix == ".tmp":
         raise UsageError(f"{path}: a temporary file that was never finished; leave it out")
@@ -162,16 +174,17 @@ def _single(
     if set(names) >= _PART_MARKS:
         return Source(path, given, (path,))
     column = caption_column(names, next((n for n in captions if n in names), TEXT))
-    videos = paths if paths in names else PATH
+    videos = usual_paths(path, names, paths)
     if videos in names and column is not None:
         spans = caption_ranges(table, ranges)
         return Source(path, given, (path,), captions=column, paths=videos, ranges=spans)
     if hint := separator_hint(names):
         raise TableError(f"{path}: {hint}")
     raise TableError(
-        f"{path}: neither a part file nor a table with captions: it needs the columns `{paths}` "
-        f"and `{captions[-1]}`, found are {quoted(sorted(names))}; name the one with the captions "
-        "with --caption-column, the one with the videos with --path-column"
+        f"{path}: neither a part file nor a table with captions: it needs the columns "
+        f"`{next(iter(paths), PATH)}` and `{captions[-1]}`, found are {quoted(sorted(names))}; "
+        "name the one with the captions with --caption-column, the one with the videos with "
+        "--path-column"
     )
 
 

@@ -93,6 +93,8 @@ def find_target(
     """
     planned = [source for source in sources if source.plan is not None]
     if meta is not None:
+        if meta.is_dir():
+            raise UsageError(f"--meta {meta}: is a folder; name a table that has its videos")
         if not meta.is_file():
             raise UsageError(f"--meta {meta}: there is no such table; check the spelling")
         of_run = None if path_column or ranges else _planned_from(meta, planned)

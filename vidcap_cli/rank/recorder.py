@@ -126,7 +126,10 @@ class Recorder:
             infer_s=row.infer_s,
             logprob=new.logprob,
         )
-        self._finish(result)
+        begun = [answer.text[:_SHOWN] for answer in said]
+        if len(begun) > 1:
+            begun = [f"{name}: {text}" for name, text in zip(self._questions, begun, strict=True)]
+        self._finish(result, None if silent else " · ".join(begun))
 
     def failed(self, row: Row, status: Status, error: str) -> None:
         """A row gets no caption, or not all."""
@@ -163,14 +166,14 @@ class Recorder:
         """The rank leaves, finished or stopped."""
         self._report(Ended(how))
 
-    def _finish(self, result: Result) -> None:
+    def _finish(self, result: Result, shown: str | None = None) -> None:
         self._writer.add(result)
         self._report(
             Done(
                 result.row_id,
                 result.path,
                 result.status,
-                result.text and result.text[:_SHOWN],
+                shown,
                 result.error,
                 result.new_tokens or 0,
                 self.busy_s,

@@ -56,7 +56,8 @@ def check_unchanged(
     """
     contents, others = _differences(plan, meta, config)
     if contents or others:
-        raise _changed([*contents, *others], run, extends=not others, failed=failed)
+        same = plan.meta == str(absolute(meta))
+        raise _changed(contents, others, run, same_place=same, failed=failed)
 
 
 def is_unchanged(plan: Plan, meta: Path, config: CaptionConfig) -> bool:
@@ -79,7 +80,8 @@ def only_contents_changed(
     """
     contents, others = _differences(plan, meta, config)
     if others:
-        raise _changed([*contents, *others], run, extends=False, failed=failed)
+        same = plan.meta == str(absolute(meta))
+        raise _changed(contents, others, run, same_place=same, failed=failed)
     return bool(contents)
 
 
@@ -131,17 +133,27 @@ def _starts(kind: str, meta: Path) -> tuple[str, str]:
 
 
 def _changed(
-    differences: list[str], run: RunDir | None, *, extends: bool, failed: int | None = None
+    contents: Sequence[str],
+    others: Sequence[str],
+    run: RunDir | None,
+    *,
+    same_place: bool,
+    failed: int | None,
 ) -> RunChangedError:
-    what, again = "the unfinished run", ", or repeat the command as it was to continue the run"
-    if failed == 0:
-        what, again = "the run there, which has finished,", ""
-    elif failed:
+    """The differences of META's ``contents`` and ``others``, and what may be done now."""
+    what, purpose = "the unfinished run", "continue the run"
+    if failed is not None:
+        what, purpose = "the run there, which has finished,", ""
+    if failed:
         what = f"the run there, finished but for {count(failed, 'failed row')},"
-        again = ", or repeat the command as it was to try these rows again"
-    again = "" if extends else again  # META is not as it was
-    extension = "--extend keeps the captions of the rows that are still there. " if extends else ""
-    listed = "\n  ".join(differences)
+        purpose = "try these rows again"
+    extension = again = ""
+    if not others:
+        extension = "--extend keeps the captions of the rows that are still there. "
+    elif purpose:
+        grown = " but with --extend" if contents and same_place else ""
+        again = f", or repeat the command as it was{grown} to {purpose}"
+    listed = "\n  ".join([*contents, *others])
     what = f"{run.settled.path}: {what}" if run else what
     return RunChangedError(
         f"{what} was made with something else:\n  {listed}\n{extension}Name another output with "

@@ -64,7 +64,7 @@ class Began(Event):
 
 @dataclass(frozen=True, slots=True)
 class Done(Event):
-    """A row has its result; ``text`` is the beginning of its caption.
+    """A row has its result; ``text`` is the beginning of its caption, of several of each.
 
     ``busy_s`` and ``wait_s`` are the rank's running totals of seconds spent captioning and waiting
     for frames since its model was loaded.

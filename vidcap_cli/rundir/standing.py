@@ -29,7 +29,7 @@ _SLOW = ("row_id", "path", "infer_s", "decode_s", "frames", "new_tokens")
 _SLOWEST = 5
 _CAUSES = 1000  # that are told apart; the rest is counted by status
 _LONGEST_CAUSE = 100  # characters
-_OWN = re.compile(r"(?<!\w)/[^\s'\":,;()]+|0x[0-9a-fA-F]+|\d+(?:[.,:]\d+)*")
+_OWN = re.compile(r"(?<!\w)/[^\s'\":,;()]+|0x[0-9a-fA-F]+|(?<![A-Za-z])\d+(?:[.,:]\d+)*")
 
 
 @dataclass(slots=True)

@@ -136,7 +136,7 @@ def pace_words(state: RunState, now: float) -> list[str]:
         new = "new " if state.finished + state.ok else ""
         return [f"no {new}caption yet"]
     words = [f"{figure(per_hour)} videos/h"]
-    if left is not None:
+    if left is not None and round(left):
         words.append(f"{'up to ' if state.failed else ''}{duration(left)} left")
     return words
 
