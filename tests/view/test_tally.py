@@ -3,12 +3,22 @@
 import tracemalloc
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.view.reports import CAPTION, done, folded
-from vidcap_cli.rundir.events import Began, Committed, Ended, Event, Notice, Started, State
+from vidcap_cli.rundir.events import (
+    Began,
+    Committed,
+    Ended,
+    Event,
+    Notice,
+    Relaunched,
+    Started,
+    State,
+)
 from vidcap_cli.view.tally import KEPT, Failure, Pace, RunState
 
 
@@ -58,6 +68,25 @@ def test_a_row_finished_again_in_a_new_launch_counts_once():
     # The new process counts its seconds from nought.
     assert state.ranks[0].tokens_per_second is None
     assert state.ranks[1].tokens_per_second == 5.0
+
+
+def test_what_died_with_its_rank_does_not_count():
+    on_disk = np.zeros(5000, np.bool_)
+    on_disk[[0, 2]] = True
+    reports = [
+        (0, Started(1, "host")),
+        (0, done(0)),
+        (0, done(1)),
+        (1, done(2, status="decode_error")),
+        (1, done(3, status="decode_error")),
+        (1, done(4999)),
+        (None, Relaunched(on_disk)),
+    ]
+    state = folded(*reports)
+    assert (state.ok, state.failed, state.ranks[0].ok, state.ranks[1].ok) == (1, 1, 1, 0)
+    assert [failure.row for failure in state.failures] == [2]
+    state = folded(*reports, (0, done(1)), (0, done(0)), (0, done(3)))
+    assert (state.ok, state.failed, state.ranks[0].ok) == (3, 1, 3)
 
 
 def test_a_process_that_starts_anew_within_a_launch_goes_on_with_its_totals():

@@ -23,7 +23,7 @@ from vidcap_cli.launch.others import OtherNodes
 from vidcap_cli.launch.supervise import Interrupts, supervise
 from vidcap_cli.rundir.changes import check_unchanged, keep_place
 from vidcap_cli.rundir.claims import chunk_size
-from vidcap_cli.rundir.events import Done
+from vidcap_cli.rundir.events import Done, Relaunched
 from vidcap_cli.rundir.extension import Wanted, captions_lost, extend
 from vidcap_cli.rundir.leases import end
 from vidcap_cli.rundir.ledger import Done as Ledgered
@@ -195,6 +195,7 @@ class Leader:
                         f"{fruitless} launches in a row brought no caption; the last words of "
                         f"the ranks are in {self._logs(folder)}"
                     )
+                view.event(None, Relaunched(self._skip))
                 rows = "row that is" if left == 1 else f"{left:,} rows that are"
                 view.notice(f"starting the ranks again for the {rows} not on the disk yet")
                 number += 1

@@ -126,7 +126,7 @@ class Recorder:
             infer_s=row.infer_s,
             logprob=new.logprob,
         )
-        begun = [answer.text[:_SHOWN] for answer in said]
+        begun = [_shortened(answer.text) for answer in said]
         if len(begun) > 1:
             begun = [f"{name}: {text}" for name, text in zip(self._questions, begun, strict=True)]
         self._finish(result, None if silent else " · ".join(begun))
@@ -206,6 +206,11 @@ class Recorder:
     def _report(self, event: Event) -> None:
         self._reported = time.monotonic()
         self._events.write(event)
+
+
+def _shortened(text: str) -> str:
+    """The beginning of a caption."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1].rstrip()}…"
 
 
 def _to(names: Sequence[str]) -> str:

@@ -18,6 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from vidcap_cli.statuses import Doing, Status
 
 
@@ -95,6 +98,16 @@ class Rows(Event):
     begun: list[int]
     ended: list[tuple[int, Status, float]]
     new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Relaunched(Event):
+    """Ranks are started again: of the rows that the last ones reported those count that are
+    ``done``, by their numbers. The leading process tells it the view; it stands in no file.
+    """
+
+    kind: ClassVar[str] = "relaunched"
+    done: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,9 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from vidcap_cli.rundir.events import (
     Began,
     Committed,
@@ -24,6 +27,7 @@ from vidcap_cli.rundir.events import (
     Ended,
     Event,
     Notice,
+    Relaunched,
     Rows,
     Started,
     State,
@@ -220,6 +224,18 @@ class _Results:
         place = 0 if rank is None else rank + 1
         page[row % _PAGE] = 1 + _STATUSES.index(status) + len(_STATUSES) * place
 
+    def __delitem__(self, row: int) -> None:
+        self._pages[row // _PAGE][row % _PAGE] = 0
+
+    def beyond(self, done: npt.NDArray[np.bool_]) -> list[int]:
+        """The rows that have a result and are not ``done``."""
+        found: list[int] = []
+        for number, page in self._pages.items():
+            known = done[number * _PAGE : (number + 1) * _PAGE]
+            there = np.frombuffer(page, np.uint32)[: len(known)] > 0
+            found += (number * _PAGE + np.flatnonzero(there & ~known)).tolist()
+        return found
+
 
 @dataclass(slots=True)
 class RunState:
@@ -282,6 +298,8 @@ class RunState:
         """
         if isinstance(event, Notice):
             self.notices.append(event.text)
+        elif isinstance(event, Relaunched):
+            self._keep(event.done)
         elif rank is None:
             if isinstance(event, Done):
                 return self._row(event, None)
@@ -371,6 +389,20 @@ class RunState:
             self.failed_by[status] += 1
             rank.failed += 1
         return True
+
+    def _keep(self, done: npt.NDArray[np.bool_]) -> None:
+        """Forget the rows that were reported and are not ``done``: their ranks died before."""
+        for row in self._results.beyond(done):
+            before = self._results[row]
+            assert before
+            status, number = before
+            if status == Status.OK:
+                self.ok -= 1
+                if number is not None:
+                    self.ranks[number].ok -= 1
+            else:
+                self._forget_failure(row, status, number)
+            del self._results[row]
 
     def _forget_failure(self, row: int, status: Status, number: int | None) -> None:
         """A row that failed has been tried again."""
