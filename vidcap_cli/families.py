@@ -23,8 +23,9 @@ class Family:
 
     The command: its name; ``summary`` and ``example`` for its help; ``options``, the fields of
     CaptionConfig that not every family has; ``defaults`` that differ from CaptionConfig's;
-    ``model_flags``, more spellings of ``--model``; ``hub_name``, one of its checkpoints; ``nano``,
-    what ``--model`` calls the bundled one, and its folder.
+    ``model_flags``, more spellings of ``--model``; ``hub_name``, one of its checkpoints, and
+    ``small_hub_name``, one for machines without a device; ``nano``, what ``--model`` calls the
+    bundled one, and its folder.
 
     Its ``config.json``: ``model_type``, or one of ``also_called`` when a key of ``marks`` is there
     or an architecture that begins with ``architecture``; the types of language model and tower
@@ -58,6 +59,7 @@ class Family:
     tower: str
     reference_class: str
     hub_name: str
+    small_hub_name: str
     nano: tuple[str, str]
     reference: str = "engine.reference:load_published"
     activation: str = "quick_gelu"
@@ -96,6 +98,7 @@ _LLAVA = Family(
     tower="models.model:clip_tower",
     reference_class="LlavaForConditionalGeneration",
     hub_name="xtuner/llava-llama-3-8b-v1_1-transformers",
+    small_hub_name="xtuner/llava-llama-3-8b-v1_1-transformers",
     nano=("nano", "llava"),
 )
 _PLLAVA = replace(
@@ -112,6 +115,7 @@ _PLLAVA = replace(
     architecture="Pllava",
     lora=True,
     hub_name="ermu2001/pllava-7b",
+    small_hub_name="ermu2001/pllava-7b",
     nano=("nano", "pllava"),
     processor="processors.pllava:Pllava",
     frame_rule="processors.pllava:usual_rule",
@@ -139,6 +143,7 @@ _QWEN2VL = Family(
     tower="models.model:qwen2vl_tower",
     reference_class="Qwen2VLForConditionalGeneration",
     hub_name="Qwen/Qwen2-VL-7B-Instruct",
+    small_hub_name="Qwen/Qwen2-VL-2B-Instruct",
     nano=("nano", "qwen2vl"),
 )
 _QWEN25VL = replace(
@@ -153,6 +158,7 @@ _QWEN25VL = replace(
     tower="models.model:qwen25vl_tower",
     reference_class="Qwen2_5_VLForConditionalGeneration",
     hub_name="Qwen/Qwen2.5-VL-7B-Instruct",
+    small_hub_name="Qwen/Qwen2.5-VL-3B-Instruct",
     nano=("nano2.5", "qwen25vl"),
 )
 FAMILIES: Mapping[str, Family] = {row.command: row for row in (_LLAVA, _PLLAVA, _QWEN2VL)}

@@ -170,7 +170,7 @@ def test_offline_the_folder_to_fill_and_its_files_are_named(tmp_path):
     said = done.stderr
     assert "http://127.0.0.1:9 cannot be reached" in said
     assert str(tmp_path / NAME) in said
-    for file in ("config.json", "tokenizer.json", "*.safetensors", "--model nano"):
+    for file in ("config.json", "tokenizer.json", "*.safetensors", "or nano, which"):
         assert file in said
 
 

@@ -242,8 +242,8 @@ def test_the_command_that_captions_a_table_is_taken(clips, tmp_path, columns, op
     ones = ",".join("1" for _ in columns.split(","))
     table.write_text(f"path,{columns}\n{clips['h264']},{ones}\n")
     command = inspect(table, InspectOptions(all_videos=True)).steps[0].command
-    assert command == f"vidcap qwen2vl {table} --model Qwen/Qwen2-VL-7B-Instruct {options}".strip()
-    words = shlex.split(command.replace("Qwen/Qwen2-VL-7B-Instruct", "nano"))
+    assert command == f"vidcap qwen2vl {table} --model Qwen/Qwen2-VL-2B-Instruct {options}".strip()
+    words = shlex.split(command.replace("Qwen/Qwen2-VL-2B-Instruct", "nano"))
     code, _, err = vidcap(*words[1:], "--dry-run", cwd=tmp_path)
     assert code == 0, err
 
@@ -360,7 +360,7 @@ def test_columns_that_are_called_like_ranges_and_are_none(clips, tmp_path):
     report = inspect(table)
     assert report.ok
     assert report.verdict == "1 of 1 video opened can be captioned"
-    model = "--model Qwen/Qwen2-VL-7B-Instruct"  # which is not where it is by default
+    model = "--model Qwen/Qwen2-VL-2B-Instruct"  # which is not where it is by default
     assert report.steps[0].command == f"vidcap qwen2vl {table} {model} --ranges none"
     assert report.problems[0].text.startswith("row 0 (from 0), `start`, `end`: 'Monday' is no time")
 

@@ -39,12 +39,13 @@ def fetch(name: str, *, weights: bool = True) -> Path:
     lacks = lacking(folder, weights=weights) if folder else []
     if folder is None or lacks:
         missing = f"it lacks {', '.join(lacks)}" if folder else reason
+        more = ", and all *.safetensors with their index.json" if weights else ""
         raise ModelError(
             f"{name} is neither a folder here nor complete in the Hugging Face cache, and it "
             f"could not be downloaded: {missing}. Fill {Path(name).absolute()} with its "
             "config.json, generation_config.json, preprocessor_config.json, tokenizer.json (or "
-            "tokenizer.model), tokenizer_config.json and all *.safetensors with their "
-            "index.json, or name another folder with --model, or try --model nano (bundled)."
+            f"tokenizer.model) and tokenizer_config.json{more}; or name another model, a folder or "
+            "nano, which is bundled."
         )
     return folder
 

@@ -81,7 +81,8 @@ def caption_step(target: Path, *options: str, table: Table | None = None) -> Ste
     """
     usual = str(RECOMMENDED.defaults["model"])
     named = Path(usual).is_dir() or "--model" in presets([RECOMMENDED.command]).words
-    model = () if named else ("--model", RECOMMENDED.hub_name)
+    hub_name = RECOMMENDED.hub_name if devices("auto") else RECOMMENDED.small_hub_name
+    model = () if named else ("--model", hub_name)
     purpose = f"to caption {'it' if target.is_file() else 'them'}"
     column: tuple[str, ...] = ()
     if table and not _takes(table, usual_column()):

@@ -173,7 +173,7 @@ def _model_facts(folder: Path, config: Mapping[str, Any]) -> tuple[Fact, ...]:
     try:
         eos = read_generation(folder).eos
     except (ModelError, ValueError, TypeError):
-        facts.append(Fact("end tokens", "none named", []))
+        facts.append(Fact("end tokens", "unknown", []))
     else:
         facts.append(Fact("end tokens", ", ".join(map(str, eos)), list(eos)))
     return tuple(facts)
