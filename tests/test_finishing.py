@@ -46,7 +46,7 @@ def test_from_half_a_table_to_all_of_it(tmp_path, column):
     assert code == 3
     found = commands(err)
     another = f"{PURPOSE}, with the model of the others if that is another"
-    words = shlex.split(found[another].replace("Qwen/Qwen2-VL-7B-Instruct", "nano"))
+    words = shlex.split(found[another].replace("Qwen/Qwen2-VL-2B-Instruct", "nano"))
     code, _, err = vidcap(*words[1:], cwd=tmp_path)
     assert code == 0, err
     join = shlex.split(found["when that has finished, to join its captions"])

@@ -119,8 +119,7 @@ def refusal(output: Path, meta: Path, config: CaptionConfig, column: str, *, run
     if not is_captioned(output, column):
         return words + instead
     if kind_of(meta) != TABLE:
-        more = or_completed(open_table(output), column)
-        return words + instead + more
+        return words + instead + or_completed(open_table(output), column)
     if rows := _whole(output, meta, config, column):
         have = "The row has a caption" if rows == 1 else f"All {rows:,} rows have a caption"
         return f"{words}{have} there: nothing is to do. {instead}"
@@ -252,9 +251,11 @@ def _caption(
             asked_by = [dict(one.options["question"]) for _, one in reversed(plans)]
             every = {name: text for one in asked_by for name, text in one.items()}
             plan = replace(plan, options={**plan.options, "question": every})
+    columns = str(asked.get("caption_column", "")).split(",")
+    if len(columns) > 1 and not (plans and {*columns} <= {*plan.questions}):
+        return None  # what the other questions were is not known
+    if plans:
         return caption_like(run, plan, todo), written
-    if "," in str(asked.get("caption_column", "")):
-        return None  # what the questions were is not known
     ranges = spelled({"ranges": asked["ranges"]}) if "ranges" in asked else []
     table = open_meta(todo, asked.get("path_column", PATH), asked.get("ranges"))
     step = caption_step(todo, *ranges, table=table)

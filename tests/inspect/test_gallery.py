@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -348,3 +349,13 @@ def test_a_gallery_whose_videos_are_elsewhere_says_so(tmp_path):
     words = "none of the videos could be read: relative paths start from "
     assert f"{words}{tmp_path} or " in gallery(table, tmp_path / "g.html")
     assert words not in gallery(table, tmp_path / "g.html", thumbnails=0)
+
+
+def test_the_run_beside_a_table_knows_where_its_videos_are(tmp_path, clips):
+    (tmp_path / "data").mkdir()
+    shutil.copy(clips["h264"], tmp_path / "data" / "a.mp4")
+    (tmp_path / "data" / "meta.csv").write_text("path\na.mp4\n")
+    table = write(tmp_path / "t.csv", [{"path": "a.mp4", "text": "A cat.", "caption_status": "ok"}])
+    config = CaptionConfig("qwen2vl", "/models/qwen")
+    make_plan(tmp_path / "data" / "meta.csv", RunDir(tmp_path / "t.vidcap"), config)
+    assert "none of the videos" not in gallery(table, tmp_path / "g.html")

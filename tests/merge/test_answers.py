@@ -234,6 +234,32 @@ def test_a_table_with_captions_to_no_question_of_the_runs(tmp_path, meta):
     ]
 
 
+def test_rows_that_lack_the_answer_to_a_question_that_nobody_knows(tmp_path, meta):
+    """The run that is there asked another; the same merge again has all that is in the table."""
+    table, both, todo = (tmp_path / name for name in ("t.csv", "both.csv", "todo.csv"))
+    one = captioned(tmp_path / "one", meta, Result(0, "a.mp4", "ok", "A cat."), config=ONE)
+    merge([one.path], table)
+    other = captioned(
+        tmp_path / "other",
+        meta,
+        *(
+            Result(row, f"{'abc'[row]}.mp4", "ok", "Cat.", answers='{"brief": {"text": "Cat."}}')
+            for row in range(3)
+        ),
+        config=replace(ONE, question={"brief": "Briefly?"}),
+    )
+    for _ in range(2):
+        inputs = [table, other.path]
+        account = merge(inputs, both, questions=["text", "brief"], missing=todo)
+        assert (account.ok, account.missing.count) == (1, 2)
+        assert not any("kept as" in note for note in account.notes)
+        asked = {"caption_column": "text,brief"}
+        assert not steps_after_merge(account, inputs, None, asked)
+    assert not list(tmp_path.glob("*.old*"))
+    # What it says of another question is not lost to a table without it.
+    assert "kept as" in merge([other.path], both).notes[0]
+
+
 def test_parts_of_before_there_were_answers_are_merged(tmp_path, meta):
     run = captioned(tmp_path / "run", meta, config=ONE)
     table = pa.Table.from_pylist(

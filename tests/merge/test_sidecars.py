@@ -49,7 +49,7 @@ def beside(tmp_path):
 def test_text_beside_the_videos(tmp_path, run):
     found = merge([run.path], tmp_path / "out.csv", sidecar="txt", prefix="ohwx, ")
     assert beside(tmp_path) == {"a.txt": "ohwx, An A.\n", "b.tar.txt": "ohwx, A “B”.\n"}
-    assert found.notes == ("2 sidecar files hold these captions",)
+    assert found.notes == ("2 captions are in the sidecar files of their videos",)
 
 
 def test_json_beside_the_videos_keeps_other_keys(tmp_path, run):
@@ -64,6 +64,28 @@ def test_json_beside_the_videos_keeps_other_keys(tmp_path, run):
         *("ok", "cut", 4),
     )
     assert set(beside(tmp_path)) == {"a.json", "b.tar.json"}
+
+
+def test_rows_of_one_video_share_its_files(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "meta.csv").write_text("path\na.mp4\na.mp4\n")
+    run = RunDir(tmp_path / "run")
+    make_plan(tmp_path / "meta.csv", run, CONFIG)
+    run.parts.mkdir()
+    results = [Result(row, "a.mp4", "ok", text="An A.") for row in range(2)]
+    write_part(run.part(1, 0, 0, "parquet"), results)
+    notes = merge([run.path], tmp_path / "out.csv", sidecar="both").notes
+    assert notes == ("2 captions are in the sidecar files of their videos",)
+
+
+def test_relative_paths_in_a_table_that_lies_elsewhere_are_told(tmp_path, run):
+    (tmp_path / "hub").mkdir()
+    out = tmp_path / "hub" / "out.csv"
+    (note,) = merge([run.path], out).notes
+    assert note.startswith(f"relative paths in {out} start from {tmp_path}, not from where it lies")
+    assert f"--relative-to {out.parent} writes them" in note
+    assert not merge([run.path], out, relative_to=out.parent).notes
+    assert not merge([run.path], tmp_path / "out.csv").notes
 
 
 def test_both_make_samples_of_webdataset(tmp_path, run):

@@ -57,7 +57,8 @@ def captions_report(
         _export(captions, judged, export)
     told = ""
     if gallery:
-        bases = [str(table.absolute().parent), str(Path.cwd())]
+        beside = plan_beside(table)  # whose table may lie elsewhere
+        bases = [str(table.absolute().parent), *(beside.bases if beside else ()), str(Path.cwd())]
         told = make_gallery(gallery, captions, judged, title=table.name, bases=bases)
     return _report(captions, judged, examples, export, told)
 

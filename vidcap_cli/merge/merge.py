@@ -129,11 +129,12 @@ def merge(
     columns.check(target.table)
     sidecars = _sidecars(target, sidecar, overwrite=overwrite_sidecars)
     kept, schema = columns.kept(target.table.schema), columns.added(target.table.schema)
-    more = not before and says_more(out, sources, columns, edits)
+    names = target.table.schema.names
+    more = not before and says_more(out, sources, columns, edits, meta=names)
     own = () if before or more else captioned(out, columns, target.table.path_column)
     replaced = [Replaced(out, more, own)]
     if missing:
-        more = says_more(missing, sources, columns, edits, kept.names)
+        more = says_more(missing, sources, columns, edits, meta=names, kept=kept.names)
         replaced.append(Replaced(missing, more))
     account = Account()
     results = read_results(sources, ("row_id", PATH, *columns.results))
@@ -170,6 +171,7 @@ def merge(
         notes=(
             *target.notes,
             *(() if before else notes.at_work(sources)),  # it is the one that calls this
+            *(() if before or relative_to else notes.on_paths(out, target)),
             *notes.on_inputs(sources, results, target, columns, misses=account.misses),
             *matches.notes(),
             *sidecars.notes(),
@@ -239,8 +241,10 @@ class _Rows:
         self.sidecars.write(self.target.paths(rows), captions)
         if self.write_missing:
             self.write_missing(rows, added[1])
-        ok = np.asarray(pc.equal(added[1], Status.OK).to_numpy(), np.bool_)
-        self.replaced.compare(first, moved[self.target.table.path_column], ok)
+        has = np.asarray(pc.equal(added[1], Status.OK).to_numpy(), np.bool_)
+        for name in self.columns.questions:  # of which a row may answer some
+            has |= pc.is_valid(captions[name]).to_numpy()
+        self.replaced.compare(first, moved[self.target.table.path_column], has)
         self.account.add(first, names.slice(0, rows.num_rows), choice, added[1:4])
 
 

@@ -1,11 +1,14 @@
 """What is to be said of inputs that may not be what somebody who merges them believes."""
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vidcap_cli.addresses import is_remote, local
 from vidcap_cli.checkpoint.called import model_name
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.merge.columns import STATUS, CaptionColumns, columns_before
@@ -48,6 +51,20 @@ def at_work(sources: Sequence[Source]) -> Iterator[str]:
                 f"a command is at work on {source.name}: captions that its ranks have not put on "
                 "the disk yet are left out"
             )
+
+
+def on_paths(out: Path, target: Target) -> Iterator[str]:
+    """A sentence on relative paths in ``out``, where that lies elsewhere than the rows' table."""
+    start = target.bases[0]
+    if is_remote(start) or os.path.realpath(start) == os.path.realpath(out.absolute().parent):
+        return
+    first = next(target.batches([target.table.path_column]), None)
+    name = str(first.column(0)[0]) if first and first.num_rows else "/"
+    if not is_remote(name) and not Path(local(name)).is_absolute():
+        yield (
+            f"relative paths in {out} start from {start}, not from where it lies: --relative-to "
+            f"{shlex.quote(str(out.parent))} writes them for that place"
+        )
 
 
 def _other_options(sources: Sequence[Source]) -> tuple[str, ...]:

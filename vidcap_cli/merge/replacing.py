@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 
 from vidcap_cli.errors import TableError, UsageError
 from vidcap_cli.merge import answers
-from vidcap_cli.merge.columns import CaptionColumns, caption_column
+from vidcap_cli.merge.columns import STATUS, CaptionColumns, caption_column, columns_before
 from vidcap_cli.merge.editing import Edits
 from vidcap_cli.merge.sources import Source, read_source
 from vidcap_cli.merge.spill import Ints
 from vidcap_cli.options import PATH, TEXT
-from vidcap_cli.tables import Table, hashes, open_table
+from vidcap_cli.tables import Table, hashes, is_text, open_table
 
 _READ = ("row_id", PATH, TEXT, "status", "flags")
 _SOME = 2  # different captions
@@ -39,13 +39,14 @@ class Replaced:
     captioned: Ints | tuple[()] = ()
     kept: Path | None = None
 
-    def compare(self, first: int, paths: pa.ChunkedArray, ok: npt.NDArray[np.bool_]) -> None:
-        """Look at rows from number ``first`` on that take the place of its own: these ``paths``, of
-        which ``ok`` have a caption. It says more where one of its captions has none instead.
+    def compare(self, first: int, paths: pa.ChunkedArray, has: npt.NDArray[np.bool_]) -> None:
+        """Look at rows from number ``first`` on that take the place of its own: these ``paths``,
+        which ``has`` says to have a caption. It says more where one of its captions has none
+        instead.
         """
-        own = self.captioned[first : first + len(ok)]
+        own = self.captioned[first : first + len(has)]
         if len(own):
-            lost = (own == hashes(paths)[: len(own)]) & ~ok[: len(own)]
+            lost = (own == hashes(paths)[: len(own)]) & ~has[: len(own)]
             self.says_more |= bool(lost.any())
 
     def keep(self, _new: Path) -> None:
@@ -64,9 +65,12 @@ def says_more(
     sources: Sequence[Source],
     columns: CaptionColumns,
     edits: Edits,
+    *,
+    meta: Sequence[str],
     kept: Sequence[str] = (),
 ) -> bool:
-    """Whether a table at ``path`` has a caption that is in none of ``sources``.
+    """Whether a table at ``path`` has a caption that is in none of ``sources``; its columns that
+    are ``meta``'s hold none.
 
     Captions are known as they are and as ``edits`` leave them, or as other edits would leave all
     of them, whatever their rows. True also of what has none, or cannot be read: nobody knows what
@@ -76,7 +80,7 @@ def says_more(
     if not path.is_file() or not path.stat().st_size:
         return False
     try:
-        own, one = _captions(path, columns, kept)
+        own, one = _captions(path, columns, kept, meta)
     except (TableError, pa.ArrowException):
         return True
     if not len(own):
@@ -135,7 +139,7 @@ def check_captions(out: Path, table: Table | None, column: str | None = None) ->
     if not out.is_file() or not out.stat().st_size:
         return
     try:
-        own, _ = _captions(out, columns, ())
+        own, _ = _captions(out, columns)
     except (TableError, pa.ArrowException):
         return
     name = table and (column or caption_column(table.schema.names))
@@ -155,11 +159,24 @@ def _some_lack(own: Ints, texts: Iterable[pa.Array | pa.ChunkedArray]) -> bool:
     return not found.all()
 
 
-def _captions(path: Path, columns: CaptionColumns, kept: Sequence[str]) -> tuple[Ints, str]:
-    """The hashes of the captions in a table, sorted, and the first of them as it is."""
+def _captions(
+    path: Path, columns: CaptionColumns, kept: Sequence[str] = (), meta: Sequence[str] = ()
+) -> tuple[Ints, str]:
+    """The hashes of the captions in a table, sorted, and the first of them as it is.
+
+    Answers to other questions than are asked now stand between those columns that are ``meta``'s,
+    where that is known, and the last one with captions.
+    """
     table = open_table(path)
-    names = {*columns.captions, caption_column(table.schema.names, columns.caption)} - {*kept}
-    asked = [name for name in table.schema.names if name in names]
+    there = table.schema.names
+    last = caption_column(there, columns.caption)
+    others = columns_before(there, last, meta) if last and meta and STATUS in there else []
+    names = {*columns.captions, last, *others} - {*kept}
+    asked = [
+        name
+        for name in there
+        if name in names and (name not in others or is_text(table.schema.field(name).type))
+    ]
     found, first = [np.array([], np.int64)], ""
     for batch in table.batches(asked) if asked else ():
         for name in asked:

@@ -39,7 +39,7 @@ class _KeptError(Exception):
 class Sidecars:
     """Writes those of a ``kind``, None for none; videos are looked for in ``bases``.
 
-    ``written`` counts files that say now what they should, ``kept`` those that say something else,
+    ``written`` counts captions whose files say them now, ``kept`` files that say something else,
     ``elsewhere`` videos that are on another machine.
     ``first_kept`` and ``fault`` are sentences on the first of these and of those that failed.
     """
@@ -69,8 +69,9 @@ class Sidecars:
                 if is_remote(video):
                     self.elsewhere += 1
                     continue
-                for suffix in self._suffixes:
-                    self._one(video.with_suffix(suffix), caption, row)
+                files = [video.with_suffix(suffix) for suffix in self._suffixes]
+                said = [self._one(file, caption, row) for file in files]
+                self.written += all(said)
 
     def failure(self, out: Path) -> str:
         """What is said of files that could not be written, though the table ``out`` is there."""
@@ -85,9 +86,10 @@ class Sidecars:
         """What was done, in sentences."""
         if not self._suffixes:
             return ()
-        one = self.written == 1
-        hold = "file holds this caption" if one else "files hold these captions"
-        found = [f"{self.written:,} sidecar {hold}"]
+        are = "is in the sidecar files of its video"
+        if self.written != 1:
+            are = "are in the sidecar files of their videos"
+        found = [f"{count(self.written, 'caption')} {are}"]
         if not self.written:
             found = ["no sidecar file holds these captions"]
         if self.kept:
@@ -102,10 +104,10 @@ class Sidecars:
             found.append(f"{count(self.elsewhere, 'video')} {are} no sidecar files")
         return tuple(found)
 
-    def _one(self, file: Path, caption: str, row: Mapping[str, Any]) -> None:
+    def _one(self, file: Path, caption: str, row: Mapping[str, Any]) -> bool:
+        """Write a file; whether it says the caption now."""
         try:
             self._write(file, caption, row)
-            self.written += 1
         except _KeptError as error:
             self.kept += 1
             self.first_kept = self.first_kept or f"{file}{error}"
@@ -113,6 +115,9 @@ class Sidecars:
             self.failed += 1
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             self.fault = self.fault or f"{file}: {reason}"
+        else:
+            return True
+        return False
 
     def _write(self, file: Path, caption: str, row: Mapping[str, Any]) -> None:
         before = file.read_bytes() if file.exists() else None

@@ -81,7 +81,8 @@ def make_gallery(
     more = f", which belongs to {wanted.place.folder}" if beside else ""
     if shown and not len(pictures):
         starts = " or ".join(dict.fromkeys(bases))
-        more += f"; none of the videos could be read: relative paths start from {starts}"
+        more += f"; none of the videos could be read: relative paths start from {starts}, others "
+        more += "are what vidcap merge --relative-to writes"
     return f"{count(total, 'row')} shown in {wanted.output}{more}"
 
 
