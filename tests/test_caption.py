@@ -51,7 +51,7 @@ def request_of(tmp_path):
         ("run/out.csv", "lies inside the run directory"),
         ("run/parts/out.csv", "lies inside the run directory"),
         ("meta.csv/out.csv", "does not exist"),
-        ("x" * 250 + ".csv", "nothing can be written there .File name too long"),
+        ("x" * 252 + ".csv", "nothing can be written there .File name too long"),
         ("/proc/out.csv", "nothing can be written there"),
         ("/dev/null", "vidcap writes"),
     ],

@@ -65,7 +65,7 @@ def test_missing_table_is_named_with_the_remedy(tmp_path):
 def test_missing_model_folder(table):
     err = refusal("qwen2vl", "meta.csv", "--model", "models/none", cwd=table.parent, code=2)
     assert str(table.parent / "models" / "none") in err
-    assert "--model" in err
+    assert "name another model" in err
     assert "nano" in err
 
 

@@ -78,8 +78,10 @@ def committing(
 def probe(path: Path) -> None:
     """Write, flush and remove a small file beside ``path``, named like a commit of it.
 
-    Raises the OSError of a place that is missing, read-only or full.
+    Raises the OSError of a place that is missing, read-only or full, or of a name too long.
     """
+    with suppress(FileNotFoundError):
+        path.lstat()  # its own name, which is longer than that of the small file
     temporary, lock = _locked_temporary(path)
     try:
         with temporary.open("wb") as file:
