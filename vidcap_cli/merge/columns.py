@@ -24,6 +24,7 @@ _ANSWERS, _OTHERS = "answers", "caption_others"
 _REST = tuple(
     name for name in SCHEMA.names if name not in ("row_id", PATH, TEXT, *_BESIDE, _ANSWERS)
 )
+_OWN = (*(f"caption_{name}" for name in (*_BESIDE, *_REST, _ANSWERS)), _OTHERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,7 @@ class CaptionColumns:
     questions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        reserved = [PATH, *(f"caption_{name}" for name in (*_BESIDE, *_REST, _ANSWERS))]
-        reserved.append(_OTHERS)
+        reserved = (PATH, *_OWN)
         for flag, name in (
             ("--caption-column ", self.caption),
             *((f"--question {name}=…: ", name) for name in self.questions),
@@ -109,8 +109,12 @@ class CaptionColumns:
         )
 
     def kept(self, schema: pa.Schema) -> pa.Schema:
-        """META's columns that stay, with what pandas noted about them."""
-        dropped = [name for name in schema.names if name in self.names]
+        """META's columns that stay, with what pandas noted about them.
+
+        Where the status of other captions is overwritten all else goes that vidcap told of them.
+        """
+        replaced = {*self.names, *(_OWN if STATUS in schema.names else ())}
+        dropped = [name for name in schema.names if name in replaced]
         if not dropped:
             return schema
         fields = [field for field in schema if field.name not in dropped]
