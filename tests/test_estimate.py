@@ -13,15 +13,13 @@ import pytest
 
 from tests.faults.scene import FINISHED
 from tests.helpers.commands import rows_of, vidcap, write_nano_table
-from vidcap_cli import estimate
+from vidcap_cli import estimate, rank_memory
 from vidcap_cli.calibration import Measured, _pace, _spread
 from vidcap_cli.checkpoint.called import bundled
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.estimate import (
     Estimate,
-    _Memory,
     _problems,
-    _short_of_memory,
     _time_facts,
     _video_facts,
     look_ahead,
@@ -30,6 +28,7 @@ from vidcap_cli.launch.job import Job
 from vidcap_cli.launch.leader import leading
 from vidcap_cli.launch.msrun import Cluster
 from vidcap_cli.merge.merge import merge
+from vidcap_cli.rank_memory import RankMemory, short_of_memory
 from vidcap_cli.rundir.events import Began, Done, EventWriter, Started, State
 from vidcap_cli.rundir.records import Attempt
 from vidcap_cli.rundir.selection import Selection
@@ -273,17 +272,17 @@ def test_too_little_memory_is_told(table):
 
 
 def test_ranks_share_what_is_free(monkeypatch):
-    monkeypatch.setattr(estimate, "available", lambda: 16_000_000_000)
-    monkeypatch.setattr(estimate, "total", lambda: 20_000_000_000)
-    held = _Memory(weights=2_000_000_000, item=2, cache=1_000_000_000, tokens=1)
-    assert _short_of_memory(held, None, Cluster(4, 4), on_cpu=True) is None
+    monkeypatch.setattr(rank_memory, "available", lambda: 16_000_000_000)
+    monkeypatch.setattr(rank_memory, "total", lambda: 20_000_000_000)
+    held = RankMemory(weights=2_000_000_000, item=2, cache=1_000_000_000, tokens=1)
+    assert short_of_memory(held, None, Cluster(4, 4), on_cpu=True) is None
     words = "a rank takes more memory than there is for each of {} ranks: videos would"
     for ranks in (5, 10):
-        short = _short_of_memory(held, None, Cluster(ranks, ranks), on_cpu=True)
+        short = short_of_memory(held, None, Cluster(ranks, ranks), on_cpu=True)
         assert words.format(ranks) in str(short)
     words = "the weights alone take more memory than there is for each of 11 ranks: the run would"
-    assert words in str(_short_of_memory(held, None, Cluster(11, 11), on_cpu=True))
-    assert _short_of_memory(held, None, Cluster(11, 11), on_cpu=False) is None
+    assert words in str(short_of_memory(held, None, Cluster(11, 11), on_cpu=True))
+    assert short_of_memory(held, None, Cluster(11, 11), on_cpu=False) is None
 
 
 def test_videos_that_cannot_be_read_leave_the_pace_unknown(tmp_path):

@@ -20,19 +20,13 @@ import pyarrow.parquet as pq
 from vidcap_cli.addresses import is_remote, locate
 from vidcap_cli.calibration import Measured, enough
 from vidcap_cli.checkpoint.called import model_name
-from vidcap_cli.checkpoint.files import stored_type
-from vidcap_cli.checkpoint.layout import Layout
-from vidcap_cli.checkpoint.shares import Share
 from vidcap_cli.config import CaptionConfig
-from vidcap_cli.host_memory import available, total
 from vidcap_cli.inspect.report import Fact, Problem, Report, Section
 from vidcap_cli.inspect.video import probe_only
 from vidcap_cli.inspect.videos import Bad, cause_words, causes_of, opened
 from vidcap_cli.launch.msrun import Cluster
-from vidcap_cli.models.decoder_config import cache_length
-from vidcap_cli.native import library
-from vidcap_cli.number_types import dtype_for
 from vidcap_cli.processors import load_captioner
+from vidcap_cli.rank_memory import memory_facts, rank_memory, short_of_memory
 from vidcap_cli.remote.cache import caching
 from vidcap_cli.rundir.changes import bases_now, check_unchanged
 from vidcap_cli.rundir.extension import Wanted, captions_lost, kept_rows
@@ -54,7 +48,6 @@ _FEW = 30  # of which the spread tells little of the error
 _REMOTE = 32  # of videos that are downloaded for it
 _CAUSES = 8
 _SECONDS = 20.0  # after which no more of them are looked into
-_PROCESS_BYTES = 620_000_000  # of a rank besides its model: MindSpore, graphs (measured on CPU)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,12 +267,12 @@ def report(
     sample = Fact("sample", sampled, value)
     problems = _problems(planned)
     if len(guess.frames):
-        held = _memory(guess, config, on_cpu=on_cpu)
+        held = rank_memory(int(guess.tokens.max()) + guess.words, config, on_cpu=on_cpu)
         sections += [
             Section("videos", (sample, *_video_facts(guess))),
-            Section("memory of a rank", _memory_facts(held, on_cpu=on_cpu)),
+            Section("memory of a rank", memory_facts(held, on_cpu=on_cpu)),
         ]
-        if short := _short_of_memory(held, config.memory_limit, cluster, on_cpu=on_cpu):
+        if short := short_of_memory(held, config.memory_limit, cluster, on_cpu=on_cpu):
             problems.append(Problem(short, serious=False))
     else:
         sections.append(Section("videos", (sample,)))
@@ -352,68 +345,6 @@ def _video_facts(guess: Estimate) -> tuple[Fact, ...]:
         Fact("other tokens", f"{guess.words} of the prompt", guess.words),
         Fact("in all", ", ".join(words), value),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Memory:
-    """Bytes of a rank: its ``weights`` of so many ``item`` bytes, and the ``cache`` of ``tokens``
-    keys and values.
-    """
-
-    weights: int
-    item: int
-    cache: int
-    tokens: int
-
-    @property
-    def whole(self) -> int:
-        return self.weights + self.cache + _PROCESS_BYTES
-
-
-def _memory(guess: Estimate, config: CaptionConfig, *, on_cpu: bool) -> _Memory:
-    layout = Layout.of_settings(Path(config.model), config.family)
-    share = Share(0, config.tensor_parallel)
-    device, compiled = "CPU" if on_cpu else "Ascend", config.engine == "graph"
-    stored = stored_type(Path(config.model))
-    item = 4 if dtype_for(config.dtype, stored, device, compiled=compiled) == "float32" else 2
-    weights = layout.parameters(share) * item
-    longest = int(guess.tokens.max()) + guess.words + config.max_new_tokens
-    tokens = config.slots * cache_length(longest)
-    # On CPU as rows are, but where these are rounded (``NativeKernels.cache_itemsize``).
-    rounded = config.dtype == "bfloat16" and compiled and share.of == 1 and library() is not None
-    cache_item = 4 if on_cpu and not rounded else item
-    cache = tokens * share.config(layout.text).kv_per_token * cache_item
-    return _Memory(weights, item, cache, tokens)
-
-
-def _memory_facts(held: _Memory, *, on_cpu: bool) -> tuple[Fact, ...]:
-    free = f", of {size(available())} free here" if on_cpu else ""
-    return (
-        Fact("weights", f"{size(held.weights)}, {held.item * 8} bits a number", held.weights),
-        Fact("keys and values", f"{size(held.cache)} for {held.tokens:,} tokens", held.cache),
-        Fact("in all", f"{size(held.whole)}, and what a prompt takes on its way{free}", held.whole),
-    )
-
-
-def _short_of_memory(
-    held: _Memory, limit: int | None, cluster: Cluster, *, on_cpu: bool
-) -> str | None:
-    """What is said where a rank would have less memory than it takes; of a device nobody knows."""
-    ranks = cluster.local_worker_num
-    if limit is not None:
-        most = fits = limit
-        whose = f"--memory-limit {size(limit)} allows"
-    elif on_cpu:
-        most, fits = available() // ranks, min(available(), total() // ranks)
-        whose = "there is" if ranks == 1 else f"there is for each of {ranks} ranks"
-    else:
-        return None
-    if held.weights > fits:  # as ``engine.memory`` judges
-        return f"the weights alone take more memory than {whose}: the run would be refused"
-    if held.whole > most:
-        then = "videos would be shown smaller, or the run be refused"
-        return f"a rank takes more memory than {whose}: {then}"
-    return None
 
 
 def _time_facts(measured: Measured | None, left: int, wanted: int) -> tuple[Fact, ...]:
