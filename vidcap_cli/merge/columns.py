@@ -101,6 +101,11 @@ class CaptionColumns:
             remedy = "--overwrite-column replaces it"
         if len(taken) > 1:
             remedy = remedy.replace("replaces it", "replaces them")
+        if STATUS in taken:  # another column alone is no place for what stands beside captions
+            remedy = remedy.replace(
+                ", --caption-column NAME names another",
+                ", with --caption-column NAME all but the captions",
+            )
         if not set(taken) <= {*self.captions, STATUS, *(f"caption_{name}" for name in _BESIDE)}:
             remedy += "; or leave out --all-columns"
         columns = f"the column {listed} is" if len(taken) == 1 else f"the columns {listed} are"
