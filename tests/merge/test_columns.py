@@ -136,7 +136,7 @@ def test_what_vidcap_wrote_is_captioned_again(tmp_path, meta):
     first = tmp_path / "first.csv"
     merge([run.path], first, overwrite_column=True, all_columns=True)
     again = captioned(tmp_path / "again", first, "X", "Y", "Z")
-    with pytest.raises(TableError, match=r"`text`, `caption_status`, `caption_error`.*--overwrite"):
+    with pytest.raises(TableError, match=r"them, with --caption-column NAME all but the captions$"):
         merge([again.path], tmp_path / "out.csv")
     words = r"`caption_status`.* are already there.*go\. --overwrite-column replaces them"
     with pytest.raises(TableError, match=words):
