@@ -26,6 +26,9 @@ class Notices:
     def notice(self, text: str) -> None:
         self.told.append(text)
 
+    def event(self, rank: int | None, event: object) -> None:
+        """Of no interest here."""
+
 
 def finished_run(job: Job, *, failed: int = 0) -> RunDir:
     with leading(job) as leader:

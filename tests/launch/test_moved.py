@@ -26,7 +26,7 @@ def test_a_table_goes_on_where_it_is_now(tmp_path):
     (tmp_path / "run").rename(tmp_path / "moved")
     before, work = work, tmp_path / "moved" / "work"
     # Before it goes on there, too, its table is found.
-    assert merge([work / RUN], tmp_path / "so far.csv").notes == ()
+    assert merge([work / RUN], work / "so far.csv").notes == ()
     assert str(work / "meta.csv") in run_report(RunDir(work / RUN)).steps[0].command
     code, _, err = scene.command(work).finish()
     assert code in FINISHED, err

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch.runs import Notices
 from vidcap_cli.config import CaptionConfig
 from vidcap_cli.errors import RunError
 from vidcap_cli.launch import msrun as launch
@@ -20,16 +21,6 @@ from vidcap_cli.launch.msrun import Cluster, LaunchFailedError
 from vidcap_cli.options import LaunchOptions
 from vidcap_cli.rundir.paths import RunDir
 from vidcap_cli.rundir.records import read_exits
-
-
-class Notices:
-    """A view that only remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def notice(self, text: str) -> None:
-        self.told.append(text)
 
 
 @pytest.fixture
