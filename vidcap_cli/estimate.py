@@ -257,14 +257,7 @@ def report(
         *(Fact(name, place) for name, place in places.items()),
     )
     sections = [Section("run", what)]
-    sampled = "all " if guess.whole and guess.sampled != 1 else ""
-    sampled += count(guess.sampled, "video")
-    if guess.unreadable:
-        which = f"{guess.unreadable:,} of them" if guess.sampled > 1 else "which"
-        sampled += f", {which} cannot be read"
-    sampled = sampled if planned.left else "none: no row is left to caption"
-    value = {"videos": guess.sampled, "unreadable": guess.unreadable, "all": guess.whole}
-    sample = Fact("sample", sampled, value)
+    sample = _sample_fact(planned)
     problems = _problems(planned)
     if len(guess.frames):
         held = rank_memory(int(guess.tokens.max()) + guess.words, config, on_cpu=on_cpu)
@@ -288,6 +281,19 @@ def report(
     verdict = "nothing was captioned" if measured is None else "nothing was kept"
     doubtful = bool(guess.bad)
     return Report("plan", title, verdict, tuple(sections), tuple(problems), doubtful=doubtful)
+
+
+def _sample_fact(planned: Planned) -> Fact:
+    """Which videos were looked into."""
+    guess = planned.estimate
+    sampled = "all " if guess.whole and guess.sampled != 1 else ""
+    sampled += count(guess.sampled, "video")
+    if guess.unreadable:
+        which = f"{guess.unreadable:,} of them" if guess.sampled > 1 else "which"
+        sampled += f", {which} cannot be read"
+    sampled = sampled if planned.left else "none: no row is left to caption"
+    value = {"videos": guess.sampled, "unreadable": guess.unreadable, "all": guess.whole}
+    return Fact("sample", sampled, value)
 
 
 def _problems(planned: Planned) -> list[Problem]:

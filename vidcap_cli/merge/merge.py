@@ -55,7 +55,7 @@ from vidcap_cli.rundir.paths import RunDir, attempt_of
 from vidcap_cli.rundir.plan import read_plan
 from vidcap_cli.statuses import Status
 from vidcap_cli.table_writer import output_form, writing
-from vidcap_cli.tables import ROWS, regroup
+from vidcap_cli.tables import ROWS, Table, regroup
 
 
 def merge(
@@ -129,11 +129,10 @@ def merge(
     columns.check(target.table)
     sidecars = _sidecars(target, sidecar, overwrite=overwrite_sidecars)
     kept, schema = columns.kept(target.table.schema), columns.added(target.table.schema)
-    names = target.table.schema.names
-    more = not before and says_more(out, sources, columns, edits, meta=names)
-    own = () if before or more else captioned(out, columns, target.table.path_column)
-    replaced = [Replaced(out, more, own)]
+    there = Replaced(out) if before else _replaced(out, sources, columns, edits, target.table)
+    replaced = [there]
     if missing:
+        names = target.table.schema.names
         more = says_more(missing, sources, columns, edits, meta=names, kept=kept.names)
         replaced.append(Replaced(missing, more))
     account = Account()
@@ -261,6 +260,14 @@ def _returned_memory() -> Iterator[None]:
         yield
     finally:
         pa.set_memory_pool(before)
+
+
+def _replaced(
+    out: Path, sources: Sequence[Source], columns: CaptionColumns, edits: Edits, meta: Table
+) -> Replaced:
+    """What is at the place of the output."""
+    more = says_more(out, sources, columns, edits, meta=meta.schema.names)
+    return Replaced(out, more, () if more else captioned(out, columns, meta.path_column))
 
 
 def _sidecars(target: Target, kind: Sidecar | None, *, overwrite: bool) -> Sidecars:

@@ -35,7 +35,7 @@ class Replaced:
     """The file at ``path``, which makes way for a table; ``kept`` is where it is then, if it is."""
 
     path: Path
-    says_more: bool
+    says_more: bool = False
     captioned: Ints | tuple[()] = ()
     kept: Path | None = None
 

@@ -12,7 +12,6 @@ most of the time of few rows says little of many. Until there are as many again 
 """
 
 import math
-from array import array
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,13 +32,12 @@ from vidcap_cli.rundir.events import (
     State,
 )
 from vidcap_cli.statuses import Doing, Status
+from vidcap_cli.view.results import Results
 
 # The pace is that of about the last quarter of an hour: long enough for slow videos, short
 # enough to follow a change from short clips to long ones.
 PACE_MEMORY_S = 900.0
 KEPT = 1000  # failures and notices that are kept word for word, to be shown; all are counted
-_PAGE = 4096  # rows
-_STATUSES = tuple(Status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,45 +196,6 @@ def joint_wait_share(ranks: Collection[RankState]) -> float | None:
     return waited / spent if spent > 0 else None
 
 
-class _Results:
-    """The status of each row that has one, and the rank that reported it.
-
-    Pages of rows are made when a row in them is first reported: the numbers of rows have no bound
-    that is known here.
-    """
-
-    def __init__(self) -> None:
-        self._pages: dict[int, array[int]] = {}
-
-    def __getitem__(self, row: int) -> tuple[Status, int | None] | None:
-        page = self._pages.get(row // _PAGE)
-        packed = page[row % _PAGE] if page else 0
-        if not packed:
-            return None
-        rank, status = divmod(packed - 1, len(_STATUSES))
-        return _STATUSES[status], rank - 1 if rank else None
-
-    def __setitem__(self, row: int, result: tuple[Status, int | None]) -> None:
-        page = self._pages.get(row // _PAGE)
-        if page is None:
-            page = self._pages[row // _PAGE] = array("I", bytes(4 * _PAGE))
-        status, rank = result
-        place = 0 if rank is None else rank + 1
-        page[row % _PAGE] = 1 + _STATUSES.index(status) + len(_STATUSES) * place
-
-    def __delitem__(self, row: int) -> None:
-        self._pages[row // _PAGE][row % _PAGE] = 0
-
-    def beyond(self, done: npt.NDArray[np.bool_]) -> list[int]:
-        """The rows that have a result and are not ``done``."""
-        found: list[int] = []
-        for number, page in self._pages.items():
-            known = done[number * _PAGE : (number + 1) * _PAGE]
-            there = np.frombuffer(page, np.uint32)[: len(known)] > 0
-            found += (number * _PAGE + np.flatnonzero(there & ~known)).tolist()
-        return found
-
-
 @dataclass(slots=True)
 class RunState:
     """The whole run: ``total`` planned rows, of which ``finished`` had a caption before.
@@ -251,7 +210,7 @@ class RunState:
     failed_by: Counter[Status] = field(default_factory=Counter)
     notices: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT))
     _followers: set[int] = field(default_factory=set, repr=False)
-    _results: _Results = field(default_factory=_Results, repr=False)
+    _results: Results = field(default_factory=Results, repr=False)
     _listed: dict[int, Failure] = field(default_factory=dict, repr=False)
 
     @property
